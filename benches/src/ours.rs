@@ -1,0 +1,79 @@
+//! The adapters, set up as the router does.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use email_router_auth::Credentials;
+use email_router_model::{Mailbox, MailboxId, MailboxKind, RemoteId};
+use email_router_transport::net::{Endpoint, TlsMode};
+use email_router_transport::pop3::{LoginMethod, Pop3Settings, Pop3Transport};
+use email_router_transport::{Part, ReceiveOptions, Transport};
+use tokio::runtime::Runtime;
+
+use crate::peers::PASSWORD;
+
+/// A runtime like the router's.
+#[must_use]
+pub fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap()
+}
+
+/// The mailbox of a user of [`crate::peers`].
+#[must_use]
+pub fn mailbox(user: &str) -> Mailbox {
+    Mailbox {
+        id: MailboxId::new(user),
+        kind: MailboxKind::User,
+        name: user.to_owned(),
+        address: format!("{user}@contoso.test").parse().unwrap(),
+        login: Some(user.to_owned()),
+    }
+}
+
+/// The POP3 adapter with its defaults, in clear or (with an authority) in TLS.
+#[must_use]
+pub fn pop3(port: u16, ca: Option<&Path>) -> Pop3Transport {
+    Pop3Transport::new(pop3_settings(port, ca)).unwrap()
+}
+
+/// The same in clear, told to log in with USER and PASS.
+#[must_use]
+pub fn pop3_user_pass(port: u16) -> Pop3Transport {
+    let mut settings = pop3_settings(port, None);
+    settings.login = LoginMethod::UserPass;
+    Pop3Transport::new(settings).unwrap()
+}
+
+fn pop3_settings(port: u16, ca: Option<&Path>) -> Pop3Settings {
+    let endpoint = match ca {
+        None => Endpoint::new("127.0.0.1", port, TlsMode::None),
+        Some(ca) => {
+            let mut endpoint = Endpoint::new("localhost", port, TlsMode::Implicit);
+            endpoint.extra_ca_files.push(ca.to_owned());
+            endpoint
+        }
+    };
+    let credentials = |mailbox: &Mailbox| Some(Credentials::new(mailbox.login_name(), PASSWORD.into()));
+    let mut settings = Pop3Settings::new(endpoint, Arc::new(credentials));
+    settings.cleartext_allowed = true;
+    settings
+}
+
+/// Lists a mailbox and reads all of it into memory, one message at a time; `ask` messages are hinted at once.
+pub async fn drain(transport: &dyn Transport, mailbox: &Mailbox, ask: usize) -> (usize, u64) {
+    let mut inbox = transport.receive(mailbox, ReceiveOptions::default()).await.unwrap();
+    let mut ids: Vec<RemoteId> = Vec::new();
+    while let Some(stub) = inbox.next().await.unwrap() {
+        ids.push(stub.id);
+    }
+    let mut bytes = 0;
+    for some in ids.chunks(ask.max(1)) {
+        let wanted: Vec<_> = some.iter().map(|id| (id.clone(), Part::Whole)).collect();
+        inbox.prefetch(&wanted).await.unwrap();
+        for id in some {
+            bytes += inbox.fetch(id).await.unwrap().size();
+        }
+    }
+    inbox.close().await.unwrap();
+    (ids.len(), bytes)
+}

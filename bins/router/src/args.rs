@@ -1,0 +1,341 @@
+//! What can be typed. What it means is in `commands`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+/// Moves e-mail both ways between mail systems and a CRM, and can say why.
+///
+/// New here? `email-router quickstart` routes sample messages and shows what happened to each.
+/// Then write a configuration (crates/config/FORMAT.md has every element), and:
+///
+///   email-router check            is the file right?
+///   email-router-test-access      can every mailbox be read, and sent from?
+///   email-router run --once       read every mailbox once, send what is pending
+///   email-router run              the service
+///
+/// Exit codes: 0 done; 1 failed; 2 the command line is wrong; 3 the configuration has errors;
+/// 4 done, but something needs a person (a mailbox failed, a message is in quarantine, a
+/// finding is a warning under --strict).
+#[derive(Debug, Parser)]
+#[command(name = "email-router", version, max_term_width = 110, verbatim_doc_comment)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The configuration file.
+    #[arg(long, short, global = true, env = "EMAIL_ROUTER_CONFIG", default_value = "EmailAgent.xml", value_hint = ValueHint::FilePath)]
+    pub(crate) config: PathBuf,
+    /// Print JSON for programs instead of text for people.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// What to log, over LogLevel of the configuration: error, warn, info, debug, trace, or a filter such as `email_router_engine=debug`.
+    #[arg(long, global = true, env = "EMAIL_ROUTER_LOG", value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+    /// How log lines are written.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the router: read mailboxes, deliver to the CRM, send the CRM's mail. Stops cleanly on SIGTERM, SIGINT or Ctrl-C.
+    Run(RunArgs),
+    /// Check the configuration; every finding has file, line and column.
+    Check {
+        /// Treat warnings like errors.
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Check a new configuration and put it in the place of the running one, atomically; the old one is kept beside it as NAME.previous.
+    Publish {
+        /// The new configuration; `-` reads it from the standard input.
+        #[arg(value_hint = ValueHint::FilePath)]
+        new: PathBuf,
+    },
+    /// Say what would happen to a message and why, step by step. Writes nothing.
+    Explain {
+        /// A message (.eml).
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// As if it was found in this mailbox (address, name or id); else the first configured mailbox that is among its recipients, else the
+        /// first of all.
+        #[arg(long, short)]
+        mailbox: Option<String>,
+    },
+    /// How each mailbox is doing: last success, last error, what waits, next poll.
+    Status,
+    /// Messages that could not be routed.
+    Quarantine {
+        #[command(subcommand)]
+        action: QuarantineAction,
+    },
+    /// Encrypt passwords for the configuration.
+    Secret {
+        #[command(subcommand)]
+        action: SecretAction,
+    },
+    /// Look at and fill the embedded CRM.
+    Crm {
+        /// Which deployment, when the configuration has several.
+        #[arg(long, global = true)]
+        deployment: Option<String>,
+        #[command(subcommand)]
+        action: CrmAction,
+    },
+    /// Bring past mail into the CRM from a Maildir, an mbox file, an .eml file or a folder of .eml files. Can be interrupted and resumed.
+    Import(ImportArgs),
+    /// Bring the threshold dates of the original router's SystemState.xml into the state of this one.
+    ImportState {
+        /// Microsoft.Crm.Tools.EmailAgent.SystemState.xml; a damaged one gives what can be saved.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Only show what would be brought in.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Route the sample mail of the project in a folder of its own, and show what happened to each message.
+    Quickstart {
+        /// Where the samples are.
+        #[arg(long, default_value = "fixtures/quickstart", value_hint = ValueHint::DirPath)]
+        from: PathBuf,
+        /// Where to work; the CRM file stays there to look at. Run again, nothing is routed twice.
+        #[arg(long, default_value = "quickstart-output", value_hint = ValueHint::DirPath)]
+        into: PathBuf,
+    },
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Read every mailbox once, send what is pending, then end.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Print each message as it is decided.
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
+    /// Serve /metrics, /healthz and /status here; over StatusListener of the configuration. An address that is not loopback is refused unless
+    /// --listen-anywhere says so too.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Allow --listen on an address that others can reach. There is no password on it.
+    #[arg(long)]
+    pub(crate) listen_anywhere: bool,
+}
+
+/// Actions of `quarantine`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum QuarantineAction {
+    /// What is there.
+    List,
+    /// One item: why it is there, its header; `--raw` prints the message as it came.
+    Show {
+        /// Number of the item.
+        id: u64,
+        /// Print the message itself, byte for byte.
+        #[arg(long)]
+        raw: bool,
+    },
+    /// Route items again by the rules; what is settled leaves the quarantine.
+    Retry {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Deliver items to the owner of their mailbox whatever the filters say.
+    Release {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Remove items for good.
+    Delete {
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+/// Which items.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Which {
+    /// Numbers of items.
+    pub(crate) ids: Vec<u64>,
+    /// All items.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// All items of this class (`quarantine list` shows it).
+    #[arg(long)]
+    pub(crate) class: Option<String>,
+}
+
+/// Actions of `secret`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SecretAction {
+    /// Encrypt a password, read from the standard input, and print the text to put into the configuration; makes the key file when there is none.
+    Set,
+    /// Make a new key and encrypt every password of the configuration anew.
+    Rotate,
+}
+
+/// Actions of `crm`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CrmAction {
+    /// Records of a table, or e-mails.
+    List {
+        /// Which table; `email` for e-mails, `queueitem` for queue items.
+        table: String,
+        /// At most this many.
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        /// E-mails only: in this status (Draft, Sent, Received, PendingSend, Sending, Failed, ...).
+        #[arg(long)]
+        status: Option<String>,
+    },
+    /// One record, or one e-mail with parties and attachments.
+    Show {
+        /// Which table, `email` for an e-mail.
+        table: String,
+        /// Its id, or an address, or a unique beginning of the id.
+        id: String,
+    },
+    /// Add a record: COLUMN=VALUE ...
+    Add {
+        /// Which table.
+        table: String,
+        /// Values, such as fullname="Ann Lee" internalemailaddress=ann@example.com.
+        #[arg(required = true)]
+        values: Vec<String>,
+    },
+    /// Change a record: COLUMN=VALUE ...
+    Set {
+        /// Which table.
+        table: String,
+        /// Its id or address.
+        id: String,
+        /// Values.
+        #[arg(required = true)]
+        values: Vec<String>,
+    },
+    /// Delete a record or an e-mail. A deleted e-mail does not come back when its message is read again.
+    Delete {
+        /// Which table, `email` for an e-mail.
+        table: String,
+        /// Its id or address.
+        id: String,
+    },
+    /// Add records from a CSV file whose first line names the columns.
+    Import {
+        /// Which table.
+        table: String,
+        /// The file.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Only check.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Settings of the organization: all, one, or NAME=VALUE to change.
+    Settings {
+        /// NAME to show one, NAME=VALUE to change.
+        settings: Vec<String>,
+    },
+    /// Write an e-mail that the router will send.
+    Send(SendArgs),
+    /// Decide about an e-mail that was not sent, or of which nobody knows whether it was.
+    Resolve {
+        /// Its id.
+        id: String,
+        /// What to do.
+        #[arg(value_enum)]
+        what: ResolveAs,
+    },
+    /// How many records and e-mails there are.
+    Stats,
+}
+
+/// What to do with an e-mail that was not sent or is in doubt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ResolveAs {
+    /// It went out.
+    Sent,
+    /// Send it (again).
+    Again,
+    /// Give it up.
+    Failed,
+}
+
+/// Arguments of `crm send`.
+#[derive(Debug, Args)]
+pub(crate) struct SendArgs {
+    /// Address of the user or queue that sends.
+    #[arg(long)]
+    pub(crate) from: String,
+    /// Recipients.
+    #[arg(long, required = true)]
+    pub(crate) to: Vec<String>,
+    /// Copies.
+    #[arg(long)]
+    pub(crate) cc: Vec<String>,
+    /// Hidden copies.
+    #[arg(long)]
+    pub(crate) bcc: Vec<String>,
+    /// Subject.
+    #[arg(long, default_value = "")]
+    pub(crate) subject: String,
+    /// Text of the mail; `-` reads it from the standard input.
+    #[arg(long, default_value = "")]
+    pub(crate) body: String,
+    /// The text is HTML.
+    #[arg(long)]
+    pub(crate) html: bool,
+    /// Files to attach.
+    #[arg(long, value_hint = ValueHint::FilePath)]
+    pub(crate) attach: Vec<PathBuf>,
+    /// The e-mail this answers.
+    #[arg(long, value_name = "ID")]
+    pub(crate) in_reply_to: Option<String>,
+    /// The record it is about, by id or address; without it, what the e-mail it answers is about.
+    #[arg(long, value_name = "TABLE=ID")]
+    pub(crate) regarding: Option<String>,
+}
+
+/// Arguments of `import`.
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// A Maildir, an mbox file, an .eml file, or a folder of .eml files.
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(crate) source: PathBuf,
+    /// The mailbox the messages belong to (address, name or id).
+    #[arg(long, short)]
+    pub(crate) mailbox: String,
+    /// Decide and show, write nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Begin anew although an earlier import of this source was interrupted.
+    #[arg(long)]
+    pub(crate) from_start: bool,
+    /// Print each message.
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
+}

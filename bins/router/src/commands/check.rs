@@ -1,0 +1,102 @@
+//! `check` and `publish`: the configuration file.
+
+use std::io::{self, IsTerminal};
+use std::path::Path;
+use std::process::ExitCode;
+
+use email_router::config::{self, Finding, Severity};
+use email_router::model::{read_capped, read_file_capped};
+use serde::Serialize;
+
+use super::{code, printing};
+use crate::args::Global;
+use crate::output;
+
+#[derive(Serialize)]
+struct Shown {
+    severity: &'static str,
+    code: &'static str,
+    file: String,
+    line: u32,
+    column: u32,
+    element: String,
+    message: String,
+}
+
+pub(crate) fn run(global: &Global, strict: bool) -> email_router::Result<ExitCode> {
+    let bytes = read_file_capped(&global.config, config::MAX_BYTES as u64)
+        .map_err(|e| email_router::Error::Configuration {
+            message: format!(
+                "{e}; say --config FILE or set EMAIL_ROUTER_CONFIG, or see the README for a first configuration"
+            ),
+            findings: Vec::new(),
+        })?;
+    let text = String::from_utf8_lossy(&bytes);
+    let (settings, findings) = config::check(&text, &global.config);
+    print(global, &findings)?;
+    let errors = findings.iter().filter(|f| f.is_error()).count();
+    if settings.is_none() || errors > 0 {
+        return Ok(ExitCode::from(3));
+    }
+    if !global.json {
+        let warnings = findings.len();
+        let (profiles, mailboxes) = settings.map_or((0, 0), |s| (s.profiles.len(), s.mailboxes.len()));
+        output::line(&format!(
+            "{}: {profiles} profiles, {mailboxes} mailboxes, {warnings} warnings",
+            global.config.display()
+        ))
+        .map_err(printing)?;
+    }
+    Ok(code(strict && !findings.is_empty()))
+}
+
+pub(crate) fn publish(global: &Global, new: &Path) -> email_router::Result<ExitCode> {
+    let limit = config::MAX_BYTES as u64;
+    let read = if new == Path::new("-") {
+        if io::stdin().is_terminal() {
+            let _ = output::line("type or paste the configuration, then end the input");
+        }
+        read_capped(io::stdin().lock(), limit, "standard input")
+    } else {
+        read_file_capped(new, limit)
+    };
+    let bytes = read.map_err(|e| email_router::Error::Request(e.to_string()))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|e| email_router::Error::Request(format!("{}: not UTF-8: {e}", new.display())))?;
+    let from = if new == Path::new("-") { Path::new("standard input") } else { new };
+    let findings = email_router::service::publish(&global.config, &text, from)?;
+    print(global, &findings)?;
+    if !global.json {
+        output::line(&format!(
+            "published as {}; a running router takes it over within ConfigRefreshPeriod",
+            global.config.display()
+        ))
+        .map_err(printing)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(global: &Global, findings: &[Finding]) -> email_router::Result<()> {
+    if global.json {
+        let shown: Vec<Shown> = findings
+            .iter()
+            .map(|f| Shown {
+                severity: match f.severity {
+                    Severity::Error => "error",
+                    Severity::Warning => "warning",
+                },
+                code: f.code.name(),
+                file: f.path.display().to_string(),
+                line: f.line,
+                column: f.column,
+                element: f.element.clone(),
+                message: f.message.clone(),
+            })
+            .collect();
+        return output::json(&shown).map_err(printing);
+    }
+    for finding in findings {
+        output::line(&finding.to_string()).map_err(printing)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,48 @@
+//! `secret`: encrypted passwords for the configuration.
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+
+use email_router::config::SecretStore;
+use email_router::model::{Secret, SystemEntropy, read_capped};
+
+use super::printing;
+use crate::args::{Global, SecretAction};
+use crate::output;
+
+/// Longest password that is read.
+const LIMIT: u64 = 64 * 1024;
+
+pub(crate) fn run(global: &Global, action: &SecretAction) -> email_router::Result<ExitCode> {
+    match action {
+        SecretAction::Set => set(global),
+        SecretAction::Rotate => {
+            let count = email_router::service::rotate_secrets(&global.config)?;
+            output::line(&format!("{count} passwords encrypted with a new key")).map_err(printing)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn set(global: &Global) -> email_router::Result<ExitCode> {
+    let file = email_router::service::key_file(&global.config);
+    if io::stdin().is_terminal() {
+        let _ = output::line("type the password (it is shown), then Enter and Ctrl-D; better: pipe it in");
+    }
+    let bytes = read_capped(io::stdin().lock(), LIMIT, "standard input")
+        .map_err(|e| email_router::Error::Request(e.to_string()))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| email_router::Error::Request("the password is not UTF-8 text".to_owned()))?;
+    let secret =
+        Secret::from(text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t)));
+    if secret.is_empty() {
+        return Err(email_router::Error::Request(
+            "the password is empty; pipe it in: printf %s \"$PASSWORD\" | email-router secret set".to_owned(),
+        ));
+    }
+    let request = |e: email_router::config::SecretError| email_router::Error::Request(e.to_string());
+    let key = SecretStore::new(file).key_or_create(&SystemEntropy).map_err(request)?;
+    let sealed = key.seal(&secret, &SystemEntropy).map_err(request)?;
+    output::line(&sealed.to_string()).map_err(printing)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,108 @@
+//! `check`, `publish`, and a damaged file.
+
+use std::os::unix::fs::PermissionsExt;
+
+use crate::support::{World, maildir_config};
+
+const BAD: &str = "<Configuration>\n  <SystemConfiguration>\n    <MaxThreads>0</MaxThreads>\n    <LogLevel>9</LogLevel>\n  </SystemConfiguration>\n</Configuration>\n";
+const ODD: &str = "<Configuration>\n  <SystemConfiguration>\n    <MaxThread>5</MaxThread>\n  </SystemConfiguration>\n</Configuration>\n";
+
+#[test]
+fn a_good_file_is_summed_up() {
+    let world = World::with(&maildir_config("", ""));
+    world.run(["check"]).ok().says("EmailAgent.xml: 2 profiles, 2 mailboxes, 0 warnings");
+    assert_eq!(world.json(["check"]), serde_json::json!([]));
+}
+
+#[test]
+fn every_fault_has_file_line_and_column_and_the_exit_code_is_3() {
+    let world = World::with(BAD);
+    let ran = world.run(["check"]).with_code(3);
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "EmailAgent.xml:3:5: error: MaxThreads is 0; it must be between 1 and 10000 [out-of-range]",
+            "EmailAgent.xml:4:5: error: LogLevel is 9; it must be between 0 and 3 [out-of-range]"
+        ]
+    );
+    let findings = world.json(["check"]);
+    assert_eq!(world.run(["--json", "check"]).code, Some(3));
+    let found = findings[0].as_object().unwrap();
+    let shown = |name: &str| found[name].to_string();
+    assert_eq!(
+        [shown("severity"), shown("code"), shown("line"), shown("column"), shown("file")],
+        ["\"error\"", "\"out-of-range\"", "3", "5", "\"EmailAgent.xml\""]
+    );
+    assert!(found["element"].as_str().unwrap().ends_with("MaxThreads"), "{found:?}");
+    // every other command says the same and does nothing
+    world.run(["status"]).with_code(3).complains("EmailAgent.xml:3:5").complains("EmailAgent.xml:4:5");
+    world.run(["run", "--once"]).with_code(3).complains("MaxThreads is 0");
+    assert_eq!(world.names("."), ["EmailAgent.xml"]);
+}
+
+#[test]
+fn a_warning_is_no_error_unless_strict() {
+    let world = World::with(ODD);
+    world.run(["check"]).ok().says("EmailAgent.xml:3:5: warning:").says("MaxThread").says("1 warnings");
+    world.run(["check", "--strict"]).with_code(4);
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let world = World::empty();
+    world.run(["check"]).with_code(3).complains("EmailAgent.xml");
+    world
+        .run(["--config", "other.xml", "status"])
+        .with_code(3)
+        .complains("cannot read other.xml")
+        .complains("--config");
+    world.run(["run"]).with_code(3).complains("EmailAgent.xml");
+}
+
+#[test]
+fn publishing_is_atomic_keeps_the_old_file_and_refuses_a_bad_one() {
+    let world = World::with(&maildir_config("", ""));
+    let old = world.read("EmailAgent.xml");
+    world.write("bad.xml", BAD);
+    world.run(["publish", "bad.xml"]).with_code(3).complains("MaxThreads is 0").complains("bad.xml:3:5");
+    assert_eq!(world.read("EmailAgent.xml"), old);
+    assert_eq!(world.names("."), ["EmailAgent.xml", "bad.xml"]);
+
+    let new = maildir_config("<MaxThreads>7</MaxThreads>", "");
+    world.write("new.xml", &new);
+    world.run(["publish", "new.xml"]).ok().says("published as EmailAgent.xml");
+    assert_eq!(world.read("EmailAgent.xml"), new);
+    assert_eq!(world.read("EmailAgent.xml.previous"), old);
+    assert_eq!(world.names("."), ["EmailAgent.xml", "EmailAgent.xml.previous", "bad.xml", "new.xml"]);
+    for name in ["EmailAgent.xml", "EmailAgent.xml.previous"] {
+        assert_eq!(world.path(name).metadata().unwrap().permissions().mode() & 0o777, 0o600, "{name}");
+    }
+
+    let third = maildir_config("<MaxThreads>8</MaxThreads>", "");
+    world.feed(["publish", "-"], &third).ok();
+    assert_eq!(world.read("EmailAgent.xml"), third);
+    assert_eq!(world.read("EmailAgent.xml.previous"), new);
+    // the direction of a profile cannot be changed once it is published
+    let turned = third.replacen("<Direction>Incoming</Direction>", "<Direction>Outgoing</Direction>", 1);
+    let ran = world.feed(["publish", "-"], &turned).with_code(3);
+    assert!(ran.err.contains("Direction"), "{ran:?}");
+    assert_eq!(world.read("EmailAgent.xml"), third);
+}
+
+#[test]
+fn a_damaged_file_falls_back_to_the_previous_one_and_says_where() {
+    let world = World::maildir();
+    world.feed(["publish", "-"], &maildir_config("<MaxThreads>7</MaxThreads>", "")).ok();
+    let whole = world.read("EmailAgent.xml");
+    world.write("EmailAgent.xml", &whole[..whole.find("</Deployments>").unwrap()]);
+
+    // the check shows the damage
+    let ran = world.run(["check"]).with_code(3);
+    assert!(ran.out.starts_with("EmailAgent.xml:") && ran.out.contains("the file is damaged"), "{}", ran.out);
+    // the router goes on with the previous generation and says so
+    let ran = world.run(["--log", "warn", "run", "--once"]).ok().says("incoming: 0 in the mailboxes");
+    assert!(ran.err.contains("the file is damaged") && ran.err.contains("EmailAgent.xml:"), "{}", ran.err);
+    let status = world.run(["status"]);
+    assert!(status.out.contains("the file is damaged"), "{status:?}");
+}

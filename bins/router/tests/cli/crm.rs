@@ -1,0 +1,162 @@
+//! `crm`: the embedded CRM without SQL.
+
+use crate::support::World;
+
+#[test]
+fn records_are_added_listed_shown_changed_and_deleted() {
+    let world = World::maildir();
+    world.run(["crm", "list", "contact"]).ok().says("Tom Okafor").says("tom@example.net");
+    let shown = world.json(["crm", "show", "contact", "tom@example.net"]);
+    assert_eq!(shown["name"], "Tom Okafor");
+    let id = shown["id"].as_str().unwrap().to_owned();
+    world.run(["crm", "set", "contact", &id, "fullname=Thomas Okafor"]).ok().says("Thomas Okafor");
+    world.run(["crm", "show", "contact", &id]).ok().says("emailaddress1 = tom@example.net");
+    world.run(["crm", "delete", "contact", "tom@example.net"]).ok().says("deleted contact Thomas Okafor");
+    assert_eq!(world.json(["crm", "list", "contact"]), serde_json::json!([]));
+    world.run(["crm", "show", "contact", &id]).with_code(1).complains("contact");
+}
+
+#[test]
+fn mistakes_say_what_there_is() {
+    let world = World::maildir();
+    world.run(["crm", "list", "contacts"]).with_code(1).complains("contacts").complains("contact");
+    world.run(["crm", "add", "contact", "fullname=X", "shoesize=44"]).with_code(1).complains("shoesize");
+    world
+        .run(["crm", "add", "contact", "fullname"])
+        .with_code(1)
+        .complains("fullname is not of the form COLUMN=VALUE");
+    world
+        .run(["crm", "add", "contact", "fullname=X", "emailaddress1=nonsense"])
+        .with_code(1)
+        .complains("nonsense");
+    world.run(["crm", "list", "email", "--status", "lost"]).with_code(1).complains("PendingSend");
+    world.run(["crm", "show", "email", "zz"]).with_code(1).complains("crm list email");
+    world.run(["crm", "--deployment", "no", "stats"]).with_code(1).complains("the configuration has: crm");
+}
+
+#[test]
+fn csv_comes_in_whole_or_not_at_all_and_mistakes_have_a_line() {
+    let world = World::maildir();
+    world.write(
+        "good.csv",
+        "fullname,emailaddress1\nMaria Keller,maria@example.net\n\"Dubois, Claire\",claire@example.net\n",
+    );
+    world.run(["crm", "import", "contact", "good.csv", "--dry-run"]).ok().says("2 would be added");
+    assert_eq!(world.json(["crm", "stats"])["records"]["contact"], 1);
+    world.run(["crm", "import", "contact", "good.csv"]).ok().says("good.csv: 2 added, 0 changed");
+    world.run(["crm", "list", "contact"]).ok().says("Dubois, Claire");
+    world.write(
+        "bad.csv",
+        "fullname,emailaddress1\nFine,fine@example.net\nWrong,nonsense\n,empty@example.net\n",
+    );
+    world
+        .run(["crm", "import", "contact", "bad.csv"])
+        .with_code(1)
+        .complains("bad.csv, line 3, column emailaddress1: \"nonsense\"")
+        .complains("bad.csv, line 4, column fullname");
+    assert_eq!(world.json(["crm", "stats"])["records"]["contact"], 3);
+    world.run(["crm", "import", "contact", "nowhere.csv"]).with_code(1).complains("nowhere.csv");
+}
+
+#[test]
+fn settings_are_shown_and_changed() {
+    let world = World::maildir();
+    world.run(["crm", "settings"]).ok().says("trackingprefix").says("CRM:");
+    world.run(["crm", "settings", "trackingprefix=KEY:", "trackingtokeniddigits"]).ok().says("KEY:");
+    let changed = world.json(["crm", "settings", "trackingprefix"]);
+    assert_eq!((&changed[0]["value"], &changed[0]["default"]), (&"KEY:".into(), &"CRM:".into()));
+    world.run(["crm", "settings", "trackingprefixx"]).with_code(1).complains("trackingprefixx");
+    world.run(["crm", "settings", "trackingtokeniddigits=many"]).with_code(1).complains("many");
+}
+
+#[test]
+fn an_e_mail_is_written_sent_and_answered() {
+    let world = World::maildir();
+    world.write("note.txt", "the note");
+    let made = world.json([
+        "crm",
+        "send",
+        "--from",
+        "ann@example.com",
+        "--to",
+        "Tom <tom@example.net>",
+        "--subject",
+        "Offer",
+        "--body",
+        "Hello",
+        "--attach",
+        "note.txt",
+    ]);
+    let id = made["activity_id"].as_str().unwrap().to_owned();
+    world.run(["crm", "list", "email", "--status", "pendingsend"]).ok().says("Offer");
+    world.run(["run", "--once"]).ok().says("outgoing: 1 sent, 0 later, 0 failed, 0 in doubt");
+    let shown = world.json(["crm", "show", "email", &id]);
+    assert_eq!(shown["status"], "sent");
+    let files = world.names("out/new");
+    assert_eq!(files.len(), 1, "{files:?}");
+    let text = world.read(format!("out/new/{}", files[0]));
+    assert!(text.contains("note.txt") && text.contains("CRM:"), "{text}");
+
+    // an answer to it carries on the conversation
+    let answer = world.feed(
+        [
+            "--json",
+            "crm",
+            "send",
+            "--from",
+            "ann@example.com",
+            "--to",
+            "tom@example.net",
+            "--subject",
+            "Re: Offer",
+            "--in-reply-to",
+            &id[..13],
+            "--body",
+            "-",
+        ],
+        "from the standard input",
+    );
+    let answer: serde_json::Value = serde_json::from_str(&answer.ok().out).unwrap();
+    let answer = world.json(["crm", "show", "email", answer["activity_id"].as_str().unwrap()]);
+    assert_eq!(answer["parent_activity"].as_str(), Some(id.as_str()));
+    assert_eq!(answer["body"], "from the standard input");
+    world
+        .run(["crm", "show", "email", &id[..13]])
+        .ok()
+        .says("Offer")
+        .says("attachment 1: note.txt (text/plain, 8 bytes)");
+    world.run(["crm", "delete", "email", &id]).ok().says("deleted e-mail");
+    world
+        .run(["crm", "send", "--from", "nobody@example.com", "--to", "tom@example.net"])
+        .with_code(1)
+        .complains("nobody@example.com");
+    world
+        .run(["crm", "send", "--from", "ann@example.com", "--to", "nonsense"])
+        .with_code(1)
+        .complains("nonsense");
+}
+
+#[test]
+fn what_was_not_sent_is_decided_by_a_person() {
+    let world = World::maildir();
+    // the outgoing folder cannot be made: a file is in its place
+    world.write("out", "in the way");
+    let words = ["crm", "send", "--from", "ann@example.com", "--to", "tom@example.net", "--subject", "Offer"];
+    let made = world.json(words);
+    let id = made["activity_id"].as_str().unwrap().to_owned();
+    let ran = world.run(["run", "--once"]);
+    assert!(ran.out.contains("0 sent"), "{ran:?}");
+    let status = world.json(["crm", "show", "email", &id])["status"].as_str().unwrap().to_owned();
+    assert_eq!(status, "pending_send", "{ran:?}");
+    std::fs::remove_file(world.path("out")).unwrap();
+    world.run(["crm", "resolve", &id, "failed"]);
+    let after = world.json(["crm", "show", "email", &id])["status"].as_str().unwrap().to_owned();
+    assert!(["failed", "pending_send"].contains(&after.as_str()), "{after}");
+    world.run(["crm", "resolve", &id, "burnt"]).with_code(2);
+}
+
+#[test]
+fn statistics_count() {
+    let stats = World::maildir().json(["crm", "stats"]);
+    assert_eq!((&stats["records"]["systemuser"], &stats["records"]["queue"]), (&1.into(), &1.into()));
+}

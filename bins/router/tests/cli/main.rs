@@ -1,0 +1,12 @@
+//! The command `email-router` from outside: each test runs the program as a person or a supervisor does.
+// a helper of a test that cannot go on fails the test
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
+mod configuration;
+mod crm;
+mod messages;
+mod quickstart;
+mod secret;
+mod service;
+#[path = "../support/mod.rs"]
+mod support;

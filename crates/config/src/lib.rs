@@ -1,0 +1,55 @@
+//! The configuration file of email-router: `EmailAgent.xml`, with the published names of the original.
+//!
+//! It checks the file with the line and column of every fault, turns it into typed [`Settings`], changes it without touching
+//! what it does not know, publishes it atomically, keeps secrets out of it, and imports the original's `SystemState.xml`. The file
+//! format is documented element by element in `FORMAT.md` beside this crate.
+//!
+//! What it deliberately is not: it opens no connection, knows no transport, CRM or engine, and never resolves a secret while it
+//! loads a file.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`settings`] | [`Settings`]: the checked settings, and every rule of the dialogs |
+//! | [`load`] | [`check()`], [`Settings::load`]: text or file to settings and findings |
+//! | [`finding`] | [`Finding`]: what is wrong, with file, line and column |
+//! | [`words`] | the enumerations |
+//! | [`wire`] | the file's shape for yaserde |
+//! | [`document`], [`mod@publish`], [`reload`] | lossless changes, atomic publishing, hot reload |
+//! | [`secret`], [`store`], [`mod@rotate`] | [`SecretRef`], [`SecretStore`]: references, encryption, keys |
+//! | [`system_state`] | the original's `SystemState.xml` |
+#![warn(missing_docs)]
+
+pub mod document;
+mod files;
+pub mod finding;
+mod lint;
+pub mod load;
+pub mod publish;
+pub mod reload;
+pub mod rotate;
+pub mod secret;
+pub mod settings;
+pub mod store;
+pub mod system_state;
+mod tree;
+pub mod wire;
+pub mod words;
+
+pub use document::{Document, EditError, ElementPath};
+pub use finding::{Code, Finding, Position, Severity};
+pub use load::{Generation, LoadError, LoadOutcome, check, previous_path};
+pub use publish::{PublishError, Published, publish};
+pub use reload::{Reload, Reloader};
+pub use rotate::{RotateError, Rotated, rotate, set_secret};
+pub use secret::{Sealed, SecretRef, SecretRefError};
+pub use settings::{
+    Credentials, DEFAULT_KEY_FILE, Deployment, DeploymentTarget, EnvelopeSender, Location, MailboxSettings,
+    Profile, ProviderOverrides, RouterSettings, Settings, SystemSettings, Tuning,
+};
+pub use store::{Key, SecretError, SecretStore};
+pub use system_state::SystemState;
+pub use tree::{Damage, MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS};
+pub use words::{
+    AccessCredentials, AccessType, AuthenticationType, DeploymentFamily, DeploymentType, InDoubtPolicy,
+    LogLevel, OverridePolicy, Protocol, ServerType, TlsMode, UserType, Word,
+};

@@ -1,0 +1,184 @@
+//! The tables of valid combinations (behaviour document 6.2 incoming, 6.3 outgoing), as data.
+
+use email_router_model::Direction;
+
+use crate::words::{
+    AccessCredentials as Who, AccessType, AuthenticationType as Auth, DeploymentType, Protocol,
+    ServerType as Server, UserType,
+};
+
+/// One row: for a server type in a direction, the protocols, and per authentication type whose credentials.
+pub(super) struct Row {
+    pub(super) server: Server,
+    pub(super) direction: Direction,
+    pub(super) protocols: &'static [Protocol],
+    pub(super) authentication: &'static [(Auth, &'static [Who])],
+}
+
+use Direction::{Incoming, Outgoing};
+use Who::{LocalSystemAccount as Local, OtherSpecified as Other, UserSpecified as User};
+
+/// Both tables. `UserSpecified` further depends on the deployment: [`user_specified_allowed`].
+///
+/// Rows and entries of our own, which the original does not have: Maildir; APOP for POP3 and CRAM-MD5 for SMTP, which prove the same
+/// name and password as clear text does and so take the same credentials.
+pub(super) const TABLE: &[Row] = &[
+    Row {
+        server: Server::Exchange2003,
+        direction: Incoming,
+        protocols: &[Protocol::WebDAV],
+        authentication: &[(Auth::WindowsAuthentication, &[Local, User, Other])],
+    },
+    Row {
+        server: Server::Exchange2007,
+        direction: Incoming,
+        protocols: &[Protocol::ExchangeWebServices, Protocol::WebDAV],
+        authentication: &[(Auth::WindowsAuthentication, &[Local, User, Other])],
+    },
+    Row {
+        server: Server::Exchange2010Or2013,
+        direction: Incoming,
+        protocols: &[Protocol::ExchangeWebServices],
+        authentication: &[(Auth::WindowsAuthentication, &[Local, User, Other])],
+    },
+    Row {
+        server: Server::ExchangeOnline,
+        direction: Incoming,
+        protocols: &[Protocol::ExchangeWebServices],
+        authentication: &[(Auth::ClearText, &[User, Other])],
+    },
+    Row {
+        server: Server::Pop3,
+        direction: Incoming,
+        protocols: &[Protocol::Pop3],
+        authentication: &[
+            (Auth::Ntlm, &[User, Other]),
+            (Auth::ClearText, &[User, Other]),
+            (Auth::Apop, &[User, Other]),
+        ],
+    },
+    Row {
+        server: Server::Maildir,
+        direction: Incoming,
+        protocols: &[Protocol::Maildir],
+        authentication: &[(Auth::None, &[Local])],
+    },
+    Row {
+        server: Server::Smtp,
+        direction: Outgoing,
+        protocols: &[Protocol::Smtp],
+        authentication: &[
+            (Auth::WindowsAuthentication, &[Local, User, Other]),
+            (Auth::ClearText, &[User, Other]),
+            (Auth::CramMd5, &[User, Other]),
+            (Auth::Anonymous, &[Local]),
+        ],
+    },
+    Row {
+        server: Server::ExchangeOnline,
+        direction: Outgoing,
+        protocols: &[Protocol::ExchangeWebServices],
+        authentication: &[(Auth::ClearText, &[User, Other])],
+    },
+    Row {
+        server: Server::Maildir,
+        direction: Outgoing,
+        protocols: &[Protocol::Maildir],
+        authentication: &[(Auth::None, &[Local])],
+    },
+];
+
+/// The row of a server type in a direction; `None`: not in this direction.
+pub(super) fn row(server: Server, direction: Direction) -> Option<&'static Row> {
+    TABLE.iter().find(|row| row.server == server && row.direction == direction)
+}
+
+/// The server types of a direction.
+pub(super) fn servers(direction: Direction) -> Vec<Server> {
+    TABLE.iter().filter(|row| row.direction == direction).map(|row| row.server).collect()
+}
+
+impl Row {
+    pub(super) fn authentication_types(&self) -> Vec<Auth> {
+        self.authentication.iter().map(|(auth, _)| *auth).collect()
+    }
+
+    pub(super) fn credentials(&self, auth: Auth) -> &'static [Who] {
+        self.authentication.iter().find(|(a, _)| *a == auth).map_or(&[], |(_, who)| who)
+    }
+}
+
+/// Whether a profile takes a user type: Exchange Online with other-specified credentials (6.1).
+pub(super) fn takes_user_type(server: Server, who: Who) -> bool {
+    server == Server::ExchangeOnline && who == Other
+}
+
+/// Whether a profile takes an access type: outgoing Exchange Online, other specified, administrator (6.1, 6.3).
+pub(super) fn takes_access_type(
+    direction: Direction,
+    server: Server,
+    who: Who,
+    user_type: Option<UserType>,
+) -> bool {
+    direction == Outgoing && takes_user_type(server, who) && user_type == Some(UserType::Administrator)
+}
+
+/// The deployments whose mailboxes may use a profile with user-specified credentials. The embedded CRM runs on the own premises.
+pub(super) fn user_specified_allowed(direction: Direction, server: Server) -> &'static [DeploymentType] {
+    match (direction, server) {
+        // 6.2: "on-premises product only", for every row
+        (Incoming, _) => &[DeploymentType::MyCompany, DeploymentType::Embedded],
+        // 6.3: yes per the 2016 page, which names no restriction; the 2015 Online help does not list it
+        (Outgoing, Server::ExchangeOnline) => <DeploymentType as crate::words::Word>::ALL,
+        // 6.3: on-premises and service-provider editions
+        (Outgoing, _) => {
+            &[DeploymentType::MyCompany, DeploymentType::OnlineServiceProvider, DeploymentType::Embedded]
+        }
+    }
+}
+
+/// All access types; for messages.
+pub(super) const ACCESS_TYPES: &[AccessType] = &[AccessType::DelegateAccess, AccessType::SendAs];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::words::Word;
+
+    /// The two tables once more, written out the way the behaviour document shows them: a mistake has to be made twice.
+    #[test]
+    fn tables() {
+        #[rustfmt::skip]
+        let expected: &[(Direction, Server, Auth, [bool; 3])] = &[
+            //                                                          Local  User  Other
+            (Incoming, Server::Exchange2003, Auth::WindowsAuthentication, [true, true, true]),
+            (Incoming, Server::Exchange2007, Auth::WindowsAuthentication, [true, true, true]),
+            (Incoming, Server::Exchange2010Or2013, Auth::WindowsAuthentication, [true, true, true]),
+            (Incoming, Server::ExchangeOnline, Auth::ClearText, [false, true, true]),
+            (Incoming, Server::Pop3, Auth::Ntlm, [false, true, true]),
+            (Incoming, Server::Pop3, Auth::ClearText, [false, true, true]),
+            (Incoming, Server::Pop3, Auth::Apop, [false, true, true]),
+            (Incoming, Server::Maildir, Auth::None, [true, false, false]),
+            (Outgoing, Server::Smtp, Auth::WindowsAuthentication, [true, true, true]),
+            (Outgoing, Server::Smtp, Auth::ClearText, [false, true, true]),
+            (Outgoing, Server::Smtp, Auth::CramMd5, [false, true, true]),
+            (Outgoing, Server::Smtp, Auth::Anonymous, [true, false, false]),
+            (Outgoing, Server::ExchangeOnline, Auth::ClearText, [false, true, true]),
+            (Outgoing, Server::Maildir, Auth::None, [true, false, false]),
+        ];
+        for direction in [Incoming, Outgoing] {
+            for server in Server::ALL {
+                for auth in Auth::ALL {
+                    let wanted = expected
+                        .iter()
+                        .find(|(d, s, a, _)| (*d, s, a) == (direction, server, auth))
+                        .map_or([false; 3], |e| e.3);
+                    let found = row(*server, direction).map_or([false; 3], |row| {
+                        [Local, User, Other].map(|who| row.credentials(*auth).contains(&who))
+                    });
+                    assert_eq!(found, wanted, "{direction} {server} {auth}");
+                }
+            }
+        }
+    }
+}

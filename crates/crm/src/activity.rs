@@ -1,0 +1,364 @@
+//! E-mail activities as the router writes and reads them.
+
+use bytes::Bytes;
+use email_router_model::{ActivityId, EmailAddress, MessageId, RecordRef, Timestamp};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// `statuscode` of an e-mail activity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmailStatus {
+    /// 1, open.
+    Draft,
+    /// 2, completed.
+    Completed,
+    /// 3, completed: handed to the mail system.
+    Sent,
+    /// 4, completed: came from the mail system.
+    Received,
+    /// 5, canceled.
+    Canceled,
+    /// 6, completed: waits for the router.
+    PendingSend,
+    /// 7, completed: a router has it.
+    Sending,
+    /// 8, open: given up.
+    Failed,
+}
+
+impl EmailStatus {
+    /// Dataverse's `statuscode`.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Draft => 1,
+            Self::Completed => 2,
+            Self::Sent => 3,
+            Self::Received => 4,
+            Self::Canceled => 5,
+            Self::PendingSend => 6,
+            Self::Sending => 7,
+            Self::Failed => 8,
+        }
+    }
+
+    /// Dataverse's `statecode` that goes with it: 0 open, 1 completed, 2 canceled.
+    #[must_use]
+    pub const fn state_code(self) -> u8 {
+        match self {
+            Self::Draft | Self::Failed => 0,
+            Self::Canceled => 2,
+            _ => 1,
+        }
+    }
+
+    /// The status with this number.
+    #[must_use]
+    pub const fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            1 => Self::Draft,
+            2 => Self::Completed,
+            3 => Self::Sent,
+            4 => Self::Received,
+            5 => Self::Canceled,
+            6 => Self::PendingSend,
+            7 => Self::Sending,
+            8 => Self::Failed,
+            _ => return None,
+        })
+    }
+}
+
+/// `correlationmethod` of an e-mail activity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CorrelationMethod {
+    /// 0.
+    #[default]
+    None,
+    /// 1: correlation was switched off.
+    Skipped,
+    /// 3: In-Reply-To, or References.
+    InReplyTo,
+    /// 4.
+    TrackingToken,
+    /// 5.
+    ConversationIndex,
+    /// 6.
+    SmartMatching,
+}
+
+impl CorrelationMethod {
+    /// Dataverse's number.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Skipped => 1,
+            Self::InReplyTo => 3,
+            Self::TrackingToken => 4,
+            Self::ConversationIndex => 5,
+            Self::SmartMatching => 6,
+        }
+    }
+
+    /// The method with this number.
+    #[must_use]
+    pub const fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            0 => Self::None,
+            1 => Self::Skipped,
+            3 => Self::InReplyTo,
+            4 => Self::TrackingToken,
+            5 => Self::ConversationIndex,
+            6 => Self::SmartMatching,
+            _ => return None,
+        })
+    }
+}
+
+/// `participationtypemask` of a party on an e-mail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ParticipationType {
+    /// 1.
+    Sender,
+    /// 2.
+    To,
+    /// 3.
+    Cc,
+    /// 4.
+    Bcc,
+}
+
+impl ParticipationType {
+    /// Dataverse's number.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Sender => 1,
+            Self::To => 2,
+            Self::Cc => 3,
+            Self::Bcc => 4,
+        }
+    }
+
+    /// The type with this number.
+    #[must_use]
+    pub const fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            1 => Self::Sender,
+            2 => Self::To,
+            3 => Self::Cc,
+            4 => Self::Bcc,
+            _ => return None,
+        })
+    }
+}
+
+/// One participant of an e-mail; an `activityparty` row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Party {
+    /// In which field.
+    pub participation: ParticipationType,
+    /// The record; `None` is an unresolved party.
+    pub record: Option<RecordRef>,
+    /// `addressused`: the address as the message has it.
+    pub address: Option<EmailAddress>,
+    /// The display name as the message has it (`unresolvedpartyname` when there is no record).
+    pub name: Option<String>,
+}
+
+/// A file that belongs to an e-mail; an `activitymimeattachment` row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// At most 255 characters, no path.
+    pub file_name: String,
+    /// `type/subtype`.
+    pub mime_type: String,
+    /// Content-ID without angle brackets, for pictures inside the body.
+    pub content_id: Option<String>,
+    /// The content, decoded.
+    #[serde(skip)]
+    pub content: Bytes,
+}
+
+/// `prioritycode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// 0.
+    Low,
+    /// 1.
+    #[default]
+    Normal,
+    /// 2.
+    High,
+}
+
+impl Priority {
+    /// Dataverse's number.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Low => 0,
+            Self::Normal => 1,
+            Self::High => 2,
+        }
+    }
+
+    /// The priority with this number; unknown numbers are normal.
+    #[must_use]
+    pub const fn from_code(code: u8) -> Self {
+        match code {
+            0 => Self::Low,
+            2 => Self::High,
+            _ => Self::Normal,
+        }
+    }
+}
+
+/// A received message as the router delivers it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IncomingEmail {
+    /// Its id; derived, so that delivering twice creates once.
+    pub activity_id: ActivityId,
+    /// `messageid`.
+    pub message_id: Option<MessageId>,
+    /// `inreplyto`.
+    pub in_reply_to: Option<MessageId>,
+    /// The ids of the References field, oldest first; kept for threading, no Dataverse column.
+    pub references: Vec<MessageId>,
+    /// `conversationindex`: the decoded `Thread-Index`, as lower-case hexadecimal.
+    pub conversation_index: Option<String>,
+    /// `subject`.
+    pub subject: String,
+    /// `description`: the body.
+    pub body: String,
+    /// `mimetype` of the body: `text/html` or `text/plain`.
+    pub body_mime_type: String,
+    /// Sender first, then To, Cc, Bcc in order.
+    pub parties: Vec<Party>,
+    /// `regardingobjectid`.
+    pub regarding: Option<RecordRef>,
+    /// `correlatedactivityid`.
+    pub correlated_activity: Option<ActivityId>,
+    /// `parentactivityid`.
+    pub parent_activity: Option<ActivityId>,
+    /// `correlationmethod`.
+    pub correlation_method: CorrelationMethod,
+    /// `trackingtoken`.
+    pub tracking_token: Option<String>,
+    /// `ownerid`: a systemuser or team.
+    pub owner: Option<RecordRef>,
+    /// Queues that get a queue item.
+    pub queues: Vec<Uuid>,
+    /// `acceptingentityid`: the user or queue whose filter accepted it.
+    pub accepting: Option<RecordRef>,
+    /// `receivingmailboxid`, as the record (user, queue) of the mailbox that was read.
+    pub receiving: Option<RecordRef>,
+    /// `submittedby`: the address of the mailbox that was read.
+    pub submitted_by: Option<EmailAddress>,
+    /// `isduplicatesenderunresolved`.
+    pub is_duplicate_sender_unresolved: bool,
+    /// When the mail system received it (`actualend`).
+    pub received_on: Option<Timestamp>,
+    /// The Date field of the message (`senton`).
+    pub sent_on: Option<Timestamp>,
+    /// `prioritycode`.
+    pub priority: Priority,
+    /// Attachments that are stored.
+    pub attachments: Vec<Attachment>,
+    /// What was not stored and why, one line each; `notifications` is 1 when there is any.
+    pub removed_parts: Vec<String>,
+}
+
+/// What correlation needs to know of an e-mail in the CRM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmailSummary {
+    /// Its id.
+    pub activity_id: ActivityId,
+    /// Whether the CRM sent it.
+    pub outgoing: bool,
+    /// Its Message-ID.
+    pub message_id: Option<MessageId>,
+    /// Its subject.
+    pub subject: String,
+    /// Its tracking token.
+    pub tracking_token: Option<String>,
+    /// What it is about.
+    pub regarding: Option<RecordRef>,
+    /// Its owner.
+    pub owner: Option<RecordRef>,
+    /// All its parties.
+    pub parties: Vec<Party>,
+    /// When it was created.
+    pub created_on: Timestamp,
+}
+
+/// What to look for among the e-mails of the CRM. Every look-up costs O(log n) in their number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EmailLookup {
+    /// With one of these Message-IDs, in either direction.
+    MessageIds(Vec<MessageId>),
+    /// With this tracking token; letter case does not count.
+    TrackingToken(String),
+    /// With these ids.
+    Ids(Vec<ActivityId>),
+}
+
+/// An outgoing e-mail that waits, in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingEmail {
+    /// Its id.
+    pub activity_id: ActivityId,
+    /// Who sends it: a systemuser or queue.
+    pub sender: RecordRef,
+    /// Version of the row; a claim with an old one fails.
+    pub version: u64,
+    /// `deliveryattempts` so far.
+    pub delivery_attempts: u32,
+    /// `deliveryprioritycode`.
+    pub priority: Priority,
+    /// Whether it was found in Sending, left behind by a router that died.
+    pub stale: bool,
+    /// When it became pending; the oldest goes first.
+    pub modified_on: Timestamp,
+}
+
+/// An outgoing e-mail with all that is needed to write the message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutgoingEmail {
+    /// Its id.
+    pub activity_id: ActivityId,
+    /// Its Message-ID, once one was given.
+    pub message_id: Option<MessageId>,
+    /// Subject, without or with the token.
+    pub subject: String,
+    /// Body.
+    pub body: String,
+    /// `text/html` or `text/plain`.
+    pub body_mime_type: String,
+    /// Sender, To, Cc, Bcc. `address` is always filled in: `addressused`, else the primary address of the record.
+    pub parties: Vec<Party>,
+    /// The e-mail this answers.
+    pub parent_activity: Option<ActivityId>,
+    /// Message-ID of that e-mail.
+    pub parent_message_id: Option<MessageId>,
+    /// References of that e-mail, oldest first.
+    pub parent_references: Vec<MessageId>,
+    /// The token, once one was given.
+    pub tracking_token: Option<String>,
+    /// `prioritycode`.
+    pub priority: Priority,
+    /// `deliveryreceiptrequested`.
+    pub delivery_receipt_requested: bool,
+    /// `readreceiptrequested`.
+    pub read_receipt_requested: bool,
+    /// `deliveryattempts`, the running one included.
+    pub delivery_attempts: u32,
+    /// When it was created in the CRM; the Date field of the message, the same for each attempt.
+    pub created_on: Timestamp,
+}

@@ -1,0 +1,271 @@
+//! The contract between the router and a CRM. Tested by the suite in `conformance` against every adapter.
+
+use std::fmt::{Debug, Display};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use email_router_model::{
+    ActivityId, EmailAddress, MailboxKind, MessageId, OrganizationId, RecordRef, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Approval, Attachment, EmailLookup, EmailSummary, FilteringMethod, IncomingEmail, OrganizationSettings,
+    OutgoingEmail, PendingEmail, Result,
+};
+
+/// One organization of a CRM.
+///
+/// # Contract
+/// - Calls may come from any task at the same time, from several routers too.
+/// - `Ok` of a method that writes means: durable, also when the machine loses power now.
+/// - A method that fails wrote nothing.
+/// - Addresses are compared without regard to letter case.
+#[async_trait]
+pub trait CrmClient: Debug + Display + Send + Sync + 'static {
+    /// The namespace of activity ids; never changes for an organization.
+    fn organization_id(&self) -> OrganizationId;
+
+    /// The settings now.
+    async fn settings(&self) -> Result<OrganizationSettings>;
+
+    /// Load Data: every user, queue and forward mailbox record, disabled ones included.
+    async fn mailboxes(&self) -> Result<Vec<CrmMailbox>>;
+
+    /// All records that have each address, in the order asked; an unknown address gives an empty list. At most 101 records an
+    /// address are returned (more than 100 is "too many to choose", `crm-contract.md` 9.1).
+    async fn resolve(&self, addresses: &[EmailAddress]) -> Result<Vec<Vec<Resolution>>>;
+
+    /// E-mails that match, newest first, at most `limit`.
+    async fn find_emails(&self, lookup: &EmailLookup, limit: usize) -> Result<Vec<EmailSummary>>;
+
+    /// Whether an incoming e-mail with this id exists; says so also of one that a person deleted, where the CRM keeps that.
+    async fn exists(&self, id: &ActivityId) -> Result<bool>;
+
+    /// Creates the e-mail with parties, attachments, status Received and queue items, all or nothing, if none with its id exists.
+    ///
+    /// Delivering the same id again changes nothing and answers [`Delivered::AlreadyThere`]; then queue items named in the call
+    /// and missing are added when `SSSCreateAdditionalQueueItemsForAlreadyTrackedEmail` is on.
+    async fn deliver_incoming(&self, email: &IncomingEmail) -> Result<Delivered>;
+
+    /// E-mails of these senders in Pending Send whose time has come, and those left in Sending longer than
+    /// [`PendingQuery::stale_after`]; fair: at most [`PendingQuery::per_sender`] for each sender, each sender's by priority and then oldest first.
+    async fn pending_outgoing(&self, query: &PendingQuery) -> Result<Vec<PendingEmail>>;
+
+    /// Compare-and-set: takes the e-mail for sending (status Sending, attempt counted) if its version is still the one listed.
+    async fn claim(&self, email: &PendingEmail) -> Result<Claim>;
+
+    /// Everything needed to write the message of a claimed e-mail.
+    async fn outgoing_email(&self, id: &ActivityId) -> Result<OutgoingEmail>;
+
+    /// The attachments of an e-mail, with content.
+    async fn attachments(&self, id: &ActivityId) -> Result<Vec<Attachment>>;
+
+    /// Gives the outgoing e-mail its identity before the first attempt: Message-ID, tracking token and the subject with the token. What
+    /// is already set stays; the e-mail as it then is comes back. The token is taken from the counter of the sender
+    /// (`crm-contract.md` 8.2) when `with_token`.
+    async fn prepare_outgoing(
+        &self,
+        id: &ActivityId,
+        message_id: &MessageId,
+        with_token: bool,
+    ) -> Result<OutgoingEmail>;
+
+    /// What became of a claimed e-mail. Saying the same again changes nothing.
+    async fn finish(&self, id: &ActivityId, outcome: &SendOutcome) -> Result<()>;
+}
+
+/// A user, queue or forward mailbox as the CRM has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CrmMailbox {
+    /// The record: `systemuser`, `queue` or `mailbox` (forward).
+    pub record: RecordRef,
+    /// Which of the three.
+    pub kind: MailboxKind,
+    /// Full name, or the queue's name.
+    pub name: String,
+    /// Its address, when it has a valid one.
+    pub address: Option<EmailAddress>,
+    /// How its mail comes in.
+    pub incoming: DeliveryMethod,
+    /// How its mail goes out.
+    pub outgoing: DeliveryMethod,
+    /// Whether an administrator approved the address.
+    pub approval: Approval,
+    /// Which mail becomes an activity.
+    pub filter: FilteringMethod,
+    /// Owner of a queue; a user owns itself.
+    pub owner: Option<RecordRef>,
+    /// Disabled users and inactive queues.
+    pub disabled: bool,
+}
+
+/// `incomingemaildeliverymethod` and `outgoingemaildeliverymethod`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveryMethod {
+    /// 0.
+    #[default]
+    None,
+    /// 1: the CRM client for Outlook.
+    Outlook,
+    /// 2: the router (or server-side synchronization).
+    EmailRouter,
+    /// 3: a forward mailbox; incoming only.
+    ForwardMailbox,
+}
+
+impl DeliveryMethod {
+    /// Dataverse's number.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Outlook => 1,
+            Self::EmailRouter => 2,
+            Self::ForwardMailbox => 3,
+        }
+    }
+
+    /// The method with this number.
+    #[must_use]
+    pub const fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            0 => Self::None,
+            1 => Self::Outlook,
+            2 => Self::EmailRouter,
+            3 => Self::ForwardMailbox,
+            _ => return None,
+        })
+    }
+}
+
+/// A record that has an address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resolution {
+    /// The record.
+    pub record: RecordRef,
+    /// Its name.
+    pub name: String,
+    /// Its owner, where records of this table have one.
+    pub owner: Option<RecordRef>,
+    /// Active, not disabled.
+    pub active: bool,
+    /// When it was created.
+    pub created_on: Timestamp,
+}
+
+/// What [`CrmClient::deliver_incoming`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Delivered {
+    /// The e-mail is new.
+    Created,
+    /// It was there before, or was there and a person deleted it.
+    AlreadyThere,
+}
+
+/// Which outgoing e-mails to list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingQuery {
+    /// The senders to serve.
+    pub senders: Vec<RecordRef>,
+    /// At most this many for each sender.
+    pub per_sender: usize,
+    /// The time now.
+    pub now: Timestamp,
+    /// An e-mail in Sending for longer than this was left behind (SendingStatusDelay).
+    pub stale_after: Duration,
+}
+
+/// What became of an attempt to claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// It is ours; this is the number of the attempt, from 1.
+    Taken {
+        /// The number of the attempt.
+        attempt: u32,
+    },
+    /// Somebody else changed or took it.
+    Lost,
+}
+
+/// What became of an outgoing e-mail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "outcome")]
+pub enum SendOutcome {
+    /// The mail system has it: status Sent. Recipients that were refused are named with the server's words.
+    Sent {
+        /// When.
+        at: Timestamp,
+        /// `address: server's words` for each refused recipient; empty when all were taken.
+        refused: Vec<String>,
+    },
+    /// Not now: back to Pending Send, not before this time.
+    Retry {
+        /// Not before.
+        not_before: Timestamp,
+        /// Why, with the server's words.
+        reason: String,
+    },
+    /// Given up: status Failed.
+    Failed {
+        /// Why, with the server's words.
+        reason: String,
+    },
+    /// Nobody knows whether it went out: stays in Sending, is listed as in doubt and not taken again until a person decides.
+    InDoubt {
+        /// What happened.
+        reason: String,
+    },
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl CrmClient for Arc<dyn CrmClient> {
+    fn organization_id(&self) -> OrganizationId {
+        (**self).organization_id()
+    }
+    async fn settings(&self) -> Result<OrganizationSettings> {
+        (**self).settings().await
+    }
+    async fn mailboxes(&self) -> Result<Vec<CrmMailbox>> {
+        (**self).mailboxes().await
+    }
+    async fn resolve(&self, addresses: &[EmailAddress]) -> Result<Vec<Vec<Resolution>>> {
+        (**self).resolve(addresses).await
+    }
+    async fn find_emails(&self, lookup: &EmailLookup, limit: usize) -> Result<Vec<EmailSummary>> {
+        (**self).find_emails(lookup, limit).await
+    }
+    async fn exists(&self, id: &ActivityId) -> Result<bool> {
+        (**self).exists(id).await
+    }
+    async fn deliver_incoming(&self, email: &IncomingEmail) -> Result<Delivered> {
+        (**self).deliver_incoming(email).await
+    }
+    async fn pending_outgoing(&self, query: &PendingQuery) -> Result<Vec<PendingEmail>> {
+        (**self).pending_outgoing(query).await
+    }
+    async fn claim(&self, email: &PendingEmail) -> Result<Claim> {
+        (**self).claim(email).await
+    }
+    async fn outgoing_email(&self, id: &ActivityId) -> Result<OutgoingEmail> {
+        (**self).outgoing_email(id).await
+    }
+    async fn attachments(&self, id: &ActivityId) -> Result<Vec<Attachment>> {
+        (**self).attachments(id).await
+    }
+    async fn prepare_outgoing(
+        &self,
+        id: &ActivityId,
+        message_id: &MessageId,
+        with_token: bool,
+    ) -> Result<OutgoingEmail> {
+        (**self).prepare_outgoing(id, message_id, with_token).await
+    }
+    async fn finish(&self, id: &ActivityId, outcome: &SendOutcome) -> Result<()> {
+        (**self).finish(id, outcome).await
+    }
+}

@@ -1,0 +1,32 @@
+//! How email-router talks to a CRM: the [`CrmClient`] trait and its adapters.
+//!
+//! The trait has the router's verbs, not create-read-update-delete. Names of tables, columns, states and switches are Dataverse's,
+//! so that whoever knows Dynamics knows them here.
+//!
+//! What it deliberately is not: it knows no mail system, parses no message and decides nothing; the engine does.
+//!
+//! | adapter | feature | what |
+//! |---|---|---|
+//! | [`embedded`] | `embedded` | a complete small CRM in one SQLite file |
+#![warn(missing_docs)]
+
+pub mod activity;
+pub mod contract;
+pub mod error;
+pub mod organization;
+pub mod token;
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+#[cfg(feature = "embedded")]
+pub mod embedded;
+
+pub use activity::{
+    Attachment, CorrelationMethod, EmailLookup, EmailStatus, EmailSummary, IncomingEmail, OutgoingEmail,
+    ParticipationType, Party, PendingEmail, Priority,
+};
+pub use contract::{
+    Claim, CrmClient, CrmMailbox, Delivered, DeliveryMethod, PendingQuery, Resolution, SendOutcome,
+};
+pub use error::{Error, ErrorKind, Result};
+pub use organization::{Approval, FilteringMethod, OrganizationSettings};

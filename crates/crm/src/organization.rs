@@ -1,0 +1,244 @@
+//! Settings of an organization and what belongs to users and queues. Names and defaults: Dataverse's `organization` table and
+//! `orgdborgsettings` (`crm-contract.md` 5.6 and 16).
+
+use serde::{Deserialize, Serialize};
+
+/// The settings of an organization that bear on e-mail. Each field is serialized under its Dataverse name; a missing one takes
+/// the documented default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+pub struct OrganizationSettings {
+    /// `name`: what the organization is called.
+    pub name: String,
+    /// Correlation by In-Reply-To (and the conversation index).
+    #[serde(rename = "emailcorrelationenabled")]
+    pub email_correlation_enabled: bool,
+    /// Correlation by tracking token, and tokens on outgoing subjects. Ours: Dataverse's attribute for it is not public.
+    #[serde(rename = "usetrackingtoken")]
+    pub use_tracking_token: bool,
+    /// Smart matching. Not used yet: kept for the smart matching of a later version.
+    #[serde(rename = "enablesmartmatching")]
+    pub enable_smart_matching: bool,
+    /// Prefix of the tracking token, 1 to 20 characters.
+    #[serde(rename = "trackingprefix")]
+    pub tracking_prefix: String,
+    /// Prefixes used in the past, newest first; tokens with them are still found.
+    #[serde(rename = "trackingprefixhistory")]
+    pub tracking_prefix_history: Vec<String>,
+    /// Base of the user number in a token, 0 to 2,147,483,647.
+    #[serde(rename = "trackingtokenidbase")]
+    pub tracking_token_id_base: u32,
+    /// Digits of the user number, 1 to 10.
+    #[serde(rename = "trackingtokeniddigits")]
+    pub tracking_token_id_digits: u8,
+    /// Largest message counter; its number of digits is the counter's width; the counter wraps to 0 after it.
+    #[serde(rename = "maximumtrackingnumber")]
+    pub maximum_tracking_number: u32,
+    /// Smart matching: what is removed from a subject before it is split into words. Not used yet: kept for the smart matching of a later version.
+    #[serde(rename = "hashfilterkeywords")]
+    pub hash_filter_keywords: String,
+    /// Smart matching: at most this many words, and this many addresses. Not used yet: kept for the smart matching of a later version.
+    #[serde(rename = "hashmaxcount")]
+    pub hash_max_count: u32,
+    /// Smart matching: how many words may differ. Not used yet: kept for the smart matching of a later version.
+    #[serde(rename = "hashdeltasubjectcount")]
+    pub hash_delta_subject_count: u32,
+    /// Smart matching: how many addresses must be common. Not used yet: kept for the smart matching of a later version.
+    #[serde(rename = "hashminaddresscount")]
+    pub hash_min_address_count: u32,
+    /// `true`: mail between users is not tracked twice. Not used yet: kept for the rules about internal mail of a later
+    /// version.
+    #[serde(rename = "ignoreinternalemail")]
+    pub ignore_internal_email: bool,
+    /// Only approved user addresses are processed.
+    #[serde(rename = "requireapprovalforuseremail")]
+    pub require_approval_for_user_email: bool,
+    /// Only approved queue addresses are processed.
+    #[serde(rename = "requireapprovalforqueueemail")]
+    pub require_approval_for_queue_email: bool,
+    /// A mail may be sent to an address that no record has.
+    #[serde(rename = "allowunresolvedpartiesonemailsend")]
+    pub allow_unresolved_parties_on_email_send: bool,
+    /// A recipient address that several records have becomes one unresolved party.
+    #[serde(rename = "unresolveemailaddressifmultiplematch")]
+    pub unresolve_email_address_if_multiple_match: bool,
+    /// Largest attachment, bytes.
+    #[serde(rename = "maxuploadfilesize")]
+    pub max_upload_file_size: u64,
+    /// Extensions that are not stored as attachments, lower case, without a dot.
+    #[serde(rename = "blockedattachments")]
+    pub blocked_attachments: Vec<String>,
+    /// Longest subject on the mail server in UTF-16 units, 255 to 400.
+    #[serde(rename = "MaximumSubjectLengthOnMailServer")]
+    pub maximum_subject_length_on_mail_server: u32,
+    /// Drops In-Reply-To and the conversation index from correlation.
+    #[serde(rename = "IgnoreConversationIndexAndInReplyToForCorrelation")]
+    pub ignore_conversation_index_and_in_reply_to_for_correlation: bool,
+    /// A header hit must be a reply, not a forward.
+    #[serde(rename = "DoNotCorrelateForwardedEmailsAsReplies")]
+    pub do_not_correlate_forwarded_emails_as_replies: bool,
+    /// Only the filter of the mailbox being read decides.
+    #[serde(rename = "UseFilteringMethodOfSyncingMailboxOnlyForCorrelation")]
+    pub use_filtering_method_of_syncing_mailbox_only: bool,
+    /// -1, or the filtering method (0 to 4) forced on all user mailboxes.
+    #[serde(rename = "SSSForceFilteringMethodForUserMailboxes")]
+    pub force_filtering_method_for_user_mailboxes: i8,
+    /// A sender that several records have stays unresolved.
+    #[serde(rename = "UnresolveSenderInCaseOfMultipleMatch")]
+    pub unresolve_sender_in_case_of_multiple_match: bool,
+    /// Addresses of inactive records count too.
+    #[serde(rename = "ResolveForInactiveEntities")]
+    pub resolve_for_inactive_entities: bool,
+    /// A queue item for each queue among the recipients.
+    #[serde(rename = "CreateQueueItemsForAcceptingQueueRecipients")]
+    pub create_queue_items_for_accepting_queue_recipients: bool,
+    /// A queue item for the queue whose mailbox was read, even when it is not among the recipients.
+    #[serde(rename = "CreateQueueItemForSynchronizingMailbox")]
+    pub create_queue_item_for_synchronizing_mailbox: bool,
+    /// A queue item for a second queue that got the same message.
+    #[serde(rename = "SSSCreateAdditionalQueueItemsForAlreadyTrackedEmail")]
+    pub create_additional_queue_items_for_already_tracked_email: bool,
+    /// Ours: a reply from an unknown sender passes the filters 2 and 3 (`crm-contract.md` 7.2, not stated by Microsoft).
+    #[serde(rename = "answerspassfilters")]
+    pub answers_pass_filters: bool,
+    /// Ours: correlate by References after In-Reply-To.
+    #[serde(rename = "usereferences")]
+    pub use_references: bool,
+    /// Ours: a token hit counts although neither sender nor recipient is a party of the e-mail that has the token.
+    #[serde(rename = "allowweaktoken")]
+    pub allow_weak_token: bool,
+    /// Ours: the mailbox that was read counts as a recipient when its address is not in To or Cc (list, Bcc). Without it only a
+    /// mailbox whose filter is All accepts such mail, as Microsoft has it.
+    #[serde(rename = "acceptbymailbox")]
+    pub accept_by_mailbox: bool,
+}
+
+impl Default for OrganizationSettings {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            email_correlation_enabled: true,
+            use_tracking_token: true,
+            enable_smart_matching: false,
+            tracking_prefix: "CRM:".to_owned(),
+            tracking_prefix_history: Vec::new(),
+            tracking_token_id_base: 0,
+            tracking_token_id_digits: 3,
+            maximum_tracking_number: 999,
+            hash_filter_keywords: r"^[\s]*([\w]+\s?:[\s]*)+".to_owned(),
+            hash_max_count: 20,
+            hash_delta_subject_count: 0,
+            hash_min_address_count: 2,
+            ignore_internal_email: false,
+            require_approval_for_user_email: false,
+            require_approval_for_queue_email: false,
+            allow_unresolved_parties_on_email_send: false,
+            unresolve_email_address_if_multiple_match: false,
+            max_upload_file_size: 5_242_880,
+            blocked_attachments: DEFAULT_BLOCKED.split(';').map(str::to_owned).collect(),
+            maximum_subject_length_on_mail_server: 255,
+            ignore_conversation_index_and_in_reply_to_for_correlation: false,
+            do_not_correlate_forwarded_emails_as_replies: false,
+            use_filtering_method_of_syncing_mailbox_only: false,
+            force_filtering_method_for_user_mailboxes: -1,
+            unresolve_sender_in_case_of_multiple_match: false,
+            resolve_for_inactive_entities: false,
+            create_queue_items_for_accepting_queue_recipients: true,
+            create_queue_item_for_synchronizing_mailbox: true,
+            create_additional_queue_items_for_already_tracked_email: false,
+            answers_pass_filters: true,
+            use_references: true,
+            allow_weak_token: true,
+            accept_by_mailbox: false,
+        }
+    }
+}
+
+/// Program and script types that Windows runs on a double click; the organization can change the list.
+const DEFAULT_BLOCKED: &str = "ade;adp;app;asa;ashx;asmx;asp;bas;bat;cdx;cer;chm;class;cmd;com;config;cpl;crt;csh;dll;exe;fxp;hlp;hta;htr;htw;ida;idc;idq;\
+inf;ins;isp;its;jar;js;jse;ksh;lnk;mad;maf;mag;mam;maq;mar;mas;mat;mau;mav;maw;mda;mdb;mde;mdt;mdw;mdz;msc;msh;msh1;msh1xml;msh2;msh2xml;mshxml;msi;msp;mst;\
+ops;pcd;pif;prf;prg;printer;pst;reg;rem;scf;scr;sct;shb;shs;shtm;shtml;soap;stm;tmp;url;vb;vbe;vbs;vsmacros;vss;vst;vsw;ws;wsc;wsf;wsh";
+
+/// Which mail of a user or queue becomes an activity; Dataverse's `incomingemailfilteringmethod`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FilteringMethod {
+    /// 0: all mail.
+    All,
+    /// 1: mail that answers an e-mail of the CRM; the default.
+    #[default]
+    InResponseToCrmEmail,
+    /// 2: mail from leads, contacts and accounts.
+    FromLeadsContactsAccounts,
+    /// 3: mail from any record with an e-mail address.
+    FromEmailEnabledRecords,
+    /// 4: none.
+    None,
+}
+
+impl FilteringMethod {
+    /// Dataverse's number.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::All => 0,
+            Self::InResponseToCrmEmail => 1,
+            Self::FromLeadsContactsAccounts => 2,
+            Self::FromEmailEnabledRecords => 3,
+            Self::None => 4,
+        }
+    }
+
+    /// The method with this number.
+    #[must_use]
+    pub const fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            0 => Self::All,
+            1 => Self::InResponseToCrmEmail,
+            2 => Self::FromLeadsContactsAccounts,
+            3 => Self::FromEmailEnabledRecords,
+            4 => Self::None,
+            _ => return None,
+        })
+    }
+}
+
+/// Whether an administrator approved an address; Dataverse's `emailrouteraccessapproval`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Approval {
+    /// 0: nobody asked.
+    #[default]
+    Empty,
+    /// 1: approved.
+    Approved,
+    /// 2: waiting.
+    PendingApproval,
+    /// 3: rejected.
+    Rejected,
+}
+
+impl Approval {
+    /// Dataverse's number.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Empty => 0,
+            Self::Approved => 1,
+            Self::PendingApproval => 2,
+            Self::Rejected => 3,
+        }
+    }
+
+    /// The approval with this number.
+    #[must_use]
+    pub const fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            0 => Self::Empty,
+            1 => Self::Approved,
+            2 => Self::PendingApproval,
+            3 => Self::Rejected,
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,214 @@
+//! Test access: can every mailbox be read, and can mail be sent in its name? Nothing is changed on either server.
+
+use std::sync::Arc;
+
+use email_router_model::{Classified, Mailbox, MailboxKind};
+use email_router_transport::{Access, ErrorKind, Probe, TlsFault, Transport};
+use futures_util::StreamExt;
+use serde::Serialize;
+
+/// One mailbox to check, in the directions that are configured.
+#[derive(Debug, Clone)]
+pub struct AccessTarget {
+    /// The mailbox.
+    pub mailbox: Mailbox,
+    /// How it is read; `Err` says why it cannot even be tried.
+    pub incoming: Option<Result<Arc<dyn Transport>, String>>,
+    /// How mail goes out in its name.
+    pub outgoing: Option<Result<Arc<dyn Transport>, String>>,
+}
+
+/// What the check found about one mailbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AccessRow {
+    /// Id of the mailbox.
+    pub mailbox: String,
+    /// The name people know it by.
+    pub name: String,
+    /// Its address.
+    pub address: String,
+    /// User, queue or forward mailbox.
+    pub kind: MailboxKind,
+    /// Reading it.
+    pub incoming: AccessResult,
+    /// Sending in its name.
+    pub outgoing: AccessResult,
+}
+
+/// The outcome in one direction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "status")]
+pub enum AccessResult {
+    /// No profile for this direction.
+    NotConfigured,
+    /// It works.
+    Succeeded {
+        /// What was done.
+        steps: Vec<String>,
+        /// What is worth knowing.
+        warnings: Vec<String>,
+        /// Messages waiting, where known.
+        messages: Option<u64>,
+    },
+    /// It does not.
+    Failure {
+        /// Which fault: `name-resolution`, `refused`, `timeout`, `tls-wrong-name`, `authentication`, `access-denied`, `sender-refused`, ...
+        fault: String,
+        /// What happened, with the server's words.
+        reason: String,
+        /// What to do.
+        hint: String,
+    },
+}
+
+impl AccessResult {
+    /// Whether this direction needs a person.
+    #[must_use]
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Self::Failure { .. })
+    }
+
+    /// As the original's window says it: `Succeeded`, `Failure - reason`.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::NotConfigured => "-".to_owned(),
+            Self::Succeeded { .. } => "Succeeded".to_owned(),
+            Self::Failure { reason, .. } => format!("Failure - {reason}"),
+        }
+    }
+}
+
+/// Checks the targets, at most `at_once` at the same time, and calls `done` after each. The rows come back in the order of the targets.
+pub async fn test_access(
+    targets: Vec<AccessTarget>,
+    at_once: usize,
+    done: impl Fn(&AccessRow),
+) -> Vec<AccessRow> {
+    let checks = targets.into_iter().enumerate().map(|(n, target)| async move { (n, check(target).await) });
+    let mut rows: Vec<(usize, AccessRow)> = Vec::new();
+    let mut running = futures_util::stream::iter(checks).buffer_unordered(at_once.max(1));
+    while let Some((n, row)) = running.next().await {
+        done(&row);
+        rows.push((n, row));
+    }
+    rows.sort_by_key(|(n, _)| *n);
+    rows.into_iter().map(|(_, row)| row).collect()
+}
+
+async fn check(target: AccessTarget) -> AccessRow {
+    let AccessTarget { mailbox, incoming, outgoing } = target;
+    let incoming = one(&mailbox, incoming, Access::Incoming).await;
+    let outgoing = one(&mailbox, outgoing, Access::Outgoing).await;
+    AccessRow {
+        mailbox: mailbox.id.as_str().to_owned(),
+        name: mailbox.name.clone(),
+        address: mailbox.address.as_str().to_owned(),
+        kind: mailbox.kind,
+        incoming,
+        outgoing,
+    }
+}
+
+async fn one(
+    mailbox: &Mailbox,
+    transport: Option<Result<Arc<dyn Transport>, String>>,
+    access: Access,
+) -> AccessResult {
+    match transport {
+        None => AccessResult::NotConfigured,
+        Some(Err(reason)) => AccessResult::Failure {
+            fault: "configuration".to_owned(),
+            reason,
+            hint: "correct the configuration, or give the account that runs this what it names; nothing was tried on a server"
+                .to_owned(),
+        },
+        Some(Ok(transport)) => match transport.probe(mailbox, access).await {
+            Ok(Probe { steps, messages, .. }) => AccessResult::Succeeded {
+                warnings: steps.iter().filter_map(|s| s.warning.clone()).collect(),
+                steps: steps.into_iter().map(|s| s.what).collect(),
+                messages,
+            },
+            Err(error) => AccessResult::Failure {
+                fault: fault(error.kind()).to_owned(),
+                reason: error.to_string(),
+                hint: error.hint().map_or_else(|| hint(error.kind(), access).to_owned(), str::to_owned),
+            },
+        },
+    }
+}
+
+/// A stable word for a program that reads the result.
+fn fault(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::AccessDenied => "access-denied",
+        ErrorKind::Authentication => "authentication",
+        ErrorKind::ConnectionLost => "connection-lost",
+        ErrorKind::Protocol => "protocol",
+        ErrorKind::MailboxLocked => "mailbox-locked",
+        ErrorKind::NameResolution => "name-resolution",
+        ErrorKind::Refused => "refused",
+        ErrorKind::SenderRefused => "sender-refused",
+        ErrorKind::Settings => "settings",
+        ErrorKind::Storage => "storage",
+        ErrorKind::Throttled => "throttled",
+        ErrorKind::Timeout => "timeout",
+        ErrorKind::Tls(TlsFault::Expired) => "tls-expired",
+        ErrorKind::Tls(TlsFault::Injection) => "tls-injection",
+        ErrorKind::Tls(TlsFault::NotOffered) => "tls-not-offered",
+        ErrorKind::Tls(TlsFault::UnknownIssuer) => "tls-unknown-issuer",
+        ErrorKind::Tls(TlsFault::WrongName) => "tls-wrong-name",
+        ErrorKind::Tls(_) => "tls",
+        ErrorKind::Unsupported => "unsupported",
+        _ => "other",
+    }
+}
+
+/// What to do where the error itself has no better advice.
+fn hint(kind: ErrorKind, access: Access) -> &'static str {
+    match kind {
+        ErrorKind::AccessDenied => {
+            "the account is valid on the server but may not open this mailbox: give it access to the mailbox, or use the mailbox's own credentials"
+        }
+        ErrorKind::Authentication => {
+            "check user name and password of the profile or mailbox, and that the server allows this authentication type"
+        }
+        ErrorKind::ConnectionLost => {
+            "the server closed the connection: look into its log for this time; a proxy or TLS on a clear port does this too"
+        }
+        ErrorKind::MailboxLocked => {
+            "another program has the mailbox open: close it, or let it poll less often"
+        }
+        ErrorKind::NameResolution => "check the spelling of EmailServer and the name service of this machine",
+        ErrorKind::Refused => {
+            "nothing listens on this port: check EmailServer, NetworkPort, and that the service is running"
+        }
+        ErrorKind::SenderRefused => {
+            "the server does not let this account send as this address: permit it there, or set EnvelopeSender"
+        }
+        ErrorKind::Throttled => "the server asks to come back later",
+        ErrorKind::Timeout => {
+            "the server does not answer: check EmailServer, NetworkPort and firewalls between here and there"
+        }
+        ErrorKind::Tls(TlsFault::Expired) => {
+            "renew the server's certificate, or correct this machine's clock"
+        }
+        ErrorKind::Tls(TlsFault::Injection) => {
+            "somebody on the way to the server injects commands: do not send anything until this is explained"
+        }
+        ErrorKind::Tls(TlsFault::NotOffered) => {
+            "the server offers no TLS on this port: use the TLS port with TlsMode Implicit, or enable TLS on the server"
+        }
+        ErrorKind::Tls(TlsFault::UnknownIssuer) => {
+            "add the certificate of the authority that signed it to ExtraCaFiles of the profile"
+        }
+        ErrorKind::Tls(TlsFault::WrongName) => "use the name that is in the certificate as EmailServer",
+        ErrorKind::Storage => "check that the folder exists and that this account may read and write it",
+        _ => match access {
+            Access::Incoming => "look into the log of the mail server for this time",
+            Access::Outgoing => {
+                "look into the log of the mail server for this time; `--json` shows the steps that worked"
+            }
+        },
+    }
+}

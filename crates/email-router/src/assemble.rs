@@ -1,0 +1,345 @@
+//! From checked settings and the CRM's list of users and queues to a [`Plan`].
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use email_router_auth::{CredentialSource, Credentials};
+use email_router_config::{
+    AuthenticationType, Credentials as Whose, Deployment, InDoubtPolicy as Policy, MailboxSettings, Profile,
+    SecretStore, Settings,
+};
+use email_router_crm::{CrmMailbox, DeliveryMethod};
+use email_router_engine::router::{IncomingRoute, OutgoingRoute, Plan, Schedule, Server};
+use email_router_engine::{InDoubtPolicy, IncomingSettings, OutgoingSettings};
+use email_router_model::{Direction, EmailAddress, Mailbox, MailboxId, MailboxKind, Timestamp};
+use email_router_transport::Transport;
+use serde::Serialize;
+
+use crate::access::AccessTarget;
+use crate::registry;
+
+/// Why a mailbox of the configuration is not served in a direction. The others are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unserved {
+    /// The mailbox.
+    pub mailbox: MailboxId,
+    /// Which way; `None` is both.
+    pub direction: Option<Direction>,
+    /// Why, and what to do.
+    pub reason: String,
+}
+
+/// What the settings come to for one deployment.
+#[derive(Debug, Clone, Default)]
+pub struct Assembled {
+    /// What the router shall do.
+    pub plan: Plan,
+    /// What it cannot do.
+    pub unserved: Vec<Unserved>,
+    /// Everything enabled, for test access.
+    pub targets: Vec<AccessTarget>,
+}
+
+/// A transport with the stamp of its settings, or why there is none.
+type Built = Result<(Arc<dyn Transport>, u64), String>;
+
+/// The transports of the profiles, built once for each profile and shared by its mailboxes.
+struct Transports<'a> {
+    settings: &'a Settings,
+    secrets: &'a SecretStore,
+    mailboxes: &'a [MailboxSettings],
+    built: HashMap<(String, Direction), Profiled>,
+}
+
+/// What became of a profile.
+struct Profiled {
+    transport: Built,
+    /// Mailboxes whose password cannot be had, and why; the others are served.
+    missing: HashMap<MailboxId, String>,
+}
+
+/// Puts together what serves `deployment`. `listed` is the CRM's list of users and queues.
+#[must_use]
+pub fn assemble(
+    settings: &Settings,
+    deployment: &Deployment,
+    listed: &[CrmMailbox],
+    secrets: &SecretStore,
+) -> Assembled {
+    let mailboxes = mailboxes_of(settings, deployment, listed);
+    let mut transports = Transports { settings, secrets, mailboxes: &mailboxes, built: HashMap::new() };
+    let mut out = Assembled::default();
+    let by_address: HashMap<(EmailAddress, MailboxKind), &CrmMailbox> =
+        listed.iter().filter_map(|m| Some(((m.address.clone()?, m.kind), m))).collect();
+
+    let mut outgoing_period: Option<Duration> = None;
+    let domain = message_id_domain(&mailboxes);
+    for mailbox in &mailboxes {
+        let incoming = settings
+            .profile_of(mailbox, Direction::Incoming)
+            .map(|p| transports.get(p, Direction::Incoming, mailbox));
+        let outgoing = settings
+            .profile_of(mailbox, Direction::Outgoing)
+            .map(|p| transports.get(p, Direction::Outgoing, mailbox));
+        out.targets.push(AccessTarget {
+            mailbox: mailbox.mailbox.clone(),
+            incoming: incoming.clone().map(|r| r.map(|(t, _)| t)),
+            outgoing: outgoing.clone().map(|r| r.map(|(t, _)| t)),
+        });
+        let record = by_address.get(&(mailbox.mailbox.address.clone(), mailbox.mailbox.kind)).copied();
+        let not =
+            |direction, reason: String| Unserved { mailbox: mailbox.mailbox.id.clone(), direction, reason };
+        let Some(record) = record else {
+            let what = match mailbox.mailbox.kind {
+                MailboxKind::User => "user",
+                MailboxKind::Queue => "queue",
+                MailboxKind::Forward => "forward mailbox",
+            };
+            out.unserved.push(not(
+                None,
+                format!("the CRM of deployment {} has no {what} with the address {}; add it there, or correct EmailAddress", deployment.name, mailbox.mailbox.address),
+            ));
+            continue;
+        };
+        if record.disabled {
+            out.unserved.push(not(None, format!("{} is disabled in the CRM", record.name)));
+            continue;
+        }
+        if let (Some(built), Some(profile)) = (incoming, settings.profile_of(mailbox, Direction::Incoming)) {
+            match built {
+                Err(reason) => out.unserved.push(not(Some(Direction::Incoming), reason)),
+                Ok(_) if mailbox.mailbox.kind == MailboxKind::Forward => out.unserved.push(not(
+                    Some(Direction::Incoming),
+                    "forward mailboxes are not routed by this version; let the users' own mailboxes be read".to_owned(),
+                )),
+                Ok(_) if record.incoming != DeliveryMethod::EmailRouter => out.unserved.push(not(
+                    Some(Direction::Incoming),
+                    format!("{} does not receive through the router in the CRM (incomingemaildeliverymethod is {}, not 2)", record.name, record.incoming.code()),
+                )),
+                Ok((transport, stamp)) => {
+                    let route = incoming_route(settings, mailbox, profile, record, transport, stamp);
+                    out.plan.incoming.push(Arc::new(route));
+                }
+            }
+        }
+        if let (Some(built), Some(profile)) = (outgoing, settings.profile_of(mailbox, Direction::Outgoing)) {
+            match built {
+                Err(reason) => out.unserved.push(not(Some(Direction::Outgoing), reason)),
+                Ok(_) if record.outgoing != DeliveryMethod::EmailRouter => out.unserved.push(not(
+                    Some(Direction::Outgoing),
+                    format!("{} does not send through the router in the CRM (outgoingemaildeliverymethod is {}, not 2)", record.name, record.outgoing.code()),
+                )),
+                Ok((transport, stamp)) => {
+                    outgoing_period = Some(outgoing_period.map_or(profile.polling_period, |p| p.min(profile.polling_period)));
+                    let sent = outgoing_settings(settings, profile, domain.as_deref());
+                    out.plan.outgoing_by_mailbox.insert(mailbox.mailbox.id.clone(), sent);
+                    let fingerprint = fingerprint(&(&mailbox.mailbox.id, stamp));
+                    out.plan.outgoing.push(Arc::new(OutgoingRoute {
+                        mailbox: mailbox.mailbox.clone(),
+                        record: record.record.clone(),
+                        transport,
+                        fingerprint,
+                    }));
+                }
+            }
+        }
+    }
+    out.plan.schedule = schedule(settings, outgoing_period);
+    out
+}
+
+/// The enabled mailboxes of a deployment: those of the file, and those the CRM lists where the deployment wants them.
+fn mailboxes_of(settings: &Settings, deployment: &Deployment, listed: &[CrmMailbox]) -> Vec<MailboxSettings> {
+    let same = |name: &str| name.eq_ignore_ascii_case(&deployment.name);
+    let mut mailboxes: Vec<MailboxSettings> =
+        settings.enabled_mailboxes().filter(|m| same(&m.deployment)).cloned().collect();
+    if deployment.load_mailboxes {
+        let named: HashSet<&MailboxId> = settings.mailboxes.iter().map(|m| &m.mailbox.id).collect();
+        for record in listed.iter().filter(|r| !r.disabled) {
+            let Some(address) = record.address.clone() else { continue };
+            let uses_router = record.incoming == DeliveryMethod::EmailRouter
+                || record.outgoing == DeliveryMethod::EmailRouter;
+            let mut loaded = settings.loaded_mailbox(deployment, record.kind, &record.name, address);
+            if record.incoming != DeliveryMethod::EmailRouter {
+                loaded.incoming_profile = None;
+            }
+            if record.outgoing != DeliveryMethod::EmailRouter {
+                loaded.outgoing_profile = None;
+            }
+            if uses_router && !named.contains(&loaded.mailbox.id) && record.kind != MailboxKind::Forward {
+                mailboxes.push(loaded);
+            }
+        }
+    }
+    mailboxes
+}
+
+fn incoming_route(
+    settings: &Settings,
+    mailbox: &MailboxSettings,
+    profile: &Profile,
+    record: &CrmMailbox,
+    transport: Arc<dyn Transport>,
+    stamp: u64,
+) -> IncomingRoute {
+    let mut incoming = IncomingSettings::default();
+    incoming.max_messages_per_cycle = profile.max_message_count as usize;
+    incoming.message_expiry = profile.message_expiry;
+    incoming.delete_after_processing = mailbox.delete_after_processing;
+    incoming.move_undeliverable = profile.move_emails;
+    incoming.max_attempts = settings.router.maximum_message_attempts;
+    incoming.max_message_bytes = profile.max_message_size;
+    incoming.caps.max_depth = settings.router.max_mime_depth as usize;
+    incoming.caps.max_parts = settings.router.max_mime_parts as usize;
+    incoming.caps.max_header_bytes = usize::try_from(profile.max_header_size).unwrap_or(usize::MAX);
+    let fingerprint = fingerprint(&(
+        format!("{mailbox:?} {incoming:?} {:?}", profile.polling_period),
+        &record.record,
+        stamp,
+    ));
+    IncomingRoute {
+        mailbox: mailbox.mailbox.clone(),
+        record: Some(record.record.clone()),
+        server: Server { name: transport.to_string(), max_sessions: profile.max_connections as usize },
+        transport,
+        settings: incoming,
+        polling_period: profile.polling_period,
+        fingerprint,
+    }
+}
+
+fn schedule(settings: &Settings, outgoing_period: Option<Duration>) -> Schedule {
+    let mut schedule = Schedule::default();
+    schedule.max_threads = settings.system.max_threads as usize;
+    schedule.max_thread_execution = settings.system.max_thread_execution;
+    schedule.scheduling_period = settings.system.scheduling_period;
+    schedule.config_update_period = settings.system.config_update_period;
+    schedule.stop_grace = settings.router.shutdown_timeout;
+    if let Some(period) = outgoing_period {
+        schedule.outgoing_period = period;
+    }
+    schedule
+}
+
+/// How the mail of a profile's mailboxes is sent.
+fn outgoing_settings(settings: &Settings, profile: &Profile, domain: Option<&str>) -> OutgoingSettings {
+    let tuning = profile.tuning;
+    let mut outgoing = OutgoingSettings::default();
+    outgoing.batch_size = tuning.batch_size as usize;
+    outgoing.request_batch_size = tuning.request_batch_size as usize;
+    outgoing.pending_status_delay = tuning.pending_status_delay;
+    outgoing.sending_status_delay = tuning.sending_status_delay;
+    outgoing.maximum_delivery_attempts = tuning.maximum_delivery_attempts;
+    outgoing.max_message_bytes = profile.max_message_size;
+    outgoing.in_doubt = match settings.router.in_doubt_policy {
+        Policy::Report => InDoubtPolicy::Report,
+        Policy::Resend => InDoubtPolicy::SendAgain,
+    };
+    if let Some(domain) = domain {
+        domain.clone_into(&mut outgoing.message_id_domain);
+    }
+    outgoing
+}
+
+/// The domain most mailboxes of the deployment have, those loaded from the CRM included: replies to a Message-ID never go there, but
+/// filters of mail systems look at it.
+fn message_id_domain(mailboxes: &[MailboxSettings]) -> Option<String> {
+    let mut domains: BTreeMap<String, usize> = BTreeMap::new();
+    for mailbox in mailboxes {
+        *domains.entry(mailbox.mailbox.address.domain().to_lowercase()).or_default() += 1;
+    }
+    domains.into_iter().max_by_key(|(_, count)| *count).map(|(domain, _)| domain)
+}
+
+impl Transports<'_> {
+    fn get(&mut self, profile: &Profile, direction: Direction, mailbox: &MailboxSettings) -> Built {
+        let key = (profile.name.to_lowercase(), direction);
+        if !self.built.contains_key(&key) {
+            let built = self.build(profile, direction);
+            self.built.insert(key.clone(), built);
+        }
+        match self.built.get(&key) {
+            Some(Profiled { transport, missing }) => match missing.get(&mailbox.mailbox.id) {
+                Some(reason) => Err(format!("profile {}: {reason}", profile.name)),
+                None => transport.clone(),
+            },
+            None => Err(format!("profile {}: it could not be built", profile.name)),
+        }
+    }
+
+    fn build(&self, profile: &Profile, direction: Direction) -> Profiled {
+        let served = |m: &&MailboxSettings| {
+            self.settings.profile_of(m, direction).is_some_and(|p| p.name == profile.name)
+        };
+        let (mut known, mut missing) = (HashMap::new(), HashMap::new());
+        let mut folders: HashMap<MailboxId, PathBuf> = HashMap::new();
+        let mut stamp = DefaultHasher::new();
+        format!("{profile:?}").hash(&mut stamp);
+        for mailbox in self.mailboxes.iter().filter(served) {
+            if let Some(folder) = self.settings.maildir(mailbox, direction) {
+                folders.insert(mailbox.mailbox.id.clone(), folder);
+            }
+            let anonymous =
+                matches!(profile.authentication, AuthenticationType::Anonymous | AuthenticationType::None);
+            if anonymous || matches!(profile.credentials, Whose::LocalSystem) {
+                continue;
+            }
+            let (Some(login), Some(reference)) =
+                (self.settings.login(mailbox, direction), self.settings.password(mailbox, direction))
+            else {
+                missing.insert(
+                    mailbox.mailbox.id.clone(),
+                    "the mailbox has no Password, and its profile says UserSpecified".to_owned(),
+                );
+                continue;
+            };
+            match self.secrets.resolve(reference) {
+                Ok(secret) => {
+                    secret.expose().hash(&mut stamp);
+                    known.insert(mailbox.mailbox.id.clone(), Credentials::new(login, secret));
+                }
+                Err(error) => {
+                    missing.insert(mailbox.mailbox.id.clone(), error.to_string());
+                }
+            }
+        }
+        let transport = registry::transport(profile, direction, Accounts { known }, folders)
+            .map(|t| (t, stamp.finish()))
+            .map_err(|e| format!("profile {}: {e}", profile.name));
+        Profiled { transport, missing }
+    }
+}
+
+/// Name and password of each mailbox of a profile.
+pub(crate) struct Accounts {
+    known: HashMap<MailboxId, Credentials>,
+}
+
+impl CredentialSource for Accounts {
+    fn credentials(&self, mailbox: &Mailbox) -> Option<Credentials> {
+        self.known.get(&mailbox.id).cloned()
+    }
+}
+
+fn fingerprint(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The thresholds of the original's state file that concern mailboxes of these settings: (mailbox, threshold).
+#[must_use]
+pub fn thresholds(
+    settings: &Settings,
+    imported: &[(EmailAddress, Timestamp)],
+) -> Vec<(MailboxId, Timestamp)> {
+    let wanted: HashMap<&EmailAddress, Timestamp> = imported.iter().map(|(a, t)| (a, *t)).collect();
+    settings
+        .mailboxes
+        .iter()
+        .filter_map(|m| Some((m.mailbox.id.clone(), *wanted.get(&m.mailbox.address)?)))
+        .collect()
+}

@@ -1,0 +1,80 @@
+//! The one error of this crate.
+
+use email_router_model::{Classified, Retry, Scope};
+
+/// What every fallible call of this crate returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why the router could not be set up or run. The message says what, where and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The configuration has errors; the findings say where.
+    #[error("{message}")]
+    Configuration {
+        /// The first error, with how many more there are.
+        message: String,
+        /// All findings.
+        findings: Vec<email_router_config::Finding>,
+    },
+    /// What the caller asked for does not exist or cannot be done.
+    #[error("{0}")]
+    Request(String),
+    /// The CRM.
+    #[error(transparent)]
+    Crm(#[from] email_router_crm::Error),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] email_router_engine::Error),
+    /// The state store.
+    #[error(transparent)]
+    State(#[from] email_router_engine::StateError),
+    /// A mail system.
+    #[error(transparent)]
+    Transport(#[from] email_router_transport::Error),
+    /// A file.
+    #[error("{what}: {source}")]
+    Io {
+        /// Which file and what was tried.
+        what: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// What a person can do about it, where the message does not say it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Crm(e) => e.hint(),
+            Self::Engine(e) => e.hint(),
+            Self::Transport(e) => e.hint(),
+            _ => None,
+        }
+    }
+
+    /// Whether trying again later can help.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        let retry = match self {
+            Self::Crm(e) => e.retry(),
+            Self::Engine(e) => e.retry(),
+            Self::State(e) => e.retry(),
+            Self::Transport(e) => e.retry(),
+            Self::Configuration { .. } | Self::Request(_) | Self::Io { .. } => Retry::Never,
+        };
+        matches!(retry, Retry::Later(_))
+    }
+
+    /// How much has to stop.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        match self {
+            Self::Crm(e) => e.scope(),
+            Self::Engine(e) => e.scope(),
+            Self::Transport(e) => e.scope(),
+            _ => Scope::Server,
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! email-router as a library: from a configuration file, or from your own pieces, to a running router.
+//!
+//! | you want | use |
+//! |---|---|
+//! | the service as the command runs it | [`Service`] |
+//! | your own transports or CRM | [`engine::router::Router`] with a [`engine::router::Plan`] of your own |
+//! | to check every mailbox | [`access`] |
+//! | to bring past mail in | [`backfill`] |
+//!
+//! | feature (all on by default) | without it |
+//! |---|---|
+//! | `embedded` | no embedded CRM, which is the only one so far: no [`Service`], `backfill` and `quarantine`; the parts remain |
+//! | `maildir` | no Maildir adapter and no `backfill`, which reads files |
+//! | `pop3`, `smtp` | a profile of that kind answers with the feature to enable |
+//!
+//! The crates below are re-exported under short names, so that one dependency is enough.
+#![warn(missing_docs)]
+
+pub mod access;
+pub mod assemble;
+#[cfg(all(feature = "embedded", feature = "maildir"))]
+pub mod backfill;
+pub mod error;
+pub mod logging;
+pub mod metrics;
+#[cfg(feature = "embedded")]
+pub mod quarantine;
+mod registry;
+#[cfg(feature = "embedded")]
+pub mod service;
+
+pub use email_router_config as config;
+pub use email_router_crm as crm;
+pub use email_router_engine as engine;
+pub use email_router_model as model;
+pub use email_router_state as state;
+pub use email_router_transport as transport;
+
+pub use error::{Error, Result};
+#[cfg(feature = "embedded")]
+pub use service::{OpenOptions, Service};

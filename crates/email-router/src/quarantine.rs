@@ -1,0 +1,107 @@
+//! What a person does with messages that could not be routed.
+
+use email_router_engine::ports::QuarantineItem;
+use email_router_engine::{DecisionRecord, Verdict};
+use email_router_model::{RawMessage, Timestamp};
+use serde::Serialize;
+
+use crate::{Error, Result, Service};
+
+/// Items are read in pages of this many.
+const PAGE: usize = 500;
+
+/// What became of an item that was tried again or released.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Retried {
+    /// Number of the item.
+    pub id: u64,
+    /// The decision, when there was one.
+    pub record: Option<DecisionRecord>,
+    /// Why it stays in quarantine; `None`: it left.
+    pub stays_because: Option<String>,
+}
+
+impl Service {
+    /// All items of a class, or of all classes, oldest first, without their bytes.
+    ///
+    /// # Errors
+    /// The state store's.
+    pub async fn quarantined(&self, class: Option<&str>) -> Result<Vec<QuarantineItem>> {
+        let mut items = Vec::new();
+        let mut after = 0;
+        loop {
+            let page = self.state().quarantine_list(after, PAGE).await?;
+            let Some(last) = page.last() else { return Ok(items) };
+            after = last.id;
+            items.extend(page.into_iter().filter(|i| class.is_none_or(|c| c == i.class)));
+        }
+    }
+
+    /// One item with its bytes.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when there is none.
+    pub async fn quarantined_item(&self, id: u64) -> Result<QuarantineItem> {
+        let item = self.state().quarantine_get(id).await?;
+        item.ok_or_else(|| {
+            Error::Request(format!(
+                "there is no item {id} in quarantine; `email-router quarantine list` shows what is there"
+            ))
+        })
+    }
+
+    /// Routes an item again, by the rules or (`release`) to the owner of its mailbox whatever the filters say. What is settled, also by
+    /// being discarded, leaves the quarantine.
+    ///
+    /// # Errors
+    /// The state store's, and [`Error::Request`] when there is no such item. What the CRM says is in the answer: the item stays then.
+    pub async fn retry_quarantined(&self, id: u64, release: bool) -> Result<Retried> {
+        let item = self.quarantined_item(id).await?;
+        let stays = |reason: String| Ok(Retried { id, record: None, stays_because: Some(reason) });
+        let Some(bytes) = item.raw else {
+            return stays("its bytes were never read (too large, or unreadable at its source); it is still in its mailbox".to_owned());
+        };
+        let Ok(named) = self.mailbox(item.mailbox.as_str()) else {
+            return stays(format!("its mailbox {} is no longer configured", item.mailbox));
+        };
+        match self.route(&named, &RawMessage::new(bytes), release, false).await {
+            Ok(record) if record.verdict == Verdict::Undeliverable => {
+                let because = record.because.clone();
+                Ok(Retried { id, record: Some(record), stays_because: Some(because) })
+            }
+            Ok(record) => {
+                self.state().quarantine_delete(id).await?;
+                Ok(Retried { id, record: Some(record), stays_because: None })
+            }
+            Err(error) => stays(error.to_string()),
+        }
+    }
+
+    /// Removes an item for good; `false` when there was none.
+    ///
+    /// # Errors
+    /// The state store's.
+    pub async fn delete_quarantined(&self, id: u64) -> Result<bool> {
+        Ok(self.state().quarantine_delete(id).await?)
+    }
+
+    /// Sets the threshold dates of the original's state file for the mailboxes of the configuration; returns (mailbox, threshold). With `dry_run`
+    /// nothing is written.
+    ///
+    /// # Errors
+    /// The state store's.
+    pub async fn import_thresholds(
+        &self,
+        imported: &[(email_router_model::EmailAddress, Timestamp)],
+        dry_run: bool,
+    ) -> Result<Vec<(email_router_model::MailboxId, Timestamp)>> {
+        let settings = self.settings().await;
+        let found = crate::assemble::thresholds(&settings, imported);
+        if !dry_run {
+            for (mailbox, threshold) in &found {
+                self.state().set_threshold(mailbox, Some(*threshold)).await?;
+            }
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,123 @@
+//! From configuration texts to what the engine is told.
+#![allow(clippy::unwrap_used)] // helpers of tests
+
+use std::path::Path;
+use std::time::Duration;
+
+use email_router::assemble::{Assembled, assemble};
+use email_router::config::{SecretStore, Settings, check};
+use email_router::crm::{Approval, CrmMailbox, DeliveryMethod, FilteringMethod};
+use email_router::engine::{IncomingSettings, OutgoingSettings};
+use email_router::model::{EmailAddress, MailboxKind, RecordRef, read_file_capped};
+use email_router::{OpenOptions, Service};
+use tokio::sync::watch;
+
+const MAILDIRS: &str = r#"<Configuration>
+  <ConfigurationProfiles>
+    <ConfigurationProfile><Name>in</Name><Direction>Incoming</Direction><ServerType>Maildir</ServerType><Path>in/{address}</Path></ConfigurationProfile>
+    <ConfigurationProfile><Name>out</Name><Direction>Outgoing</Direction><ServerType>Maildir</ServerType><Path>out/{address}</Path></ConfigurationProfile>
+    <ConfigurationProfile><Name>slow</Name><Direction>Outgoing</Direction><ServerType>Maildir</ServerType><Path>out/{address}</Path>
+      <PendingStatusDelay>1000</PendingStatusDelay><MaximumDeliveryAttempts>3</MaximumDeliveryAttempts><MaxMessageSize>2048</MaxMessageSize></ConfigurationProfile>
+  </ConfigurationProfiles>
+  <Deployments><Deployment><Name>crm</Name><Type>Embedded</Type><Path>crm.sqlite</Path><LoadMailboxes>true</LoadMailboxes>
+    <DefaultIncomingProfile>in</DefaultIncomingProfile><DefaultOutgoingProfile>out</DefaultOutgoingProfile></Deployment></Deployments>
+  <Mailboxes><Queue><Name>One</Name><EmailAddress>one@first.example</EmailAddress><OutgoingProfile>slow</OutgoingProfile></Queue></Mailboxes>
+</Configuration>"#;
+
+fn settings(text: &str) -> Settings {
+    let (settings, findings) = check(text, Path::new("/etc/email-router/EmailAgent.xml"));
+    assert!(findings.is_empty(), "{findings:#?}");
+    settings.unwrap()
+}
+
+fn queue(n: u128, address: &str) -> CrmMailbox {
+    let record = RecordRef::new("queue", uuid::Uuid::from_u128(n));
+    CrmMailbox {
+        record,
+        kind: MailboxKind::Queue,
+        name: address.to_owned(),
+        address: Some(EmailAddress::parse(address).unwrap()),
+        incoming: DeliveryMethod::EmailRouter,
+        outgoing: DeliveryMethod::EmailRouter,
+        approval: Approval::Approved,
+        filter: FilteringMethod::All,
+        owner: None,
+        disabled: false,
+    }
+}
+
+fn assembled(text: &str, listed: &[CrmMailbox]) -> Assembled {
+    let settings = settings(text);
+    let secrets = SecretStore::new(settings.router.secret_key_file.clone());
+    assemble(&settings, &settings.deployments[0], listed, &secrets)
+}
+
+#[test]
+fn the_example_of_the_readme_has_no_finding() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
+    let readme = String::from_utf8(read_file_capped(&path, 1 << 20).unwrap()).unwrap();
+    let (_, rest) = readme.split_once("```xml\n").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+    let settings = settings(example);
+    assert_eq!((settings.profiles.len(), settings.mailboxes.len()), (2, 1));
+}
+
+#[test]
+fn the_engine_and_the_file_have_the_same_defaults() {
+    let assembled = assembled(MAILDIRS, &[queue(1, "one@first.example"), queue(2, "two@second.example")]);
+    let route = assembled.plan.incoming.iter().find(|r| r.mailbox.name.starts_with("two")).unwrap();
+    assert_eq!(route.settings, IncomingSettings::default());
+    let mut sent = assembled.plan.outgoing_by_mailbox[&route.mailbox.id].clone();
+    sent.message_id_domain.clone_from(&OutgoingSettings::default().message_id_domain);
+    assert_eq!(sent, OutgoingSettings::default());
+}
+
+#[test]
+fn each_profile_has_its_own_tuning_and_loaded_mailboxes_count_for_the_domain() {
+    let assembled = assembled(
+        MAILDIRS,
+        &[queue(1, "one@first.example"), queue(2, "two@second.example"), queue(3, "three@Second.example")],
+    );
+    let of = |name: &str| {
+        let route = assembled.plan.outgoing.iter().find(|r| r.mailbox.address.local_part() == name).unwrap();
+        assembled.plan.outgoing_by_mailbox[&route.mailbox.id].clone()
+    };
+    let (one, two) = (of("one"), of("two"));
+    assert_eq!(
+        (one.pending_status_delay, one.maximum_delivery_attempts, one.max_message_bytes),
+        (Duration::from_secs(1), 3, 2048)
+    );
+    assert_eq!((two.pending_status_delay, two.maximum_delivery_attempts), (Duration::from_secs(300), 10));
+    assert_eq!(two, of("three"));
+    assert_eq!(
+        (one.message_id_domain.as_str(), two.message_id_domain.as_str()),
+        ("second.example", "second.example")
+    );
+}
+
+#[tokio::test]
+async fn two_routers_do_not_share_a_state_file_and_what_is_not_served_is_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("EmailAgent.xml");
+    std::fs::write(&file, MAILDIRS).unwrap();
+    let first = Service::open(&file, OpenOptions::default()).await.unwrap();
+    let second = Service::open(&file, OpenOptions::default()).await.unwrap();
+    let (stop, stopped) = watch::channel(false);
+    let running = {
+        let stopped = stopped.clone();
+        tokio::spawn(async move { first.run(stopped).await })
+    };
+    // on this runtime of one thread the spawned task runs now, and takes its lock before it first waits
+    tokio::task::yield_now().await;
+    let refused = second.run_once(&stopped).await.unwrap_err().to_string();
+    assert!(refused.contains("another router is running with this state file"), "{refused}");
+    assert!(refused.contains("email-router-state.db.lock"), "{refused}");
+
+    stop.send_replace(true);
+    running.await.unwrap().unwrap();
+    let (_open, never) = watch::channel(false);
+    let report = second.run_once(&never).await.unwrap();
+    let (mailbox, why) = &report.failures[0];
+    assert_eq!(mailbox, "crm/one@first.example");
+    assert!(why.starts_with("not served: the CRM of deployment crm has no queue"), "{why}");
+}

@@ -1,0 +1,107 @@
+//! What somebody who watches the router gets to see: log entries and metrics.
+#![allow(clippy::unwrap_used)] // helpers of tests
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use email_router::crm::embedded::admin::fields;
+use email_router::metrics::MetricsObserver;
+use email_router::{OpenOptions, Service};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use serde_json::Value;
+use tokio::sync::watch;
+
+const CONFIGURATION: &str = r#"<Configuration>
+  <ConfigurationProfiles>
+    <ConfigurationProfile><Name>in</Name><Direction>Incoming</Direction><ServerType>Maildir</ServerType><Path>{address}</Path></ConfigurationProfile>
+  </ConfigurationProfiles>
+  <Deployments><Deployment><Name>crm</Name><Type>Embedded</Type><Path>crm.sqlite</Path><DefaultIncomingProfile>in</DefaultIncomingProfile></Deployment></Deployments>
+  <Mailboxes>
+    <Queue><Name>Here</Name><EmailAddress>here@example.com</EmailAddress></Queue>
+    <Queue><Name>Gone</Name><EmailAddress>gone@example.com</EmailAddress></Queue>
+  </Mailboxes>
+</Configuration>"#;
+
+#[derive(Clone, Default)]
+struct Sink(Arc<Mutex<Vec<u8>>>);
+impl io::Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn one_span_for_each_message_with_its_decision_and_metrics_beyond_the_counters() {
+    let sink = Sink::default();
+    let copy = sink.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .json()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || copy.clone())
+        .finish();
+    let _log = tracing::subscriber::set_default(subscriber);
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let metrics = recorder.handle();
+    let _metrics = metrics::set_default_local_recorder(&recorder);
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("EmailAgent.xml");
+    std::fs::write(&file, CONFIGURATION).unwrap();
+    for part in ["tmp", "new", "cur"] {
+        std::fs::create_dir_all(folder.path().join("here@example.com").join(part)).unwrap();
+    }
+    let text = "From: a@x.example\r\nTo: here@example.com\r\nSubject: hello\r\nMessage-ID: <1@x.example>\r\n\r\nhi\r\n";
+    std::fs::write(folder.path().join("here@example.com/new/1.a"), text).unwrap();
+
+    let options = || OpenOptions { observer: Arc::new(MetricsObserver::install()), ..OpenOptions::default() };
+    let service = Service::open(&file, options()).await.unwrap();
+    let admin = service.organization(None).unwrap().embedded().admin();
+    for name in ["here", "gone"] {
+        let address = format!("{name}@example.com");
+        let queue = [
+            ("name", name),
+            ("emailaddress", address.as_str()),
+            ("emailrouteraccessapproval", "1"),
+            ("incomingemaildeliverymethod", "2"),
+            ("incomingemailfilteringmethod", "0"),
+        ];
+        admin.add("queue", &fields(queue)).await.unwrap();
+    }
+    drop(service);
+    let service = Service::open(&file, options()).await.unwrap();
+    let (_open, stop) = watch::channel(false);
+    let report = service.run_once(&stop).await.unwrap();
+    assert_eq!((report.incoming.delivered, report.failures.len()), (1, 1), "{report:?}");
+
+    let log = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+    let entries: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let decided: Vec<&Value> = entries.iter().filter(|e| e["fields"]["message"] == "decided").collect();
+    assert_eq!(decided.len(), 1, "{log}");
+    let span = &decided[0]["span"];
+    assert_eq!(
+        (&span["name"], &span["mailbox"], &span["message_id"], &span["verdict"]),
+        (&"incoming".into(), &"crm/here@example.com".into(), &"<1@x.example>".into(), &"Deliver".into())
+    );
+    assert!(span["id"].is_string() && span["activity"].is_string(), "{span}");
+    let record: Value = serde_json::from_str(decided[0]["fields"]["decision"].as_str().unwrap()).unwrap();
+    assert_eq!(record["subject"], "hello");
+    assert!(!record["steps"].as_array().unwrap().is_empty());
+
+    let shown = metrics.render();
+    for line in [
+        "email_router_incoming_messages_delivered_total 1",
+        "email_router_incoming_mailbox_access_failures_total 1",
+        "email_router_mailbox_backlog_messages{mailbox=\"crm/here@example.com\"} 0",
+        "email_router_passes_in_flight 0",
+        "email_router_incoming_wait_seconds_count 1",
+        "email_router_incoming_message_seconds_count 1",
+    ] {
+        assert!(shown.lines().any(|l| l == line), "{line} is missing:\n{shown}");
+    }
+    let errors = shown.lines().find(|l| l.starts_with("email_router_profile_errors_total{")).unwrap();
+    assert!(errors.contains("direction=\"incoming\"") && errors.contains("kind=\"transport\""), "{errors}");
+    assert!(errors.ends_with(" 1"), "{errors}");
+}

@@ -1,0 +1,49 @@
+//! A decision as text that people can read; `email-router explain` and the quick start print it.
+
+use std::fmt;
+
+use crate::record::{DecisionRecord, Verdict};
+
+impl fmt::Display for DecisionRecord {
+    /// Several lines: what the message is, what was decided and why, then every step. Text from the message has no control characters
+    /// in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = match self.verdict {
+            Verdict::Deliver => "DELIVER",
+            Verdict::Discard => "DISCARD",
+            Verdict::Undeliverable => "UNDELIVERABLE",
+            Verdict::LeftAlone => "LEFT ALONE",
+        };
+        writeln!(f, "{verdict}  {}", self.reason)?;
+        writeln!(f, "  because     {}", self.because)?;
+        writeln!(f, "  mailbox     {}", self.mailbox)?;
+        line(f, "remote id", self.remote_id.as_deref())?;
+        line(f, "from", Some(self.from.as_str()).filter(|t| !t.is_empty()))?;
+        line(f, "subject", Some(self.subject.as_str()).filter(|t| !t.is_empty()))?;
+        line(f, "message id", self.message_id.as_ref())?;
+        line(f, "activity", self.activity_id.as_ref())?;
+        if let Some(hit) = &self.correlated {
+            let weak = if hit.weak { ", weak" } else { "" };
+            writeln!(f, "  answers     {:?} ({}; by {}{weak})", hit.subject, hit.activity_id, hit.method)?;
+        }
+        line(f, "regarding", self.regarding.as_ref())?;
+        line(f, "owner", self.owner.as_ref())?;
+        for queue in &self.queues {
+            line(f, "queue item", Some(queue))?;
+        }
+        if !self.steps.is_empty() {
+            writeln!(f, "  steps")?;
+        }
+        for (number, step) in self.steps.iter().enumerate() {
+            writeln!(f, "    {:>2}. {}: {}", number + 1, step.rule, step.found)?;
+        }
+        Ok(())
+    }
+}
+
+fn line(f: &mut fmt::Formatter<'_>, name: &str, value: Option<impl fmt::Display>) -> fmt::Result {
+    match value {
+        Some(value) => writeln!(f, "  {name:<11} {value}"),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,139 @@
+//! The users and queues a message is for (`crm-contract.md` 13.1, step 3).
+
+use std::collections::HashSet;
+
+use email_router_crm::{CrmMailbox, FilteringMethod};
+use email_router_model::{EmailAddress, MailboxKind};
+
+use super::parties::Resolved;
+use super::{MailboxContext, OrganizationView, Trace};
+use crate::message::Message;
+
+/// The mailboxes among the recipients, in the order To, Cc, Bcc.
+#[derive(Debug)]
+pub(super) struct Recipients<'v> {
+    /// Enabled, approved where that is required, served by the router. The mailbox that was read is the last one where it was
+    /// added although no field names it.
+    pub(super) mailboxes: Vec<&'v CrmMailbox>,
+    /// The record of the mailbox that was read, where it is served.
+    pub(super) read: Option<&'v CrmMailbox>,
+}
+
+/// The filter that applies to a mailbox.
+pub(super) fn effective_filter(view: &OrganizationView, mailbox: &CrmMailbox) -> FilteringMethod {
+    let forced = u8::try_from(view.settings().force_filtering_method_for_user_mailboxes)
+        .ok()
+        .and_then(FilteringMethod::from_code);
+    match forced {
+        Some(forced) if mailbox.kind == MailboxKind::User => forced,
+        _ => mailbox.filter,
+    }
+}
+
+/// The mailbox record that was read, when the router serves it.
+pub(super) fn mailbox_read<'v>(
+    view: &'v OrganizationView,
+    read: &MailboxContext<'_>,
+) -> Option<&'v CrmMailbox> {
+    let record = read.record.as_ref()?;
+    view.mailbox(record).filter(|m| view.not_served(m).is_none())
+}
+
+pub(super) fn recipients<'v>(
+    view: &'v OrganizationView,
+    read: &MailboxContext<'_>,
+    message: &Message,
+    resolved: &Resolved,
+    trace: &mut Trace,
+) -> Recipients<'v> {
+    let settings = view.settings();
+    let mut mailboxes: Vec<&CrmMailbox> = Vec::new();
+    let mut seen_addresses: HashSet<String> = HashSet::new();
+    let mut seen_records = HashSet::new();
+    let mut not_found = 0usize;
+    let mut accept = |mailbox: &'v CrmMailbox, address: &EmailAddress, trace: &mut Trace| {
+        if !seen_records.insert(&mailbox.record) {
+            return;
+        }
+        match view.not_served(mailbox) {
+            Some(why) => {
+                trace.step("recipients", format!("{address}: {} {:?} {why}", mailbox.kind, mailbox.name))
+            }
+            None => {
+                trace.step("recipients", format!("{address}: {} {:?}", mailbox.kind, mailbox.name));
+                mailboxes.push(mailbox);
+            }
+        }
+    };
+    for address in message.recipients().filter_map(|p| p.address.as_ref()) {
+        if !seen_addresses.insert(address.key()) {
+            continue;
+        }
+        let rows = resolved.of(address);
+        if settings.unresolve_email_address_if_multiple_match && rows.len() > 1 {
+            trace.step(
+                "recipients",
+                format!("{address}: {} records match, so it stays unresolved (unresolveemailaddressifmultiplematch)", rows.len()),
+            );
+            continue;
+        }
+        let mut any = false;
+        for row in rows.iter().filter(|r| matches!(r.record.table.as_str(), "systemuser" | "queue")) {
+            any = true;
+            match view.mailbox(&row.record) {
+                Some(mailbox) => accept(mailbox, address, trace),
+                None => trace.step(
+                    "recipients",
+                    format!(
+                        "{address}: {} {:?} is newer than the mailboxes that were loaded",
+                        row.record, row.name
+                    ),
+                ),
+            }
+        }
+        // the address the mailbox is read under, where the CRM's record has another one
+        if *address == read.mailbox.address
+            && let Some(mailbox) = read.record.as_ref().and_then(|r| view.mailbox(r))
+        {
+            any = true;
+            accept(mailbox, address, trace);
+        }
+        if !any {
+            // disabled users never resolve; say so rather than "not found"
+            let known = view.mailboxes_at(address).find_map(|m| Some((m, view.not_served(m)?)));
+            match known {
+                Some((mailbox, why)) => {
+                    trace.step("recipients", format!("{address}: {} {:?} {why}", mailbox.kind, mailbox.name))
+                }
+                None => not_found += 1,
+            }
+        }
+    }
+    if not_found > 0 {
+        trace.step(
+            "recipients",
+            format!("{not_found} of {} addresses are neither user nor queue", seen_addresses.len()),
+        );
+    }
+    let read_mailbox = mailbox_read(view, read);
+    if !seen_addresses.contains(&read.mailbox.address.key())
+        && let Some(mailbox) = read_mailbox
+        && !mailboxes.iter().any(|m| m.record == mailbox.record)
+    {
+        // a list or Bcc: the mailbox that was read is named nowhere (crm-contract.md 7.2 and 13.1)
+        let all = effective_filter(view, mailbox) == FilteringMethod::All;
+        let what = match (settings.accept_by_mailbox, all) {
+            (true, _) => "counted as recipient (acceptbymailbox)",
+            (false, true) => "counted as recipient: its filter is All",
+            (false, false) => "not counted: its filter is not All",
+        };
+        trace.step(
+            "recipients",
+            format!("{} was read but is not named (list or Bcc): {what}", read.mailbox.address),
+        );
+        if settings.accept_by_mailbox || all {
+            mailboxes.push(mailbox);
+        }
+    }
+    Recipients { mailboxes, read: read_mailbox }
+}

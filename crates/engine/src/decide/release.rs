@@ -1,0 +1,49 @@
+//! A person overrules the filters: release from quarantine.
+
+use email_router_model::EmailAddress;
+
+use super::correlate::{self, Question};
+use super::{
+    Decider, Decision, Draft, MailboxContext, OrganizationView, Trace, owner, parties, recipients,
+    valid_sender,
+};
+use crate::Result;
+use crate::message::Message;
+use crate::record::{ReasonCode, Verdict};
+
+impl Decider {
+    /// The decision to deliver `message` to the owner of the mailbox it was found in, whatever the filters say. Correlation, parties, owner and
+    /// queue items are as for any other message. A message without a valid sender gets the mailbox's own address as its sender,
+    /// since an e-mail of the CRM has exactly one.
+    ///
+    /// A duplicate stays a duplicate: it is in the CRM already.
+    ///
+    /// # Errors
+    /// What the CRM or the index said.
+    pub async fn release(
+        &self,
+        view: &OrganizationView,
+        mailbox: &MailboxContext<'_>,
+        message: &Message,
+    ) -> Result<Decision> {
+        let decided = self.decide(view, mailbox, message).await?;
+        if decided.verdict == Verdict::Deliver || decided.reason == ReasonCode::Duplicate {
+            return Ok(decided);
+        }
+        let mut trace = Trace(decided.record.steps);
+        trace.step("release", format!("a person overrules: {}", decided.record.because));
+        let from: &EmailAddress = valid_sender(message).unwrap_or(&mailbox.mailbox.address);
+        let resolved = self.resolve(message, from).await?;
+        let mut recipients = recipients::recipients(view, mailbox, message, &resolved, &mut trace);
+        let read = recipients::mailbox_read(view, mailbox);
+        if recipients.mailboxes.is_empty() {
+            recipients.mailboxes.extend(read);
+        }
+        let sender = parties::sender(&resolved, from, read.and_then(owner::mailbox_owner), view.settings());
+        let question = Question { view, message, sender: &sender, resolved: &resolved };
+        let correlation = correlate::correlate(&question, &*self.index, &mut trace).await?;
+        let why = (ReasonCode::AcceptAll, "released by a person".to_owned());
+        let draft = Draft { view, mailbox, message };
+        Ok(draft.deliver(why, read, &question, &recipients, correlation, trace))
+    }
+}

@@ -1,0 +1,808 @@
+//! One pass over one mailbox: list, judge, deliver, record, dispose, close.
+//!
+//! The order is fixed: the CRM has the message, then it is recorded, only then it is touched at its source.
+//!
+//! # Crash table
+//!
+//! What a restart finds after a crash (kill -9, power) between two steps, and what it does.
+//!
+//! | the crash came after | the restart finds | and does |
+//! |---|---|---|
+//! | lease taken | a lease that runs out | waits for the lease, or takes it at once with the same holder name |
+//! | attempt noted ([`StateStore::begin`]) | a message with one attempt more and no end | routes it again, alone; after [`IncomingSettings::max_attempts`] parks it, which stops a message that kills the process; if even parking kills it, the next time without reading it |
+//! | body fetched, decision made | the same | routes it again; deciding changes nothing |
+//! | delivered to the CRM | an activity with the derived id | decides *duplicate of itself*, records it as delivered; nothing is created twice |
+//! | put into quarantine | an item for (mailbox, remote id) | puts it again, which replaces it |
+//! | recorded ([`StateStore::settle`]) | an end with a disposition, the message still at its source | does the disposition, routes nothing |
+//! | disposed of, not closed | as before where disposing takes effect at close (POP3), else the message is gone | as before, else nothing |
+//! | closed | the message is gone or kept | nothing; the record of a gone message is dropped at the next listing |
+
+use std::collections::HashSet;
+use std::error::Error as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use email_router_crm::{CrmClient, Delivered};
+use email_router_model::{
+    Classified, Clock, Entropy, Headers, MailboxId, RawMessage, RemoteId, Retry, Scope, Timestamp,
+};
+use email_router_transport::{
+    Capability, Disposition, ErrorKind as TransportErrorKind, Inbox, Part, ReceiveOptions, Stub,
+};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::Instrument as _;
+use tracing::field::Empty;
+
+use crate::decide::{Decider, Decision, MailboxContext, OrganizationView};
+use crate::message::Message;
+use crate::ports::{Event, Observer, QuarantineItem, SeenMessage, Settled, StateStore};
+use crate::record::{DecisionRecord, ReasonCode, Verdict};
+use crate::router::IncomingRoute;
+use crate::router::backoff;
+use crate::{Error, ErrorKind, IncomingSettings, Result};
+
+/// Messages whose attempts are noted, prefetched, recorded and disposed of together.
+const WINDOW: usize = 32;
+
+/// A message that failed waits at least this long before it is tried again.
+const FIRST_RETRY: Duration = Duration::from_secs(60);
+
+/// What a pass works with; shared by all passes.
+#[derive(Debug, Clone)]
+pub struct IncomingParts {
+    /// The CRM.
+    pub crm: Arc<dyn CrmClient>,
+    /// Decides about messages.
+    pub decider: Arc<Decider>,
+    /// What is remembered.
+    pub state: Arc<dyn StateStore>,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Jitter.
+    pub entropy: Arc<dyn Entropy>,
+    /// Hears what happens.
+    pub observer: Arc<dyn Observer>,
+}
+
+/// What a pass did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PassReport {
+    /// Messages in the mailbox.
+    pub listed: u64,
+    /// Messages settled in this pass.
+    pub processed: u64,
+    /// Of these, delivered to the CRM.
+    pub delivered: u64,
+    /// Of these, discarded.
+    pub discarded: u64,
+    /// Of these, put into quarantine.
+    pub undeliverable: u64,
+    /// Of these, too old.
+    pub left_alone: u64,
+    /// Failed for now.
+    pub deferred: u64,
+    /// Not settled and not waiting for a retry: what the next pass has to do.
+    pub backlog: u64,
+}
+
+/// What became of one message.
+#[derive(Debug)]
+pub struct Routed {
+    /// The decision.
+    pub record: DecisionRecord,
+    /// It could not be read as a message.
+    pub corrupt: bool,
+}
+
+/// A candidate of this pass.
+struct Candidate {
+    stub: Stub,
+    /// Attempts that were begun and did not end.
+    attempts: u32,
+    /// An earlier pass worked on it and may have delivered it.
+    tried: bool,
+    part: Part,
+}
+
+/// What was read of a message, for the quarantine.
+#[derive(Default)]
+struct Read {
+    headers: Option<Bytes>,
+    whole: Option<RawMessage>,
+}
+
+impl IncomingParts {
+    /// Runs one pass. The report tells what was done also when an error ended the pass.
+    ///
+    /// Stops between two messages when `stop` becomes true; what is in flight is finished.
+    pub async fn run(
+        &self,
+        route: &IncomingRoute,
+        view: &OrganizationView,
+        stop: &watch::Receiver<bool>,
+    ) -> (PassReport, Result<()>) {
+        let mut report = PassReport::default();
+        let result = self.pass(route, view, stop, &mut report).await;
+        (report, result)
+    }
+
+    /// As [`Self::run`]; `report` is kept up to date all the time, for a caller that drops the future.
+    pub(crate) async fn pass(
+        &self,
+        route: &IncomingRoute,
+        view: &OrganizationView,
+        stop: &watch::Receiver<bool>,
+        report: &mut PassReport,
+    ) -> Result<()> {
+        let mut options = ReceiveOptions::default();
+        options.max_message_bytes = route.settings.max_message_bytes;
+        options.max_header_bytes = route.settings.caps.max_header_bytes as u64;
+        let opened = route.transport.receive(&route.mailbox, options).await.map_err(Error::from);
+        self.observer
+            .event(&Event::MailboxAccess { mailbox: &route.mailbox.id, error: opened.as_ref().err() });
+        let mut inbox = opened?;
+
+        let mut stubs = Vec::new();
+        while let Some(stub) = inbox.next().await? {
+            stubs.push(stub);
+        }
+        report.listed = stubs.len() as u64;
+        let mut session = Session {
+            parts: self,
+            route,
+            view,
+            capability: route.transport.capability(),
+            inbox: &mut *inbox,
+            report,
+        };
+        if let Err(error) = session.route_all(stubs, stop).await {
+            // Where the session itself is in order, what was disposed of so far shall take effect (POP3 deletes at QUIT). Whether it
+            // does changes nothing: the next pass disposes again.
+            if error.kind() != ErrorKind::Transport
+                && let Err(closing) = inbox.close().await
+            {
+                tracing::debug!(mailbox = %route.mailbox.id, error = %closing, "the session could not be closed");
+            }
+            return Err(error);
+        }
+        inbox.close().await?;
+        Ok(())
+    }
+
+    /// Judges and, unless `dry_run`, delivers one message that is at hand: backfill, retry from quarantine, `explain`.
+    ///
+    /// `accept_anyway` delivers it to the mailbox's owner whatever the filters say (release from quarantine).
+    ///
+    /// # Errors
+    /// Whatever the CRM says; the message is untouched then.
+    pub async fn route_one(
+        &self,
+        view: &OrganizationView,
+        context: &MailboxContext<'_>,
+        settings: &IncomingSettings,
+        raw: &RawMessage,
+        accept_anyway: bool,
+        dry_run: bool,
+    ) -> Result<Routed> {
+        let span = message_span(&context.mailbox.id, None);
+        let routed = async {
+            let message = Message::parse(raw, &settings.caps);
+            let decision = if accept_anyway {
+                self.decider.release(view, context, &message).await?
+            } else {
+                self.decider.decide(view, context, &message).await?
+            };
+            let corrupt = message.is_unreadable();
+            let record = match dry_run {
+                true => decision.record,
+                false => self.carry_out(view, settings, raw, &message, decision).await?,
+            };
+            tell(&record);
+            Ok(Routed { record, corrupt })
+        };
+        routed.instrument(span).await
+    }
+
+    /// Does what a decision says to the CRM.
+    async fn carry_out(
+        &self,
+        view: &OrganizationView,
+        settings: &IncomingSettings,
+        raw: &RawMessage,
+        message: &Message,
+        mut decision: Decision,
+    ) -> Result<DecisionRecord> {
+        if decision.verdict == Verdict::Deliver {
+            let mut record = decision.record.clone();
+            let content = message.content(raw, &settings.caps, view.settings());
+            let email = decision.into_email(view, message, content)?;
+            if self.crm.deliver_incoming(&email).await? == Delivered::AlreadyThere {
+                // another pass delivered the same message between our question and our delivery
+                record.verdict = Verdict::Discard;
+                record.reason = ReasonCode::Duplicate;
+                record.because = format!("the CRM has it already as {}", email.activity_id);
+            }
+            return Ok(record);
+        }
+        let record =
+            std::mem::replace(&mut decision.record, blank_record(message, Verdict::Discard, String::new()));
+        if let Some(email) = decision.into_requeue(message) {
+            self.crm.deliver_incoming(&email).await?;
+        }
+        Ok(record)
+    }
+}
+
+/// One open mailbox.
+struct Session<'a> {
+    parts: &'a IncomingParts,
+    route: &'a IncomingRoute,
+    view: &'a OrganizationView,
+    capability: Capability,
+    inbox: &'a mut dyn Inbox,
+    report: &'a mut PassReport,
+}
+
+/// How one candidate ended.
+enum End {
+    Settled(Settled),
+    Deferred,
+    Gone,
+}
+
+impl Session<'_> {
+    async fn route_all(&mut self, stubs: Vec<Stub>, stop: &watch::Receiver<bool>) -> Result<()> {
+        let mailbox = &self.route.mailbox.id;
+        let ids: Vec<RemoteId> = stubs.iter().map(|s| s.id.clone()).collect();
+        self.parts.state.forget_absent(mailbox, &ids).await?;
+        if stubs.is_empty() {
+            return Ok(());
+        }
+        // Where an id may name another message in the next session, what was noted about it says nothing about this one; then the CRM
+        // alone tells what was delivered before.
+        let seen = match self.capability.stable_ids {
+            true => self.parts.state.seen(mailbox, &ids).await?,
+            false => vec![None; ids.len()],
+        };
+        let threshold = self.parts.state.threshold(mailbox).await?.or(self.route.settings.process_from);
+        let now = self.parts.clock.now();
+
+        let mut candidates = Vec::new();
+        for (stub, seen) in stubs.into_iter().zip(seen) {
+            match seen {
+                Some(SeenMessage { settled: Some(settled), .. }) => self.dispose_again(&settled).await?,
+                Some(SeenMessage { not_before: Some(not_before), .. }) if not_before > now => {
+                    self.report.deferred += 1
+                }
+                seen => candidates.push(self.candidate(stub, seen.as_ref())),
+            }
+        }
+        let most = self.route.settings.max_messages_per_cycle.max(1);
+        self.report.backlog = candidates.len() as u64;
+        candidates.truncate(most);
+
+        let mut windows = windows(candidates).into_iter().peekable();
+        if let Some(first) = windows.peek() {
+            self.inbox.prefetch(&wanted(first)).await?;
+        }
+        while let Some(window) = windows.next() {
+            if *stop.borrow() {
+                break;
+            }
+            // The next window is asked for before this one is worked on, so that the line is never silent. A hint touches nothing: work
+            // on a message begins when its attempt is noted.
+            if let Some(next) = windows.peek() {
+                self.inbox.prefetch(&wanted(next)).await?;
+            }
+            self.route_window(window, threshold, stop).await?;
+        }
+        Ok(())
+    }
+
+    fn candidate(&self, stub: Stub, seen: Option<&SeenMessage>) -> Candidate {
+        let (attempts, tried) = (seen.map_or(0, |s| s.attempts), seen.is_some());
+        let large = stub.size.is_none_or(|size| size > self.route.settings.header_first_above);
+        let part = if large && self.capability.headers_alone { Part::Headers } else { Part::Whole };
+        Candidate { stub, attempts, tried, part }
+    }
+
+    async fn route_window(
+        &mut self,
+        window: Vec<Candidate>,
+        threshold: Option<Timestamp>,
+        stop: &watch::Receiver<bool>,
+    ) -> Result<()> {
+        let mailbox = self.route.mailbox.id.clone();
+        let ids: Vec<RemoteId> = window.iter().map(|c| c.stub.id.clone()).collect();
+        self.parts.state.begin(&mailbox, &ids, self.parts.clock.now()).await?;
+        let mut settled = Vec::with_capacity(window.len());
+        let mut untouched: HashSet<RemoteId> = ids.into_iter().collect();
+        let mut broken = None;
+        for candidate in window {
+            if *stop.borrow() {
+                break;
+            }
+            let (id, attempts) = (candidate.stub.id.clone(), candidate.attempts + 1);
+            let span = message_span(&mailbox, Some(&id));
+            match self.route_candidate(candidate, threshold).instrument(span).await {
+                Ok(End::Settled(end)) => {
+                    untouched.remove(&id);
+                    settled.push(end);
+                }
+                Ok(End::Deferred | End::Gone) => {
+                    untouched.remove(&id);
+                }
+                Err(error) => {
+                    broken = Some((id, attempts, error));
+                    break;
+                }
+            }
+        }
+        // Whatever ended the window: what is done is recorded, what was not touched gets its attempt back.
+        self.parts.state.settle(&mailbox, &settled).await?;
+        self.report.processed += settled.len() as u64;
+        self.report.backlog = self.report.backlog.saturating_sub(settled.len() as u64);
+        if let Some((id, attempts, error)) = &broken {
+            self.note_break(id, *attempts, error, &mut untouched).await?;
+        }
+        let untouched: Vec<RemoteId> = untouched.into_iter().collect();
+        if !untouched.is_empty() {
+            self.parts.state.unbegin(&mailbox, &untouched).await?;
+        }
+        if let Some((.., error)) = broken {
+            return Err(error);
+        }
+        for end in &settled {
+            self.dispose_again(end).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes at the message in hand that the pass ended with it.
+    ///
+    /// A session that breaks while a message is read may break because of that message: the attempt counts and the next one waits, so
+    /// that a message on which the server always hangs up does not keep the others from being read. When the CRM fails the message is
+    /// not to blame; the note only says that it may have been delivered although no answer came.
+    async fn note_break(
+        &mut self,
+        id: &RemoteId,
+        attempts: u32,
+        error: &Error,
+        untouched: &mut HashSet<RemoteId>,
+    ) -> Result<()> {
+        let not_before = match error.kind() {
+            ErrorKind::Transport if breaks_session(error) => {
+                untouched.remove(id);
+                self.report.deferred += 1;
+                self.report.backlog = self.report.backlog.saturating_sub(1);
+                self.retry_at(error, attempts)
+            }
+            ErrorKind::Crm => self.parts.clock.now(),
+            _ => return Ok(()),
+        };
+        self.parts.state.note_failure(&self.route.mailbox.id, id, &error.to_string(), not_before).await?;
+        Ok(())
+    }
+
+    /// When a message that failed for the `attempts`-th time is tried again.
+    fn retry_at(&self, error: &Error, attempts: u32) -> Timestamp {
+        let delay = backoff::delay(error, attempts, FIRST_RETRY, &*self.parts.entropy);
+        self.parts.clock.now().saturating_add(delay).unwrap_or(Timestamp::MAX)
+    }
+
+    /// An error returned ends the pass; whatever concerns the message alone is dealt with here.
+    async fn route_candidate(&mut self, candidate: Candidate, threshold: Option<Timestamp>) -> Result<End> {
+        let started = Instant::now();
+        let attempts = candidate.attempts + 1;
+        let mut read = Read::default();
+        let routed = match self.judge(&candidate, threshold, &mut read).await {
+            Ok(routed) => routed,
+            Err(error) if error.scope() > Scope::Message || error.kind() == ErrorKind::State => {
+                return Err(error);
+            }
+            Err(error) => match self.message_failed(&candidate.stub, attempts, error, &read).await? {
+                Some(routed) => Some(routed),
+                None => return Ok(End::Deferred),
+            },
+        };
+        let stub = candidate.stub;
+        let Some(Routed { record, corrupt }) = routed else {
+            tracing::debug!("the message is gone from its mailbox; somebody else took it");
+            // gone: somebody else took it; nothing to remember
+            self.report.backlog = self.report.backlog.saturating_sub(1);
+            return Ok(End::Gone);
+        };
+        match record.verdict {
+            Verdict::Deliver => self.report.delivered += 1,
+            Verdict::Discard => self.report.discarded += 1,
+            Verdict::Undeliverable => self.report.undeliverable += 1,
+            Verdict::LeftAlone => self.report.left_alone += 1,
+        }
+        tell(&record);
+        let now = self.parts.clock.now();
+        self.parts.observer.event(&Event::Incoming {
+            mailbox: &self.route.mailbox.id,
+            record: &record,
+            corrupt,
+            elapsed: started.elapsed(),
+            waited: stub.received.and_then(|received| now.duration_since(received).try_into().ok()),
+        });
+        Ok(End::Settled(Settled {
+            id: stub.id,
+            verdict: record.verdict,
+            activity_id: record.activity_id,
+            disposition: self.disposition(record.verdict),
+            at: now,
+        }))
+    }
+
+    /// Judges one message and delivers it if it belongs in the CRM. `Ok(None)`: it is gone. `read` keeps the bytes for quarantine.
+    async fn judge(
+        &mut self,
+        candidate: &Candidate,
+        threshold: Option<Timestamp>,
+        read: &mut Read,
+    ) -> Result<Option<Routed>> {
+        let (parts, route, view) = (self.parts, self.route, self.view);
+        let settings = &route.settings;
+        let stub = &candidate.stub;
+        let context = MailboxContext { mailbox: &route.mailbox, record: route.record.clone() };
+        if candidate.attempts >= settings.max_attempts {
+            return self.park(candidate, read).await.map(Some);
+        }
+        if candidate.part == Part::Headers {
+            let headers = match gone_is_none(self.inbox.headers(&stub.id).await)? {
+                Some(headers) => read.headers.insert(headers),
+                None => return Ok(None),
+            };
+            let message = Message::from_headers(headers, &settings.caps);
+            if let Some(record) = self.too_old(stub, &message, threshold) {
+                return Ok(Some(Routed { record, corrupt: false }));
+            }
+            // Without a Message-ID the identity is a digest of the whole message.
+            if message.message_id.is_some() {
+                let decision = parts.decider.decide(view, &context, &message).await?;
+                if decision.verdict != Verdict::Deliver {
+                    return self.settle_decision(candidate, read, &message, decision).await.map(Some);
+                }
+            }
+        }
+        let raw = match gone_is_none(self.inbox.fetch(&stub.id).await)? {
+            Some(raw) => read.whole.insert(raw),
+            None => return Ok(None),
+        };
+        let message = Message::parse(raw, &settings.caps);
+        if let Some(record) = self.too_old(stub, &message, threshold) {
+            return Ok(Some(Routed { record, corrupt: false }));
+        }
+        let decision = parts.decider.decide(view, &context, &message).await?;
+        self.settle_decision(candidate, read, &message, decision).await.map(Some)
+    }
+
+    /// Carries a decision out. Only the header section is there when it was enough to refuse the message.
+    async fn settle_decision(
+        &mut self,
+        candidate: &Candidate,
+        read: &Read,
+        message: &Message,
+        decision: Decision,
+    ) -> Result<Routed> {
+        let stub = &candidate.stub;
+        // The decision about something that is no message is to discard it, since it has no sender; but it may be a message that was
+        // damaged on its way, so it is kept where a person can look at it.
+        if message.is_unreadable() || decision.verdict == Verdict::Undeliverable {
+            let record = self
+                .quarantine(stub, candidate.attempts + 1, "unreadable", &decision.record.because, read)
+                .await?;
+            return Ok(Routed { record, corrupt: true });
+        }
+        let empty = RawMessage::new(Bytes::new());
+        let raw = read.whole.as_ref().unwrap_or(&empty);
+        let mut record =
+            self.parts.carry_out(self.view, &self.route.settings, raw, message, decision).await?;
+        // A message that was tried before and is now a duplicate of its own derived activity was delivered by the attempt that a
+        // crash or the CRM's silence ended: it counts as delivered.
+        let own = message.activity_id(self.view.id());
+        if candidate.tried
+            && record.reason == ReasonCode::Duplicate
+            && own.is_some()
+            && record.activity_id == own
+        {
+            record.verdict = Verdict::Deliver;
+            "an earlier attempt delivered it before that could be recorded".clone_into(&mut record.because);
+        }
+        self.name(&mut record, stub);
+        Ok(Routed { record, corrupt: false })
+    }
+
+    fn name(&self, record: &mut DecisionRecord, stub: &Stub) {
+        record.mailbox = self.route.mailbox.id.as_str().to_owned();
+        record.remote_id = Some(stub.id.as_str().to_owned());
+    }
+
+    fn too_old(
+        &self,
+        stub: &Stub,
+        message: &Message,
+        threshold: Option<Timestamp>,
+    ) -> Option<DecisionRecord> {
+        let received = stub.received.or(message.received).or(message.date)?;
+        let expired = self
+            .route
+            .settings
+            .message_expiry
+            .and_then(|expiry| self.parts.clock.now().checked_sub(expiry).ok());
+        let because = match (threshold, expired) {
+            (Some(t), _) if received <= t => {
+                format!("received {received}, not after the threshold {t} of this mailbox")
+            }
+            (_, Some(t)) if received < t => {
+                format!("received {received}, which is longer ago than the message expiry allows")
+            }
+            _ => return None,
+        };
+        let mut record = blank_record(message, Verdict::LeftAlone, because);
+        self.name(&mut record, stub);
+        Some(record)
+    }
+
+    /// A failure of this message alone: too large, refused by the CRM for good, or to be tried again. `None`: deferred.
+    async fn message_failed(
+        &mut self,
+        stub: &Stub,
+        attempts: u32,
+        error: Error,
+        read: &Read,
+    ) -> Result<Option<Routed>> {
+        let class = match (error.kind(), error.retry()) {
+            (ErrorKind::Transport, Retry::Never)
+                if transport_kind(&error) == Some(TransportErrorKind::TooLarge) =>
+            {
+                "too-large"
+            }
+            (ErrorKind::Transport, Retry::Never) => "unreadable-at-source",
+            (ErrorKind::Crm, Retry::Never) => "crm-refused",
+            (_, Retry::Never) => "unprocessable",
+            _ if attempts >= self.route.settings.max_attempts => "attempts-exhausted",
+            _ => {
+                let not_before = self.retry_at(&error, attempts);
+                let text = error.to_string();
+                tracing::warn!(attempts, error = text, %not_before, "the message failed for now");
+                self.parts.state.note_failure(&self.route.mailbox.id, &stub.id, &text, not_before).await?;
+                self.parts.observer.event(&Event::IncomingDeferred {
+                    mailbox: &self.route.mailbox.id,
+                    remote_id: &stub.id,
+                    error: &text,
+                });
+                self.report.deferred += 1;
+                self.report.backlog = self.report.backlog.saturating_sub(1);
+                return Ok(None);
+            }
+        };
+        let record = self.quarantine(stub, attempts, class, &error.to_string(), read).await?;
+        Ok(Some(Routed { record, corrupt: false }))
+    }
+
+    /// A message that was begun more often than allowed and never ended: keep what can be had of it and go on without it.
+    async fn park(&mut self, candidate: &Candidate, read: &mut Read) -> Result<Routed> {
+        let (stub, max) = (&candidate.stub, self.route.settings.max_attempts);
+        let last = self.parts.state.seen(&self.route.mailbox.id, std::slice::from_ref(&stub.id)).await?;
+        let said = last
+            .into_iter()
+            .flatten()
+            .find_map(|s| s.last_error)
+            .unwrap_or_else(|| "the router ended in the middle of it".to_owned());
+        // Reading the bytes may be just what fails, or what ends the process. It has one chance; then the item has no bytes and
+        // the message stays at its source.
+        if candidate.attempts == max {
+            match self.inbox.fetch(&stub.id).await {
+                Ok(raw) => {
+                    let message = Message::parse(&raw, &self.route.settings.caps);
+                    if let Some(record) = self.is_there(&message).await? {
+                        return Ok(Routed { record, corrupt: false });
+                    }
+                    read.whole = Some(raw);
+                }
+                Err(error) if error.scope() > Scope::Message => return Err(error.into()),
+                Err(_) => {}
+            }
+        }
+        let reason = format!("given up after {max} attempts; the last said: {said}");
+        Ok(Routed {
+            record: self.quarantine(stub, max, "attempts-exhausted", &reason, read).await?,
+            corrupt: false,
+        })
+    }
+
+    /// The record of a message that the CRM has although no attempt came to its end.
+    async fn is_there(&mut self, message: &Message) -> Result<Option<DecisionRecord>> {
+        let Some(id) = message.activity_id(self.view.id()) else { return Ok(None) };
+        if !self.parts.crm.exists(&id).await? {
+            return Ok(None);
+        }
+        let because = "an earlier attempt delivered it before that could be recorded".to_owned();
+        let mut record = blank_record(message, Verdict::Deliver, because);
+        record.reason = ReasonCode::Duplicate;
+        record.activity_id = Some(id);
+        Ok(Some(record))
+    }
+
+    async fn quarantine(
+        &mut self,
+        stub: &Stub,
+        attempts: u32,
+        class: &str,
+        reason: &str,
+        read: &Read,
+    ) -> Result<DecisionRecord> {
+        let raw = read.whole.as_ref();
+        let head = raw
+            .map(|r| Bytes::copy_from_slice(Headers::new(r.bytes()).as_bytes()))
+            .or_else(|| read.headers.clone());
+        let message = Message::from_headers(head.as_deref().unwrap_or_default(), &self.route.settings.caps);
+        let mut record = blank_record(&message, Verdict::Undeliverable, format!("{class}: {reason}"));
+        self.name(&mut record, stub);
+        let id = self
+            .parts
+            .state
+            .quarantine_put(&QuarantineItem {
+                id: 0,
+                mailbox: self.route.mailbox.id.clone(),
+                remote_id: match raw {
+                    // the same message must not come here again with every session's new ids
+                    Some(raw) if !self.capability.stable_ids => {
+                        RemoteId::new(format!("sha256:{}", raw.digest()))
+                    }
+                    _ => stub.id.clone(),
+                },
+                class: class.to_owned(),
+                reason: reason.to_owned(),
+                at: self.parts.clock.now(),
+                attempts,
+                size: raw.map(RawMessage::size).or(stub.size),
+                message_id: record.message_id.clone(),
+                from: Some(record.from.clone()).filter(|f| !f.is_empty()),
+                subject: Some(record.subject.clone()).filter(|s| !s.is_empty()),
+                raw: raw.map(|r| r.bytes().clone()),
+            })
+            .await?;
+        record.because = format!("{}; it is in quarantine as number {id}", record.because);
+        Ok(record)
+    }
+
+    /// What shall become of a message at its source. A user's own mail that does not belong in the CRM is never deleted, whatever
+    /// the profile says: `DeleteEmails` is about mail that was processed into the CRM, and about dedicated mailboxes.
+    fn disposition(&self, verdict: Verdict) -> String {
+        let settings = &self.route.settings;
+        let dedicated = self.route.mailbox.kind != email_router_model::MailboxKind::User;
+        match verdict {
+            Verdict::Deliver if settings.delete_after_processing => "delete".to_owned(),
+            Verdict::Discard if settings.delete_after_processing && dedicated => "delete".to_owned(),
+            Verdict::Undeliverable if settings.move_undeliverable && self.capability.move_to_folder => {
+                format!("move {}", settings.undeliverable_folder)
+            }
+            _ => "keep".to_owned(),
+        }
+    }
+
+    async fn dispose_again(&mut self, settled: &Settled) -> Result<()> {
+        let what = match settled.disposition.as_str() {
+            "keep" => return Ok(()),
+            "delete" => Disposition::Delete,
+            other => match other.strip_prefix("move ") {
+                Some(folder) => Disposition::Move(folder.to_owned()),
+                None => return Ok(()),
+            },
+        };
+        match self.inbox.dispose(&settled.id, what).await {
+            Ok(()) => Ok(()),
+            Err(error)
+                if error.scope() == Scope::Message || error.kind() == TransportErrorKind::Unsupported =>
+            {
+                tracing::warn!(mailbox = %self.route.mailbox.id, id = %settled.id, %error, "a settled message could not be disposed of; it stays at its source");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The span of everything that is done about one message; [`tell`] fills it in when the decision is known.
+fn message_span(mailbox: &MailboxId, id: Option<&RemoteId>) -> tracing::Span {
+    tracing::info_span!(
+        "incoming",
+        %mailbox,
+        id = id.map(RemoteId::as_str),
+        message_id = Empty,
+        verdict = Empty,
+        reason = Empty,
+        activity = Empty
+    )
+}
+
+/// Notes the decision in the span of the message, and the whole record in the log: for a person where one has to look after the
+/// message, else for those who want to see every message (LogLevel 3).
+fn tell(record: &DecisionRecord) {
+    let span = tracing::Span::current();
+    span.record("verdict", tracing::field::debug(record.verdict));
+    span.record("reason", tracing::field::debug(record.reason));
+    if let Some(id) = &record.message_id {
+        span.record("message_id", id.as_str());
+    }
+    if let Some(id) = &record.activity_id {
+        span.record("activity", tracing::field::display(id));
+    }
+    if record.verdict == Verdict::Undeliverable {
+        tracing::warn!(subject = record.subject, because = record.because, "the message cannot be routed");
+    }
+    if tracing::enabled!(tracing::Level::TRACE) {
+        // one JSON document, so that a program that reads the log gets at every step
+        let decision = serde_json::to_string(record).unwrap_or_else(|e| e.to_string());
+        tracing::trace!(decision, "decided");
+    }
+}
+
+/// The kind of a mail system's error.
+fn transport_kind(error: &Error) -> Option<TransportErrorKind> {
+    error.source()?.downcast_ref::<email_router_transport::Error>().map(email_router_transport::Error::kind)
+}
+
+/// Whether an error may be the doing of the message that was being read: the connection broke or stalled with it, or the server
+/// sent something that is no answer.
+fn breaks_session(error: &Error) -> bool {
+    use TransportErrorKind as K;
+    matches!(transport_kind(error), Some(K::ConnectionLost | K::Protocol | K::Timeout))
+}
+
+/// The candidates in groups whose attempts are noted together.
+///
+/// A message that was begun before and never ended may have killed the process: it is begun alone, so that the messages beside it do
+/// not pay for it.
+fn windows(candidates: Vec<Candidate>) -> Vec<Vec<Candidate>> {
+    let mut windows: Vec<Vec<Candidate>> = Vec::new();
+    for candidate in candidates {
+        let suspect = candidate.attempts > 0;
+        match windows.last_mut() {
+            Some(last) if !suspect && last.len() < WINDOW && last.iter().all(|c| c.attempts == 0) => {
+                last.push(candidate)
+            }
+            _ => windows.push(vec![candidate]),
+        }
+    }
+    windows
+}
+
+fn wanted(window: &[Candidate]) -> Vec<(RemoteId, Part)> {
+    window.iter().map(|c| (c.stub.id.clone(), c.part)).collect()
+}
+
+/// A message that is gone is no failure.
+fn gone_is_none<T>(result: email_router_transport::Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == TransportErrorKind::MessageGone => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The record of a message about which nothing was decided.
+fn blank_record(message: &Message, verdict: Verdict, because: String) -> DecisionRecord {
+    DecisionRecord {
+        mailbox: String::new(),
+        remote_id: None,
+        message_id: message.message_id.clone(),
+        subject: message.subject.clone(),
+        from: message.from_field.clone(),
+        verdict,
+        reason: ReasonCode::Unknown,
+        because,
+        steps: Vec::new(),
+        activity_id: None,
+        correlated: None,
+        owner: None,
+        regarding: None,
+        queues: Vec::new(),
+    }
+}

@@ -1,0 +1,435 @@
+//! One e-mail: from the claim to the end of the attempt.
+
+use std::time::Duration;
+
+use email_router_crm::{Claim, OutgoingEmail, PendingEmail, SendOutcome};
+use email_router_model::{ActivityId, Classified as _, MailboxId, MessageId, Retry, Scope, Timestamp};
+use email_router_transport::contract::LONGEST_RETRY_DELAY;
+use email_router_transport::{
+    DsnNotify, DsnRequest, ErrorKind, Outbound, Receipt, RecipientResult, RecipientStatus, SubmitOptions,
+};
+use tokio::time::Instant;
+use tracing::Instrument as _;
+use tracing::field::Empty;
+
+use super::compose::{compose, message_id};
+use super::pass::{How, OutgoingPass, Run, claim_note};
+use super::recovery::Doubt;
+use crate::ports::{LedgerEntry, LedgerResult};
+use crate::{Error, Result};
+
+/// An e-mail that is ours for one attempt.
+pub(super) struct Attempt<'a> {
+    pub(super) id: &'a ActivityId,
+    pub(super) sender: usize,
+    pub(super) number: u32,
+    pub(super) elapsed: Elapsed,
+    /// How long it had been pending.
+    pub(super) waited: Option<Duration>,
+    pub(super) subject: String,
+}
+
+/// How long an attempt takes.
+pub(super) enum Elapsed {
+    Since(Instant),
+    /// Begun by an earlier process.
+    Known(Duration),
+}
+
+/// What is known of an e-mail that was just claimed.
+enum Evidence {
+    /// This attempt hands it over for the first time, or again after a certain refusal.
+    Clean,
+    /// What became of the last attempt is known, and the CRM was not told.
+    Known(LedgerResult),
+    /// An attempt began, and nobody noted how it ended. `None`: not in our ledger either.
+    Doubt(Option<LedgerEntry>),
+}
+
+impl OutgoingPass {
+    /// Claims a listed e-mail and brings the attempt to an end, in a span of its own.
+    pub(super) async fn send(
+        &self,
+        run: &Run<'_>,
+        how: &How,
+        sender: usize,
+        email: &PendingEmail,
+    ) -> Result<()> {
+        let span = email_span(&run.senders[sender].mailbox.id, &email.activity_id);
+        self.send_one(run, how, sender, email).instrument(span).await
+    }
+
+    async fn send_one(&self, run: &Run<'_>, how: &How, sender: usize, email: &PendingEmail) -> Result<()> {
+        let started = Instant::now();
+        let number = match self.crm.claim(email).await? {
+            Claim::Taken { attempt } => attempt,
+            Claim::Lost => {
+                run.report(|r| r.lost_claims += 1);
+                return Ok(());
+            }
+        };
+        let id = &email.activity_id;
+        let mut attempt = Attempt {
+            id,
+            sender,
+            number,
+            elapsed: Elapsed::Since(started),
+            waited: self.clock.now().duration_since(email.modified_on).try_into().ok(),
+            subject: String::new(),
+        };
+        if let Err(error) = self.claimed(run, how, email, &mut attempt).await {
+            return self.unable(run, &attempt, error).await;
+        }
+        Ok(())
+    }
+
+    /// An error before anything was handed over. One that concerns this e-mail alone ends it; after any other it goes back as it
+    /// was, as far as the CRM can still be told, and the run ends.
+    async fn unable(&self, run: &Run<'_>, attempt: &Attempt<'_>, error: Stopped) -> Result<()> {
+        match error {
+            Stopped::Before(error) if error.scope() == Scope::Message => {
+                let outcome = SendOutcome::Failed { reason: error.to_string() };
+                self.conclude(run, attempt, &outcome, &[]).await
+            }
+            Stopped::Before(error) => {
+                let outcome = SendOutcome::Retry { not_before: self.clock.now(), reason: error.to_string() };
+                if let Err(second) = self.crm.finish(attempt.id, &outcome).await {
+                    tracing::warn!(
+                        activity = %attempt.id, error = %second,
+                        "an e-mail stays in Sending and is taken up again after SendingStatusDelay"
+                    );
+                }
+                Err(error)
+            }
+            Stopped::After(error) => Err(error),
+        }
+    }
+
+    async fn claimed(
+        &self,
+        run: &Run<'_>,
+        how: &How,
+        listed: &PendingEmail,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<(), Stopped> {
+        match self.evidence(listed).await? {
+            Evidence::Clean => {}
+            Evidence::Known(result) => {
+                attempt.subject = self.subject(attempt.id).await;
+                let told = match result {
+                    LedgerResult::NotTaken { at, reason, permanent: false } => {
+                        let due = self.due(at, listed.delivery_attempts);
+                        (due > self.clock.now()).then_some(SendOutcome::Retry { not_before: due, reason })
+                    }
+                    LedgerResult::NotTaken { reason, .. } => Some(SendOutcome::Failed { reason }),
+                    LedgerResult::Accepted { at, refused, .. } => Some(SendOutcome::Sent { at, refused }),
+                    LedgerResult::InDoubt { reason, .. } => Some(SendOutcome::InDoubt { reason }),
+                };
+                if let Some(outcome) = told {
+                    return self.left_behind(run, attempt, &outcome).await.map_err(Stopped::After);
+                }
+            }
+            Evidence::Doubt(entry) => {
+                if self.in_doubt(run, attempt, entry).await? {
+                    return Ok(());
+                }
+            }
+        }
+        let (email, message) = self.written(how, attempt).await?;
+        self.hand_over(run, attempt, &email, &message).await
+    }
+
+    async fn evidence(&self, listed: &PendingEmail) -> Result<Evidence> {
+        let entry = self.state.ledger(&listed.activity_id).await?;
+        if let Some(LedgerEntry { result: Some(accepted @ LedgerResult::Accepted { .. }), .. }) = entry {
+            return Ok(Evidence::Known(accepted)); // whatever the CRM says: it went out
+        }
+        if !listed.stale {
+            // in Pending Send; a closed entry tells of an attempt whose end the CRM knows
+            return Ok(match entry {
+                Some(open) if !open.closed && !matches!(open.result, Some(LedgerResult::NotTaken { .. })) => {
+                    Evidence::Doubt(Some(open))
+                }
+                _ => Evidence::Clean,
+            });
+        }
+        match entry {
+            Some(open) if !open.closed => Ok(match open.result {
+                Some(result @ LedgerResult::NotTaken { .. }) => Evidence::Known(result),
+                _ => Evidence::Doubt(Some(open)),
+            }),
+            // a closed entry is about an earlier attempt, whose end the CRM was told
+            _ => {
+                // our own note of the claim, and nothing in the ledger: it never came to handing over
+                let seen = self.state.seen(&self.claims(), &[claim_note(listed, 0)]).await?;
+                let ours = seen.into_iter().flatten().next().is_some();
+                Ok(if ours { Evidence::Clean } else { Evidence::Doubt(None) })
+            }
+        }
+    }
+
+    /// Looks into a doubt; `true` when that ended the attempt, `false` when the e-mail may be sent.
+    async fn in_doubt(
+        &self,
+        run: &Run<'_>,
+        attempt: &mut Attempt<'_>,
+        entry: Option<LedgerEntry>,
+    ) -> Result<bool, Stopped> {
+        let entry = match entry {
+            Some(entry) => entry,
+            None => {
+                let email = self.crm.outgoing_email(attempt.id).await?;
+                // every router gives the Message-ID before it hands over: without one nothing went out
+                let Some(message_id) = email.message_id else { return Ok(false) };
+                let entry = self.entry(run, attempt, message_id);
+                self.state.ledger_begin(&entry).await?;
+                entry
+            }
+        };
+        attempt.subject = self.subject(attempt.id).await;
+        match self.look_for(run, attempt.sender, &entry).await {
+            Doubt::NotTaken => Ok(false),
+            decided => {
+                self.decide(run, attempt, &entry, decided).await.map_err(Stopped::After)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// The message of a claimed e-mail. The attachments come first, so that little lies between the identity and the ledger.
+    async fn written(&self, how: &How, attempt: &mut Attempt<'_>) -> Result<(OutgoingEmail, Outbound)> {
+        let attachments = self.crm.attachments(attempt.id).await?;
+        let identity = message_id(attempt.id, &self.settings.message_id_domain)?;
+        let email = self.crm.prepare_outgoing(attempt.id, &identity, how.with_token).await?;
+        attempt.subject.clone_from(&email.subject);
+        let message = compose(&email, &attachments, &how.options)?;
+        tracing::Span::current().record("message_id", message.message_id.as_str());
+        Ok((email, message))
+    }
+
+    async fn hand_over(
+        &self,
+        run: &Run<'_>,
+        attempt: &Attempt<'_>,
+        email: &OutgoingEmail,
+        message: &Outbound,
+    ) -> Result<(), Stopped> {
+        let sender = &run.senders[attempt.sender];
+        let entry = self.entry(run, attempt, message.message_id.clone());
+        self.state.ledger_begin(&entry).await?;
+        // from here on the error of a port never means that nothing was handed over
+        let submitted = sender.transport.submit(&sender.mailbox, message, self.options(email)).await;
+        let now = self.clock.now();
+        let ended = match submitted {
+            Ok(receipt) => {
+                let refused = refused(&receipt);
+                let result = LedgerResult::Accepted {
+                    at: now,
+                    reply: receipt.reply.clone(),
+                    refused: refused.clone(),
+                };
+                self.note(attempt, &result).await;
+                self.conclude(run, attempt, &SendOutcome::Sent { at: now, refused }, &receipt.recipients)
+                    .await
+            }
+            Err(error) if error.is_in_doubt() => {
+                let reason = format!("{error}; {}", self.advice(&entry));
+                let result = LedgerResult::InDoubt { at: now, reason };
+                self.note(attempt, &result).await;
+                let entry = LedgerEntry { result: Some(result), ..entry };
+                if error.scope() > Scope::Message {
+                    run.halt(attempt.sender, error.into());
+                }
+                let doubt = self.look_for(run, attempt.sender, &entry).await;
+                self.decide(run, attempt, &entry, doubt).await
+            }
+            Err(error) => {
+                let permanent = error.scope() == Scope::Message && error.retry() == Retry::Never;
+                let result = LedgerResult::NotTaken { at: now, reason: error.to_string(), permanent };
+                self.note(attempt, &result).await;
+                let outcome = self.refusal(attempt.number, &error);
+                if error.scope() > Scope::Message {
+                    run.halt(attempt.sender, error.into());
+                }
+                self.conclude(run, attempt, &outcome, &[]).await
+            }
+        };
+        ended.map_err(Stopped::After)
+    }
+
+    /// Keeps what the mail system said. When that fails the CRM is told all the same: it is the second witness.
+    async fn note(&self, attempt: &Attempt<'_>, result: &LedgerResult) {
+        if let Err(error) = self.state.ledger_result(attempt.id, result).await {
+            tracing::error!(activity = %attempt.id, %error, "the send ledger could not be written after a submission");
+        }
+    }
+
+    /// Tells the CRM, closes the ledger entry, and counts.
+    pub(super) async fn conclude(
+        &self,
+        run: &Run<'_>,
+        attempt: &Attempt<'_>,
+        outcome: &SendOutcome,
+        recipients: &[RecipientResult],
+    ) -> Result<()> {
+        match self.crm.finish(attempt.id, outcome).await {
+            Ok(()) => {}
+            // the e-mail is gone or has moved on; there is nobody to tell
+            Err(error) if error.scope() == Scope::Message && error.retry() == Retry::Never => {
+                tracing::warn!(activity = %attempt.id, %error, ?outcome, "the CRM does not take the outcome of an e-mail");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.state.ledger_close(attempt.id).await?;
+        run.report(|r| r.count(attempt.sender, outcome));
+        tell(attempt, outcome, recipients);
+        self.observer.event(&crate::Event::Outgoing {
+            mailbox: &run.senders[attempt.sender].mailbox.id,
+            activity_id: attempt.id,
+            subject: &attempt.subject,
+            outcome,
+            recipients,
+            elapsed: match attempt.elapsed {
+                Elapsed::Since(started) => started.elapsed(),
+                Elapsed::Known(elapsed) => elapsed,
+            },
+            waited: attempt.waited,
+        });
+        Ok(())
+    }
+
+    fn entry(&self, run: &Run<'_>, attempt: &Attempt<'_>, message_id: MessageId) -> LedgerEntry {
+        LedgerEntry {
+            activity_id: *attempt.id,
+            message_id,
+            mailbox: run.senders[attempt.sender].mailbox.id.clone(),
+            attempt: attempt.number,
+            at: self.clock.now(),
+            result: None,
+            closed: false,
+        }
+    }
+
+    fn options(&self, email: &OutgoingEmail) -> SubmitOptions {
+        let mut options = SubmitOptions::default();
+        if email.delivery_receipt_requested && self.settings.request_dsn {
+            options.dsn = Some(DsnRequest {
+                notify: DsnNotify { success: true, failure: true, delay: true },
+                headers_only: true,
+                envelope_id: Some(email.activity_id.to_string()),
+            });
+        }
+        options
+    }
+
+    /// What becomes of an e-mail that the mail system certainly did not take.
+    ///
+    /// A fault that lies outside of the message (password, unreachable server, certificate, settings) does not make it fail,
+    /// however often it happens: the e-mail waits for `PendingStatusDelay`. The CRM counts the attempt all the same, since a claim cannot
+    /// be taken back. A connection that breaks or stalls can be the doing of the message, so it counts like a refusal.
+    fn refusal(&self, attempt: u32, error: &email_router_transport::Error) -> SendOutcome {
+        let reason = error.to_string();
+        let about_message = error.scope() == Scope::Message;
+        if about_message && error.retry() == Retry::Never {
+            return SendOutcome::Failed { reason };
+        }
+        let counts = about_message
+            || matches!(error.kind(), ErrorKind::ConnectionLost | ErrorKind::Protocol | ErrorKind::Timeout);
+        let delay = match error.retry() {
+            Retry::Later(Some(asked)) => asked.min(LONGEST_RETRY_DELAY),
+            _ if counts => return self.again_or_given_up(attempt, reason),
+            _ => self.settings.pending_status_delay.min(LONGEST_RETRY_DELAY),
+        };
+        if counts && attempt >= self.settings.maximum_delivery_attempts {
+            return given_up(attempt, &reason);
+        }
+        SendOutcome::Retry { not_before: later(self.clock.now(), delay), reason }
+    }
+
+    /// Back to Pending Send after the delay of this attempt, up to a fifth longer so that e-mails that failed together do not
+    /// come back together; or given up when this was the last attempt.
+    pub(super) fn again_or_given_up(&self, attempt: u32, reason: String) -> SendOutcome {
+        if attempt >= self.settings.maximum_delivery_attempts {
+            return given_up(attempt, &reason);
+        }
+        let delay = self.delay(attempt).mul_f64(1.0 + self.entropy.fraction() / 5.0).min(LONGEST_RETRY_DELAY);
+        SendOutcome::Retry { not_before: later(self.clock.now(), delay), reason }
+    }
+
+    /// `PendingStatusDelay`, doubled with each attempt, at most a day.
+    fn delay(&self, attempt: u32) -> Duration {
+        let factor = 1_u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
+        self.settings.pending_status_delay.saturating_mul(factor).min(LONGEST_RETRY_DELAY)
+    }
+
+    /// When an attempt that was refused at `at` may be repeated.
+    pub(super) fn due(&self, at: Timestamp, attempt: u32) -> Timestamp {
+        later(at, self.delay(attempt))
+    }
+}
+
+/// The span of everything that is done about one e-mail; [`tell`] fills it in at the end.
+pub(super) fn email_span(mailbox: &MailboxId, activity: &ActivityId) -> tracing::Span {
+    tracing::info_span!("outgoing", %mailbox, %activity, message_id = Empty, attempt = Empty, outcome = Empty)
+}
+
+/// Notes how the attempt ended: loudly where a person has to do something, else for those who want to see every message.
+fn tell(attempt: &Attempt<'_>, outcome: &SendOutcome, recipients: &[RecipientResult]) {
+    let span = tracing::Span::current();
+    span.record("attempt", attempt.number);
+    let subject = attempt.subject.as_str();
+    match outcome {
+        SendOutcome::Sent { refused, .. } => {
+            span.record("outcome", "sent");
+            if !refused.is_empty() {
+                tracing::warn!(
+                    subject,
+                    ?refused,
+                    "the mail server took the e-mail, but not for these recipients"
+                );
+            }
+            tracing::trace!(subject, ?recipients, "sent");
+        }
+        SendOutcome::Retry { not_before, reason } => {
+            span.record("outcome", "retry");
+            tracing::info!(subject, reason, %not_before, "the e-mail could not be sent now");
+        }
+        SendOutcome::Failed { reason } => {
+            span.record("outcome", "failed");
+            tracing::warn!(subject, reason, "the e-mail is given up");
+        }
+        SendOutcome::InDoubt { reason } => {
+            span.record("outcome", "in doubt");
+            tracing::warn!(subject, reason, "nobody knows whether the e-mail went out");
+        }
+    }
+}
+
+/// An error, and whether something may have been handed over before it.
+enum Stopped {
+    Before(Error),
+    After(Error),
+}
+
+impl<E: Into<Error>> From<E> for Stopped {
+    fn from(error: E) -> Self {
+        Self::Before(error.into())
+    }
+}
+
+fn given_up(attempt: u32, reason: &str) -> SendOutcome {
+    SendOutcome::Failed { reason: format!("given up after {attempt} attempts; the last one: {reason}") }
+}
+
+pub(super) fn later(at: Timestamp, delay: Duration) -> Timestamp {
+    at.checked_add(delay).unwrap_or(Timestamp::MAX)
+}
+
+fn refused(receipt: &Receipt) -> Vec<String> {
+    receipt
+        .recipients
+        .iter()
+        .filter(|r| r.status != RecipientStatus::Accepted)
+        .map(|r| format!("{}: {}", r.address, r.reply))
+        .collect()
+}

@@ -1,0 +1,446 @@
+//! The ports of the engine: what it needs from the outside beside mail systems and the CRM.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use email_router_crm::{CrmClient, EmailLookup, EmailSummary};
+use email_router_model::{ActivityId, Classified, MailboxId, MessageId, RemoteId, Retry, Scope, Timestamp};
+use email_router_transport::RecipientResult;
+use serde::{Deserialize, Serialize};
+
+use crate::{DecisionRecord, Verdict};
+
+// ---------------------------------------------------------------------------------------------------------------- state
+
+/// What the router must remember across restarts.
+///
+/// # Contract
+/// - Calls may come from any task at the same time, from several processes too.
+/// - `Ok` of [`StateStore::ledger_begin`], [`StateStore::ledger_result`], [`StateStore::ledger_close`] and [`StateStore::quarantine_put`] means durable, also
+///   when the machine loses power now. The other writes survive the death of the process, and may lose the last moments when
+///   the machine loses power: each of them can be repeated, since delivery to the CRM is idempotent.
+/// - A method that fails wrote nothing.
+#[async_trait]
+pub trait StateStore: Debug + Send + Sync + 'static {
+    /// What is known of these messages, in the order asked; `None` for a message never begun.
+    async fn seen(
+        &self,
+        mailbox: &MailboxId,
+        ids: &[RemoteId],
+    ) -> Result<Vec<Option<SeenMessage>>, StateError>;
+
+    /// Notes that work on these messages begins: their attempts grow by one. Noted first, so that a message that kills the
+    /// process is counted too.
+    async fn begin(&self, mailbox: &MailboxId, ids: &[RemoteId], at: Timestamp) -> Result<(), StateError>;
+
+    /// Takes back one attempt of each of these messages, which were begun but not touched (the pass stopped before them).
+    async fn unbegin(&self, mailbox: &MailboxId, ids: &[RemoteId]) -> Result<(), StateError>;
+
+    /// Notes that a message failed for now, and not to try before `not_before`.
+    async fn note_failure(
+        &self,
+        mailbox: &MailboxId,
+        id: &RemoteId,
+        error: &str,
+        not_before: Timestamp,
+    ) -> Result<(), StateError>;
+
+    /// Notes that messages are settled: the CRM has them, or they are discarded, or in quarantine. Settling twice keeps the last.
+    async fn settle(&self, mailbox: &MailboxId, settled: &[Settled]) -> Result<(), StateError>;
+
+    /// Forgets the settled messages of this mailbox that are not in `present` (the whole listing of the mailbox): they are gone from
+    /// the source. Returns how many. Begun and failed ones are forgotten too.
+    async fn forget_absent(&self, mailbox: &MailboxId, present: &[RemoteId]) -> Result<u64, StateError>;
+
+    /// Only messages received after this are processed.
+    async fn threshold(&self, mailbox: &MailboxId) -> Result<Option<Timestamp>, StateError>;
+
+    /// Sets or clears that.
+    async fn set_threshold(
+        &self,
+        mailbox: &MailboxId,
+        threshold: Option<Timestamp>,
+    ) -> Result<(), StateError>;
+
+    /// Notes, before anything is handed to a mail system, that this attempt begins.
+    async fn ledger_begin(&self, entry: &LedgerEntry) -> Result<(), StateError>;
+
+    /// Notes what the mail system said.
+    async fn ledger_result(&self, id: &ActivityId, result: &LedgerResult) -> Result<(), StateError>;
+
+    /// The CRM knows the result: the entry is no longer needed for recovery (it is kept for reports until it is pruned).
+    async fn ledger_close(&self, id: &ActivityId) -> Result<(), StateError>;
+
+    /// The entry of this e-mail, open or closed.
+    async fn ledger(&self, id: &ActivityId) -> Result<Option<LedgerEntry>, StateError>;
+
+    /// All open entries, oldest first: what a restart has to bring to an end.
+    async fn ledger_open(&self) -> Result<Vec<LedgerEntry>, StateError>;
+
+    /// Keeps a message that could not be routed. Putting the same (mailbox, remote id) again replaces it and keeps its id.
+    async fn quarantine_put(&self, item: &QuarantineItem) -> Result<u64, StateError>;
+
+    /// The items, oldest first, without raw bytes; at most `limit` after the id `after`.
+    async fn quarantine_list(&self, after: u64, limit: usize) -> Result<Vec<QuarantineItem>, StateError>;
+
+    /// One item with its raw bytes.
+    async fn quarantine_get(&self, id: u64) -> Result<Option<QuarantineItem>, StateError>;
+
+    /// Removes an item; `false` when there was none.
+    async fn quarantine_delete(&self, id: u64) -> Result<bool, StateError>;
+
+    /// Takes the lease of this name for `holder` until `until`, or prolongs it when `holder` has it. `false`: somebody else has it and it
+    /// has not run out at `now`.
+    async fn lease_acquire(
+        &self,
+        name: &str,
+        holder: &str,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<bool, StateError>;
+
+    /// Gives the lease back if `holder` has it.
+    async fn lease_release(&self, name: &str, holder: &str) -> Result<(), StateError>;
+
+    /// Replaces the status of a provider (a mailbox in one direction).
+    async fn put_status(&self, status: &ProviderStatus) -> Result<(), StateError>;
+
+    /// All statuses, by mailbox and direction.
+    async fn statuses(&self) -> Result<Vec<ProviderStatus>, StateError>;
+
+    /// Removes the statuses of providers that are not in `present` (`mailbox id`, `direction`).
+    async fn retain_statuses(&self, present: &[(MailboxId, ProviderDirection)]) -> Result<(), StateError>;
+
+    /// Removes closed ledger entries older than this. Returns how many.
+    async fn prune(&self, before: Timestamp) -> Result<u64, StateError>;
+}
+
+/// Why the state store failed. Every such error stops the router from touching anything: scope *server*.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct StateError {
+    /// What happened, with the file or server, and what to do.
+    pub message: String,
+    /// Whether it can pass by itself (a lock, a full disk).
+    pub transient: bool,
+    /// The cause.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Classified for StateError {
+    fn retry(&self) -> Retry {
+        if self.transient { Retry::Later(None) } else { Retry::Never }
+    }
+    fn scope(&self) -> Scope {
+        Scope::Server
+    }
+}
+
+/// What is known of a message in a mailbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenMessage {
+    /// How often work on it began.
+    pub attempts: u32,
+    /// How it ended; `None` while it has not.
+    pub settled: Option<Settled>,
+    /// Not to be tried before.
+    pub not_before: Option<Timestamp>,
+    /// What the last attempt said.
+    pub last_error: Option<String>,
+}
+
+/// The end of a message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settled {
+    /// The message.
+    pub id: RemoteId,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// The activity, when it was delivered.
+    pub activity_id: Option<ActivityId>,
+    /// What shall become of it at the source, so that a restart can do it: `keep`, `delete` or `move FOLDER`.
+    pub disposition: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// One attempt to submit an outgoing e-mail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerEntry {
+    /// The e-mail.
+    pub activity_id: ActivityId,
+    /// Its Message-ID.
+    pub message_id: MessageId,
+    /// The mailbox it is sent from.
+    pub mailbox: MailboxId,
+    /// The number of the attempt, from 1.
+    pub attempt: u32,
+    /// When the attempt began.
+    pub at: Timestamp,
+    /// What the mail system said; `None` while it has not: after a crash, in doubt.
+    pub result: Option<LedgerResult>,
+    /// Whether the CRM knows the result.
+    pub closed: bool,
+}
+
+/// What the mail system said to an attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "result")]
+pub enum LedgerResult {
+    /// It took the message for at least one recipient.
+    Accepted {
+        /// When.
+        at: Timestamp,
+        /// Its words.
+        reply: String,
+        /// `address: server's words` for each refused recipient.
+        refused: Vec<String>,
+    },
+    /// It certainly took nothing.
+    NotTaken {
+        /// When.
+        at: Timestamp,
+        /// Its words.
+        reason: String,
+        /// For good.
+        permanent: bool,
+    },
+    /// Nobody knows.
+    InDoubt {
+        /// When.
+        at: Timestamp,
+        /// What happened.
+        reason: String,
+    },
+}
+
+/// A message that could not be routed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuarantineItem {
+    /// Its id in the quarantine; 0 before it is put there.
+    pub id: u64,
+    /// Where it was found.
+    pub mailbox: MailboxId,
+    /// Its id there.
+    pub remote_id: RemoteId,
+    /// Why it is here: a class such as `too-large`, `unreadable`, `crm-refused`, `attempts-exhausted`.
+    pub class: String,
+    /// Why, in words, with what to do.
+    pub reason: String,
+    /// When it came here.
+    pub at: Timestamp,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// Size in bytes, where known.
+    pub size: Option<u64>,
+    /// Its Message-ID, where known.
+    pub message_id: Option<MessageId>,
+    /// Its sender as written, where known.
+    pub from: Option<String>,
+    /// Its subject, where known.
+    pub subject: Option<String>,
+    /// Its bytes; `None` in lists, and when it was never read.
+    #[serde(skip)]
+    pub raw: Option<Bytes>,
+}
+
+/// Which way a provider works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderDirection {
+    /// From a mailbox into the CRM.
+    Incoming,
+    /// From the CRM out.
+    Outgoing,
+}
+
+impl std::fmt::Display for ProviderDirection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Incoming => "incoming",
+            Self::Outgoing => "outgoing",
+        })
+    }
+}
+
+/// How a mailbox is doing in one direction, for `status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderStatus {
+    /// The mailbox.
+    pub mailbox: MailboxId,
+    /// Which way.
+    pub direction: ProviderDirection,
+    /// The name people know it by.
+    pub name: String,
+    /// Its address.
+    pub address: String,
+    /// When the last pass ended.
+    pub last_run: Option<Timestamp>,
+    /// When the last pass without an error ended.
+    pub last_success: Option<Timestamp>,
+    /// What the last pass said, when it failed.
+    pub last_error: Option<String>,
+    /// Failed passes in a row.
+    pub failures: u32,
+    /// Messages that wait: not yet settled in the mailbox, or pending in the CRM.
+    pub backlog: Option<u64>,
+    /// When the next pass begins at the earliest.
+    pub next_run: Option<Timestamp>,
+    /// Messages processed since the status was first written.
+    pub processed: u64,
+}
+
+// ---------------------------------------------------------------------------------------------------------- correlation
+
+/// Where correlation looks up the e-mails of the CRM. Every look-up costs O(log n) in their number.
+#[async_trait]
+pub trait CorrelationIndex: Debug + Send + Sync + 'static {
+    /// E-mails with one of these Message-IDs, in either direction, newest first.
+    async fn by_message_ids(&self, ids: &[MessageId]) -> Result<Vec<EmailSummary>, email_router_crm::Error>;
+    /// E-mails with this tracking token, newest first, at most `limit`.
+    async fn by_token(&self, token: &str, limit: usize)
+    -> Result<Vec<EmailSummary>, email_router_crm::Error>;
+}
+
+/// The index that asks the CRM itself; right where the CRM is in the same process.
+#[derive(Debug, Clone)]
+pub struct CrmIndex(pub Arc<dyn CrmClient>);
+
+#[async_trait]
+impl CorrelationIndex for CrmIndex {
+    async fn by_message_ids(&self, ids: &[MessageId]) -> Result<Vec<EmailSummary>, email_router_crm::Error> {
+        self.0.find_emails(&EmailLookup::MessageIds(ids.to_vec()), ids.len().saturating_mul(4)).await
+    }
+    async fn by_token(
+        &self,
+        token: &str,
+        limit: usize,
+    ) -> Result<Vec<EmailSummary>, email_router_crm::Error> {
+        self.0.find_emails(&EmailLookup::TrackingToken(token.to_owned()), limit).await
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------- observer
+
+/// Hears what the engine does: metrics, progress, the printout of the quick start. Must return quickly and never panic.
+pub trait Observer: Debug + Send + Sync + 'static {
+    /// Something happened.
+    fn event(&self, event: &Event<'_>);
+}
+
+/// An observer that hears nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoObserver;
+
+impl Observer for NoObserver {
+    fn event(&self, _: &Event<'_>) {}
+}
+
+/// What an observer hears. The counters of the original (behaviour document, section 11) can be computed from these alone.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A mailbox was opened, or could not be.
+    MailboxAccess {
+        /// Which.
+        mailbox: &'a MailboxId,
+        /// Why not.
+        error: Option<&'a crate::Error>,
+    },
+    /// An incoming message is settled.
+    Incoming {
+        /// Where it was found.
+        mailbox: &'a MailboxId,
+        /// The whole decision.
+        record: &'a DecisionRecord,
+        /// It could not be read as a message (counted as potentially corrupted).
+        corrupt: bool,
+        /// From fetch to record.
+        elapsed: Duration,
+        /// From its arrival in the mailbox until now, where the mail system tells when it arrived.
+        waited: Option<Duration>,
+    },
+    /// An incoming message failed for now and will be tried again.
+    IncomingDeferred {
+        /// Where.
+        mailbox: &'a MailboxId,
+        /// Which.
+        remote_id: &'a RemoteId,
+        /// Why.
+        error: &'a str,
+    },
+    /// An outgoing e-mail was tried.
+    Outgoing {
+        /// The sender's mailbox.
+        mailbox: &'a MailboxId,
+        /// Which e-mail.
+        activity_id: &'a ActivityId,
+        /// Its subject.
+        subject: &'a str,
+        /// What became of it.
+        outcome: &'a email_router_crm::SendOutcome,
+        /// The fate of each recipient, when the mail system took it.
+        recipients: &'a [RecipientResult],
+        /// From claim to result.
+        elapsed: Duration,
+        /// From becoming pending in the CRM to this attempt; `None` for an attempt that an earlier pass left behind.
+        waited: Option<Duration>,
+    },
+    /// A pass over a mailbox, or what it takes to send for a mailbox, failed.
+    PassFailed {
+        /// Which mailbox.
+        mailbox: &'a MailboxId,
+        /// Which way.
+        direction: ProviderDirection,
+        /// The transport's name (its `Display`): profiles with one server and one name count together.
+        transport: &'a str,
+        /// Why.
+        error: &'a crate::Error,
+    },
+    /// What a pass over a mailbox left to do; from complete passes only.
+    Backlog {
+        /// Which mailbox.
+        mailbox: &'a MailboxId,
+        /// Messages not settled, those that wait for a retry included.
+        messages: u64,
+    },
+    /// The scheduler looked for providers to run.
+    SchedulingCycle,
+    /// The configuration was read again; `changed` when it differed.
+    ConfigurationRefresh {
+        /// Whether it differed.
+        changed: bool,
+    },
+    /// Something happened to a provider (one mailbox in one direction).
+    Provider {
+        /// Which mailbox.
+        mailbox: &'a MailboxId,
+        /// Which way.
+        direction: ProviderDirection,
+        /// What.
+        what: ProviderEvent,
+    },
+}
+
+/// What can happen to a provider; the original's `Service providers ...` counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProviderEvent {
+    /// Stopped for running longer than MaxThreadExecution.
+    Aborted,
+    /// A pass ended well.
+    Executed,
+    /// A pass ended in an error.
+    Failed,
+    /// Its settings are wrong; it does not run.
+    LoadFailed,
+    /// Replaced after a change of the configuration.
+    Refreshed,
+    /// No longer configured.
+    Removed,
+    /// A pass began.
+    Started,
+}

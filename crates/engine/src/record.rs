@@ -1,0 +1,126 @@
+//! The record of a decision: every step in the order it was taken, so that a person can see why.
+
+use email_router_model::{ActivityId, MessageId, RecordRef};
+use serde::{Deserialize, Serialize};
+
+/// Why an incoming message was accepted or not; the codes of `CheckIncomingEmailResponse.ReasonCode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ReasonCode {
+    /// -1.
+    Unknown,
+    /// 0: an incoming e-mail with this Message-ID exists.
+    Duplicate,
+    /// 1: recipients exist, but no filter accepts.
+    NoCorrelationMatch,
+    /// 2: it answers an e-mail of the CRM.
+    CorrelationMatch,
+    /// 3: no recipient is a user or queue.
+    NoRecipientMatch,
+    /// 4: mail between users.
+    InternalEmailReject,
+    /// 5: accepted because of the sender.
+    SenderMatch,
+    /// 6: a recipient accepts everything.
+    AcceptAll,
+    /// 7: there is no valid sender.
+    InvalidSender,
+}
+
+impl ReasonCode {
+    /// Microsoft's number.
+    #[must_use]
+    pub const fn code(self) -> i32 {
+        match self {
+            Self::Unknown => -1,
+            Self::Duplicate => 0,
+            Self::NoCorrelationMatch => 1,
+            Self::CorrelationMatch => 2,
+            Self::NoRecipientMatch => 3,
+            Self::InternalEmailReject => 4,
+            Self::SenderMatch => 5,
+            Self::AcceptAll => 6,
+            Self::InvalidSender => 7,
+        }
+    }
+
+    /// Whether a message with this reason is delivered.
+    #[must_use]
+    pub const fn delivers(self) -> bool {
+        matches!(self, Self::CorrelationMatch | Self::SenderMatch | Self::AcceptAll)
+    }
+}
+
+impl std::fmt::Display for ReasonCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self:?} ({})", self.code())
+    }
+}
+
+/// How a message ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It becomes (or already is) an e-mail activity.
+    Deliver,
+    /// It does not belong in the CRM.
+    Discard,
+    /// It should have been delivered or judged and could not be; it is in quarantine.
+    Undeliverable,
+    /// It is older than the threshold or the expiry and is left alone.
+    LeftAlone,
+}
+
+/// Everything about one decision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DecisionRecord {
+    /// The mailbox it was found in.
+    pub mailbox: String,
+    /// Its id there, where it has one.
+    pub remote_id: Option<String>,
+    /// Its Message-ID.
+    pub message_id: Option<MessageId>,
+    /// Its subject, decoded.
+    pub subject: String,
+    /// Its sender: name and address decoded, else the From field as it is.
+    pub from: String,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// Why, as a code.
+    pub reason: ReasonCode,
+    /// Why, in one sentence.
+    pub because: String,
+    /// Every step, in order.
+    pub steps: Vec<Step>,
+    /// The activity, when it was delivered.
+    pub activity_id: Option<ActivityId>,
+    /// The e-mail it answers, and how that was found.
+    pub correlated: Option<CorrelatedRecord>,
+    /// Owner of the activity.
+    pub owner: Option<RecordRef>,
+    /// Record the activity is about.
+    pub regarding: Option<RecordRef>,
+    /// Queues that get an item.
+    pub queues: Vec<RecordRef>,
+}
+
+/// The e-mail a message answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CorrelatedRecord {
+    /// That e-mail.
+    pub activity_id: ActivityId,
+    /// Its subject.
+    pub subject: String,
+    /// `in_reply_to`, `references`, `tracking_token`.
+    pub method: String,
+    /// A token hit that nothing else supports.
+    pub weak: bool,
+}
+
+/// One step of a decision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// Which rule: `sender`, `duplicate`, `recipients`, `correlate in_reply_to`, `filter ann@example.com`, `owner`, ...
+    pub rule: String,
+    /// What it looked for and found.
+    pub found: String,
+}

@@ -1,0 +1,116 @@
+//! What the router shall do: which mailboxes, through which transports, how often.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use email_router_model::{Mailbox, MailboxId, RecordRef};
+use email_router_transport::Transport;
+
+use crate::{IncomingSettings, OutgoingSettings};
+
+/// Everything the router shall do. Replaced as a whole when the configuration changes.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// Mailboxes to read.
+    pub incoming: Vec<Arc<IncomingRoute>>,
+    /// Mailboxes to send for.
+    pub outgoing: Vec<Arc<OutgoingRoute>>,
+    /// How outgoing mail is sent, where [`Self::outgoing_by_mailbox`] does not say otherwise.
+    pub outgoing_settings: OutgoingSettings,
+    /// How the mail of single mailboxes is sent: profiles may have delays, attempts and sizes of their own. Mailboxes with equal
+    /// settings are served by one pass, and passes run side by side.
+    pub outgoing_by_mailbox: HashMap<MailboxId, OutgoingSettings>,
+    /// When things run.
+    pub schedule: Schedule,
+}
+
+impl Plan {
+    /// The senders in groups of equal settings.
+    pub(super) fn outgoing_groups(&self) -> Vec<(&OutgoingSettings, Vec<&OutgoingRoute>)> {
+        let mut groups: Vec<(&OutgoingSettings, Vec<&OutgoingRoute>)> = Vec::new();
+        for route in &self.outgoing {
+            let settings = self.outgoing_by_mailbox.get(&route.mailbox.id).unwrap_or(&self.outgoing_settings);
+            // as many groups as profiles, which are few
+            match groups.iter_mut().find(|(of, _)| *of == settings) {
+                Some((_, routes)) => routes.push(route),
+                None => groups.push((settings, vec![route])),
+            }
+        }
+        groups
+    }
+}
+
+/// When things run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Schedule {
+    /// Passes that run at the same time (`MaxThreads`).
+    pub max_threads: usize,
+    /// Longest time of a pass (`MaxThreadExecution`).
+    pub max_thread_execution: Duration,
+    /// How often the scheduler looks for passes that are due (`SchedulingPeriod`).
+    pub scheduling_period: Duration,
+    /// How often settings, users and queues are read from the CRM (`ConfigUpdatePeriod`).
+    pub config_update_period: Duration,
+    /// How often the CRM is asked for outgoing mail.
+    pub outgoing_period: Duration,
+    /// How long a stop waits for passes to end before it abandons them.
+    pub stop_grace: Duration,
+}
+
+impl Default for Schedule {
+    /// The published values; outgoing every 10 seconds; 30 seconds of grace.
+    fn default() -> Self {
+        Self {
+            max_threads: 50,
+            max_thread_execution: Duration::from_millis(600_000),
+            scheduling_period: Duration::from_millis(1000),
+            config_update_period: Duration::from_millis(3_600_000),
+            outgoing_period: Duration::from_secs(10),
+            stop_grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A server that mailboxes share.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Server {
+    /// Names the server: mailboxes with the same name share its limit and its back-off.
+    pub name: String,
+    /// Passes on it at the same time.
+    pub max_sessions: usize,
+}
+
+/// One mailbox to read.
+#[derive(Debug)]
+pub struct IncomingRoute {
+    /// The mailbox.
+    pub mailbox: Mailbox,
+    /// Its record in the CRM, when it has one (forward mailboxes may have none).
+    pub record: Option<RecordRef>,
+    /// How it is reached.
+    pub transport: Arc<dyn Transport>,
+    /// How it is read.
+    pub settings: IncomingSettings,
+    /// How often.
+    pub polling_period: Duration,
+    /// Where it lives.
+    pub server: Server,
+    /// Changes when anything about the route changes, its transport's settings included; an unchanged route keeps its schedule
+    /// when the plan is replaced.
+    pub fingerprint: u64,
+}
+
+/// One mailbox to send for.
+#[derive(Debug)]
+pub struct OutgoingRoute {
+    /// The mailbox.
+    pub mailbox: Mailbox,
+    /// Its record in the CRM.
+    pub record: RecordRef,
+    /// How mail goes out.
+    pub transport: Arc<dyn Transport>,
+    /// As for [`IncomingRoute::fingerprint`].
+    pub fingerprint: u64,
+}

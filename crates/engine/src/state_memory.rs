@@ -1,0 +1,261 @@
+//! A state store in memory, for tests and simulations.
+//!
+//! It keeps every rule of [`StateStore`] but one: nothing survives the process. A clone is another handle on the same data, so a
+//! test restarts "the router" by building a new one on a clone.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use email_router_model::{ActivityId, MailboxId, RemoteId, Timestamp};
+
+use crate::ports::{
+    LedgerEntry, LedgerResult, ProviderDirection, ProviderStatus, QuarantineItem, SeenMessage, Settled,
+    StateError, StateStore,
+};
+
+/// A [`StateStore`] in memory. Cloning gives another handle on the same data.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryState(Arc<Mutex<Data>>);
+
+#[derive(Debug, Default)]
+struct Data {
+    seen: BTreeMap<(MailboxId, RemoteId), SeenMessage>,
+    thresholds: BTreeMap<MailboxId, Timestamp>,
+    ledger: BTreeMap<ActivityId, LedgerEntry>,
+    quarantine: BTreeMap<u64, QuarantineItem>,
+    last_quarantine_id: u64,
+    leases: BTreeMap<String, (String, Timestamp)>,
+    statuses: BTreeMap<(MailboxId, ProviderDirection), ProviderStatus>,
+}
+
+impl MemoryState {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn data(&self) -> MutexGuard<'_, Data> {
+        // no method leaves the data half changed when it panics: each changes one map entry at a time
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Data {
+    fn entry(&mut self, mailbox: &MailboxId, id: &RemoteId) -> &mut SeenMessage {
+        self.seen.entry((mailbox.clone(), id.clone())).or_insert(SeenMessage {
+            attempts: 0,
+            settled: None,
+            not_before: None,
+            last_error: None,
+        })
+    }
+}
+
+/// The error for a result without a beginning; the same words in every store.
+#[must_use]
+pub fn no_ledger_entry(id: &ActivityId) -> StateError {
+    StateError {
+        message: format!(
+            "the send ledger has no entry for the e-mail {id}; an attempt begins with ledger_begin"
+        ),
+        transient: false,
+        source: None,
+    }
+}
+
+#[async_trait]
+impl StateStore for MemoryState {
+    async fn seen(
+        &self,
+        mailbox: &MailboxId,
+        ids: &[RemoteId],
+    ) -> Result<Vec<Option<SeenMessage>>, StateError> {
+        let data = self.data();
+        Ok(ids.iter().map(|id| data.seen.get(&(mailbox.clone(), id.clone())).cloned()).collect())
+    }
+
+    async fn begin(&self, mailbox: &MailboxId, ids: &[RemoteId], _at: Timestamp) -> Result<(), StateError> {
+        let mut data = self.data();
+        for id in ids {
+            let seen = data.entry(mailbox, id);
+            seen.attempts = seen.attempts.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    async fn unbegin(&self, mailbox: &MailboxId, ids: &[RemoteId]) -> Result<(), StateError> {
+        let mut data = self.data();
+        for id in ids {
+            let key = (mailbox.clone(), id.clone());
+            let Some(seen) = data.seen.get_mut(&key) else { continue };
+            seen.attempts = seen.attempts.saturating_sub(1);
+            if seen.attempts == 0
+                && seen.settled.is_none()
+                && seen.not_before.is_none()
+                && seen.last_error.is_none()
+            {
+                data.seen.remove(&key);
+            }
+        }
+        Ok(())
+    }
+
+    async fn note_failure(
+        &self,
+        mailbox: &MailboxId,
+        id: &RemoteId,
+        error: &str,
+        not_before: Timestamp,
+    ) -> Result<(), StateError> {
+        let mut data = self.data();
+        let seen = data.entry(mailbox, id);
+        seen.last_error = Some(error.to_owned());
+        seen.not_before = Some(not_before);
+        Ok(())
+    }
+
+    async fn settle(&self, mailbox: &MailboxId, settled: &[Settled]) -> Result<(), StateError> {
+        let mut data = self.data();
+        for end in settled {
+            data.entry(mailbox, &end.id).settled = Some(end.clone());
+        }
+        Ok(())
+    }
+
+    async fn forget_absent(&self, mailbox: &MailboxId, present: &[RemoteId]) -> Result<u64, StateError> {
+        let present: HashSet<&RemoteId> = present.iter().collect();
+        let mut data = self.data();
+        let before = data.seen.len();
+        data.seen.retain(|(of, id), _| of != mailbox || present.contains(id));
+        Ok((before - data.seen.len()) as u64)
+    }
+
+    async fn threshold(&self, mailbox: &MailboxId) -> Result<Option<Timestamp>, StateError> {
+        Ok(self.data().thresholds.get(mailbox).copied())
+    }
+
+    async fn set_threshold(
+        &self,
+        mailbox: &MailboxId,
+        threshold: Option<Timestamp>,
+    ) -> Result<(), StateError> {
+        let mut data = self.data();
+        match threshold {
+            Some(at) => data.thresholds.insert(mailbox.clone(), at),
+            None => data.thresholds.remove(mailbox),
+        };
+        Ok(())
+    }
+
+    async fn ledger_begin(&self, entry: &LedgerEntry) -> Result<(), StateError> {
+        self.data().ledger.insert(entry.activity_id, entry.clone());
+        Ok(())
+    }
+
+    async fn ledger_result(&self, id: &ActivityId, result: &LedgerResult) -> Result<(), StateError> {
+        let mut data = self.data();
+        let entry = data.ledger.get_mut(id).ok_or_else(|| no_ledger_entry(id))?;
+        entry.result = Some(result.clone());
+        Ok(())
+    }
+
+    async fn ledger_close(&self, id: &ActivityId) -> Result<(), StateError> {
+        if let Some(entry) = self.data().ledger.get_mut(id) {
+            entry.closed = true;
+        }
+        Ok(())
+    }
+
+    async fn ledger(&self, id: &ActivityId) -> Result<Option<LedgerEntry>, StateError> {
+        Ok(self.data().ledger.get(id).cloned())
+    }
+
+    async fn ledger_open(&self) -> Result<Vec<LedgerEntry>, StateError> {
+        let mut open: Vec<LedgerEntry> = self.data().ledger.values().filter(|e| !e.closed).cloned().collect();
+        open.sort_by_key(|e| (e.at, e.activity_id));
+        Ok(open)
+    }
+
+    async fn quarantine_put(&self, item: &QuarantineItem) -> Result<u64, StateError> {
+        let mut data = self.data();
+        let same = data
+            .quarantine
+            .values()
+            .find(|q| q.mailbox == item.mailbox && q.remote_id == item.remote_id)
+            .map(|q| q.id);
+        let id = same.unwrap_or_else(|| {
+            data.last_quarantine_id += 1;
+            data.last_quarantine_id
+        });
+        data.quarantine.insert(id, QuarantineItem { id, ..item.clone() });
+        Ok(id)
+    }
+
+    async fn quarantine_list(&self, after: u64, limit: usize) -> Result<Vec<QuarantineItem>, StateError> {
+        let data = self.data();
+        let from = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
+        Ok(data
+            .quarantine
+            .range(from)
+            .take(limit)
+            .map(|(_, q)| QuarantineItem { raw: None, ..q.clone() })
+            .collect())
+    }
+
+    async fn quarantine_get(&self, id: u64) -> Result<Option<QuarantineItem>, StateError> {
+        Ok(self.data().quarantine.get(&id).cloned())
+    }
+
+    async fn quarantine_delete(&self, id: u64) -> Result<bool, StateError> {
+        Ok(self.data().quarantine.remove(&id).is_some())
+    }
+
+    async fn lease_acquire(
+        &self,
+        name: &str,
+        holder: &str,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<bool, StateError> {
+        let mut data = self.data();
+        match data.leases.get(name) {
+            Some((by, end)) if by != holder && *end > now => Ok(false),
+            _ => {
+                data.leases.insert(name.to_owned(), (holder.to_owned(), until));
+                Ok(true)
+            }
+        }
+    }
+
+    async fn lease_release(&self, name: &str, holder: &str) -> Result<(), StateError> {
+        let mut data = self.data();
+        if data.leases.get(name).is_some_and(|(by, _)| by == holder) {
+            data.leases.remove(name);
+        }
+        Ok(())
+    }
+
+    async fn put_status(&self, status: &ProviderStatus) -> Result<(), StateError> {
+        self.data().statuses.insert((status.mailbox.clone(), status.direction), status.clone());
+        Ok(())
+    }
+
+    async fn statuses(&self) -> Result<Vec<ProviderStatus>, StateError> {
+        Ok(self.data().statuses.values().cloned().collect())
+    }
+
+    async fn retain_statuses(&self, present: &[(MailboxId, ProviderDirection)]) -> Result<(), StateError> {
+        let present: HashSet<&(MailboxId, ProviderDirection)> = present.iter().collect();
+        self.data().statuses.retain(|key, _| present.contains(key));
+        Ok(())
+    }
+
+    async fn prune(&self, before: Timestamp) -> Result<u64, StateError> {
+        let mut data = self.data();
+        let had = data.ledger.len();
+        data.ledger.retain(|_, e| !e.closed || e.at >= before);
+        Ok((had - data.ledger.len()) as u64)
+    }
+}

@@ -1,0 +1,456 @@
+//! One pass over one mailbox: what is fetched, what becomes of each message in the CRM, in the state and at the source.
+#![allow(clippy::unwrap_used)] // a test file
+
+mod world;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use email_router_crm::{Error as CrmError, ErrorKind as CrmErrorKind};
+use email_router_engine::decide::MailboxContext;
+use email_router_engine::{IncomingSettings, StateStore as _, Verdict};
+use email_router_model::{Mailbox, MailboxKind, RawMessage, RemoteId, Scope};
+use email_router_transport::layer::Operation;
+use email_router_transport::memory::MemoryTransport;
+use email_router_transport::{Error, ErrorKind, Transport as _};
+use world::{Life, MemoryCrm, Place, Point, World, junk, large, like_pop3, mail, subjects};
+
+const MEGABYTE: usize = 1_000_000;
+
+fn setup() -> (World, MemoryTransport, Place) {
+    let world = World::new();
+    let ann = world.user("ann");
+    (world, MemoryTransport::new(), ann)
+}
+
+fn later(world: &World, by: u64) -> email_router_model::Timestamp {
+    email_router_model::Clock::now(&*world.clock).checked_add(Duration::from_secs(by)).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_crm_of_these_tests_keeps_the_contract() {
+    email_router_crm::conformance::run(|| std::future::ready(world::crm::Fresh::new())).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_message_does_not_cost_its_body() {
+    let (world, system, ann) = setup();
+    let refused = system.put(ann.id(), large(&junk("junk"), MEGABYTE));
+    let wanted = system.put(ann.id(), large(&mail("wanted"), MEGABYTE));
+    let small = system.put(ann.id(), junk("small"));
+    let report = world.pass(&world.route(&ann, system.clone())).await;
+    assert_eq!((report.delivered, report.discarded, report.backlog), (1, 2, 0));
+    let asked = |operation| -> Vec<RemoteId> {
+        let calls = system.calls();
+        let of = calls.into_iter().filter(|c| c.operation == operation);
+        of.filter_map(|c| c.message).map(RemoteId::new).collect()
+    };
+    assert_eq!(asked(Operation::Headers), [refused, wanted.clone()]);
+    assert_eq!(asked(Operation::Fetch), [wanted, small], "the refused megabyte is never fetched");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_pass_fetches_nothing() {
+    let (world, system, ann) = setup();
+    for n in 0..40 {
+        system.put(ann.id(), mail(&format!("m{n}")));
+    }
+    let route = world.route(&ann, system.clone());
+    assert_eq!(world.pass(&route).await.processed, 40);
+    let fetched = system.count(Operation::Fetch);
+    system.put(ann.id(), mail("new"));
+    assert_eq!(world.pass(&route).await.processed, 1);
+    assert_eq!(system.count(Operation::Fetch), fetched + 1);
+    assert_eq!(world.crm.received().len(), 41);
+}
+
+#[tokio::test(start_paused = true)]
+async fn dispositions() {
+    // kind, delete, move, POP3; what stays of (wanted, junk, unreadable), and what is in the folder
+    let table = [
+        (MailboxKind::User, false, true, false, "wanted junk", 1),
+        (MailboxKind::User, true, true, false, "junk", 1), // a user's discarded mail is never deleted
+        (MailboxKind::User, true, false, false, "junk -", 0),
+        (MailboxKind::User, true, true, true, "junk -", 0), // no folders: it stays, and is in quarantine
+        (MailboxKind::Queue, true, true, false, "", 1),
+        (MailboxKind::Queue, true, true, true, "-", 0),
+        (MailboxKind::Queue, false, false, true, "wanted junk -", 0),
+    ];
+    for (kind, delete, moving, pop3, left, moved) in table {
+        let world = World::new();
+        let system = if pop3 { like_pop3() } else { MemoryTransport::new() };
+        let place = if kind == MailboxKind::User { world.user("ann") } else { world.queue("ann") };
+        system.put(place.id(), mail("wanted"));
+        system.put(place.id(), junk("junk"));
+        system.put(place.id(), RawMessage::new("\r\n\r\nnot a message"));
+        let mut route = world.route(&place, system.clone());
+        route.settings.delete_after_processing = delete;
+        route.settings.move_undeliverable = moving;
+        let report = world.pass(&route).await;
+        let case = format!("{kind} delete {delete} move {moving} pop3 {pop3}");
+        assert_eq!((report.delivered, report.discarded, report.undeliverable), (1, 1, 1), "{case}");
+        let there = subjects(&system, &place);
+        let there: Vec<&str> = there.iter().map(|s| if s.is_empty() { "-" } else { s.as_str() }).collect();
+        assert_eq!(there.join(" "), left, "{case}");
+        assert_eq!(system.folder(place.id(), "Undeliverable").len(), moved, "{case}");
+        assert_eq!(world.classes().await, ["unreadable"], "{case}: kept in any case");
+        assert!(system.messages(place.id()).iter().all(|m| !m.read), "{case}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn quarantine_has_what_a_person_needs() {
+    let (world, system, ann) = setup();
+    let big = system.put(ann.id(), large(&mail("big"), MEGABYTE));
+    let blocked = system.put(ann.id(), mail("blocked"));
+    let unreadable = system.put(ann.id(), RawMessage::new("\r\n\r\nnot a message"));
+    system.put(ann.id(), large(&junk("big junk"), MEGABYTE));
+    world.crm.fail_next("deliver_incoming", 1, false, || {
+        CrmError::new(CrmErrorKind::Invalid, "not with that attachment")
+    });
+    let mut route = world.route(&ann, system.clone());
+    route.settings.max_message_bytes = 500_000;
+    let report = world.pass(&route).await;
+    assert_eq!((report.undeliverable, report.discarded), (3, 1), "junk is refused however large it is");
+    let items = world.quarantine().await;
+    let told: Vec<_> = items
+        .iter()
+        .map(|i| (i.class.as_str(), &i.remote_id, i.subject.as_deref(), i.from.as_deref()))
+        .collect();
+    let from = Some("bob@contoso.example");
+    let expected = [
+        ("too-large", &big, Some("big"), from),
+        ("crm-refused", &blocked, Some("blocked"), from),
+        ("unreadable", &unreadable, None, None),
+    ];
+    assert_eq!(told, expected);
+    assert!(items[0].reason.contains("500000") && items[1].reason.contains("not with that attachment"));
+    assert!(items[0].size > Some(MEGABYTE as u64), "{:?}", items[0].size);
+    let mut kept = Vec::new();
+    for item in &items {
+        kept.push(world.state.quarantine_get(item.id).await.unwrap().unwrap().raw.is_some());
+    }
+    assert_eq!(kept, [false, true, true]);
+    // a second pass changes nothing
+    assert_eq!(world.pass(&route).await.processed, 0);
+    assert_eq!(world.quarantine().await.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_gone_is_no_failure() {
+    let (world, system, ann) = setup();
+    for subject in ["a", "b", "c"] {
+        system.put(ann.id(), mail(subject));
+    }
+    system.fail_next(Operation::Fetch, 1, || Error::new(ErrorKind::MessageGone, "somebody took it"));
+    let report = world.pass(&world.route(&ann, system.clone())).await;
+    assert_eq!((report.delivered, report.undeliverable, report.deferred, report.backlog), (2, 0, 0, 0));
+    assert_eq!(world.crm.received(), ["b", "c"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_message_waits_and_is_parked_at_last() {
+    let (world, system, ann) = setup();
+    let bad = system.put(ann.id(), mail("bad"));
+    system.put(ann.id(), mail("good"));
+    let again = || Error::new(ErrorKind::Storage, "disk").with_scope(Scope::Message);
+    let route = world.route(&ann, system.clone());
+    system.fail_next(Operation::Fetch, 1, again);
+    let report = world.pass(&route).await;
+    assert_eq!(
+        (report.delivered, report.deferred, report.backlog),
+        (1, 1, 0),
+        "the mailbox goes on; what waits is no backlog"
+    );
+    let fetched = system.count(Operation::Fetch);
+    tokio::time::advance(Duration::from_secs(59)).await;
+    assert_eq!(world.pass(&route).await.deferred, 1);
+    assert_eq!(system.count(Operation::Fetch), fetched, "not before its time");
+    let max = route.settings.max_attempts;
+    for attempt in 2..=max {
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        system.fail_next(Operation::Fetch, 1, again);
+        let report = world.pass(&route).await;
+        assert_eq!(report.undeliverable, u64::from(attempt == max), "attempt {attempt}");
+    }
+    let items = world.quarantine().await;
+    assert_eq!(
+        (items[0].class.as_str(), &items[0].remote_id, items[0].attempts),
+        ("attempts-exhausted", &bad, max)
+    );
+    assert!(items[0].reason.contains("disk"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_breaks_the_session_does_not_keep_the_others() {
+    let (world, system, ann) = setup();
+    let bad = system.put(ann.id(), mail("bad"));
+    system.put(ann.id(), mail("good"));
+    let route = world.route(&ann, system.clone());
+    let hang_up = || Error::new(ErrorKind::ConnectionLost, "the server hung up");
+    system.fail_next(Operation::Fetch, 1, hang_up);
+    let (report, result) = world.try_pass(&route).await;
+    assert!(result.is_err());
+    assert_eq!((report.deferred, world.attempts(&ann, &bad).await), (1, Some(1)), "the attempt counts");
+    assert_eq!(world.pass(&route).await.delivered, 1, "the next pass reads the other one first");
+    for _ in 1..route.settings.max_attempts {
+        tokio::time::advance(Duration::from_secs(4000)).await;
+        system.fail_next(Operation::Fetch, 1, hang_up);
+        assert!(world.try_pass(&route).await.1.is_err());
+    }
+    // parking tries to keep its bytes once, and then does without
+    tokio::time::advance(Duration::from_secs(40_000)).await;
+    system.fail_next(Operation::Fetch, 1, hang_up);
+    assert!(world.try_pass(&route).await.1.is_err());
+    tokio::time::advance(Duration::from_secs(40_000)).await;
+    assert_eq!(world.pass(&route).await.undeliverable, 1);
+    assert_eq!(world.classes().await, ["attempts-exhausted"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_message_is_blamed_for_what_fails_around_it() {
+    let (world, system, ann) = setup();
+    let ids: Vec<_> = (0..5).map(|n| system.put(ann.id(), mail(&format!("m{n}")))).collect();
+    let route = world.route(&ann, system.clone());
+    for _ in 0..20 {
+        // before any message was in hand, and the CRM away
+        system.fail_next(Operation::Prefetch, 1, || Error::new(ErrorKind::ConnectionLost, "lost"));
+        assert!(world.try_pass(&route).await.1.is_err());
+        world
+            .crm
+            .fail_next("resolve", 1, false, || CrmError::new(CrmErrorKind::Unreachable, "the CRM is away"));
+        assert!(world.try_pass(&route).await.1.is_err());
+    }
+    for id in &ids {
+        assert_eq!(world.attempts(&ann, id).await.unwrap_or(0), 0, "{id}");
+    }
+    assert_eq!(world.pass(&route).await.delivered, 5);
+    assert_eq!(world.classes().await, [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_whose_answer_was_lost_counts_as_delivered() {
+    let (world, system, ann) = setup();
+    system.put(ann.id(), mail("m0"));
+    let mut route = world.route(&ann, system.clone());
+    route.settings.delete_after_processing = true;
+    world
+        .crm
+        .fail_next("deliver_incoming", 1, true, || CrmError::new(CrmErrorKind::Unreachable, "no answer"));
+    assert!(world.try_pass(&route).await.1.is_err());
+    assert_eq!((world.crm.received().len(), subjects(&system, &ann).len()), (1, 1));
+    let report = world.pass(&route).await;
+    assert_eq!((report.delivered, report.discarded, subjects(&system, &ann).len()), (1, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_crm_failing_in_the_middle_keeps_what_is_done() {
+    let system = like_pop3();
+    let world = World::new();
+    let ann = world.user("ann");
+    for n in 0..40 {
+        system.put(ann.id(), mail(&format!("m{n}")));
+    }
+    let mut route = world.route(&ann, system.clone());
+    route.settings.delete_after_processing = true;
+    // the 33rd, which is the first of the second window
+    let healthy = world.crm.count("deliver_incoming");
+    assert_eq!(healthy, 0);
+    let parts = world.parts(&Life::until(Point::Never));
+    let view = world.view().await;
+    route.settings.max_messages_per_cycle = 32;
+    parts.run(&route, &view, &world.stop.subscribe()).await.1.unwrap();
+    route.settings.max_messages_per_cycle = 1000;
+    world.crm.fail_next("deliver_incoming", 1, false, || CrmError::new(CrmErrorKind::Busy, "locked"));
+    let (report, result) = parts.run(&route, &view, &world.stop.subscribe()).await;
+    assert_eq!(
+        (report.processed, report.backlog, result.unwrap_err().to_string().as_str()),
+        (0, 8, "locked")
+    );
+    assert_eq!(subjects(&system, &ann).len(), 8);
+    assert_eq!(world.pass(&route).await.delivered, 8);
+    assert_eq!((world.crm.received().len(), subjects(&system, &ann).len()), (40, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn threshold_and_expiry() {
+    let (world, system, ann) = setup();
+    let now = email_router_model::Clock::now(&*world.clock);
+    for (subject, hours) in [("ancient", 100), ("old", 30), ("edge", 24), ("new", 1)] {
+        let mut message = mail(subject);
+        message.received = Some(now.checked_sub(Duration::from_secs(hours * 3600)).unwrap());
+        system.put(ann.id(), message);
+    }
+    let mut route = world.route(&ann, system.clone());
+    route.settings.delete_after_processing = true;
+    route.settings.message_expiry = Some(Duration::from_secs(48 * 3600));
+    world
+        .state
+        .set_threshold(ann.id(), Some(now.checked_sub(Duration::from_secs(24 * 3600)).unwrap()))
+        .await
+        .unwrap();
+    let report = world.pass(&route).await;
+    assert_eq!((report.left_alone, report.delivered), (3, 1), "what came at the threshold is not after it");
+    assert_eq!(subjects(&system, &ann), ["ancient", "old", "edge"], "left alone is left there");
+    assert_eq!(world.pass(&route).await.processed, 0);
+    // without a threshold of its own the setting counts
+    world.state.set_threshold(ann.id(), None).await.unwrap();
+    let mut message = mail("between");
+    message.received = Some(now.checked_sub(Duration::from_secs(3600)).unwrap());
+    system.put(ann.id(), message);
+    route.settings.process_from = Some(now);
+    assert_eq!(world.pass(&route).await.left_alone, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cycle_has_its_limit_and_tells_the_backlog() {
+    let (world, system, ann) = setup();
+    for n in 0..25 {
+        system.put(ann.id(), mail(&format!("m{n:02}")));
+    }
+    let mut route = world.route(&ann, system.clone());
+    route.settings.max_messages_per_cycle = 10;
+    let mut told = Vec::new();
+    for _ in 0..4 {
+        let report = world.pass(&route).await;
+        told.push((report.listed, report.processed, report.backlog));
+    }
+    assert_eq!(told, [(25, 10, 15), (25, 10, 5), (25, 5, 0), (25, 0, 0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_gives_back_what_was_not_touched() {
+    let (world, system, ann) = setup();
+    let ids: Vec<_> = (0..10).map(|n| system.put(ann.id(), mail(&format!("m{n}")))).collect();
+    let route = world.route(&ann, system.clone());
+    // the third fetch takes long, and meanwhile somebody stops the router
+    let watch = Arc::new(world::Watch::default());
+    watch.fetching_takes(ann.id(), Duration::from_secs(10));
+    let mut slow = world.route(&ann, world::Watched { inner: system.clone(), watch });
+    slow.settings = route.settings.clone();
+    let stopper = async {
+        tokio::time::sleep(Duration::from_secs(25)).await;
+        world.stop.send_replace(true);
+    };
+    let ((report, result), ()) = tokio::join!(world.try_pass(&slow), stopper);
+    result.unwrap();
+    assert_eq!((report.delivered, report.backlog), (3, 7), "what is in flight is finished");
+    assert_eq!(world.attempts(&ann, &ids[2]).await, Some(1));
+    assert_eq!(world.attempts(&ann, &ids[3]).await, None);
+    world.stop.send_replace(false);
+    assert_eq!(world.pass(&route).await.delivered, 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn duplicates_are_delivered_once() {
+    let (world, system, ann) = setup();
+    let ben = world.user("ben");
+    for _ in 0..3 {
+        system.put(ann.id(), mail("same"));
+    }
+    let report = world.pass(&world.route(&ann, system.clone())).await;
+    assert_eq!((report.delivered, report.discarded), (1, 2), "in one mailbox");
+    // in two mailboxes read at the same time, each waiting for the other's fetch
+    let watch = Arc::new(world::Watch::default());
+    for place in [&ann, &ben] {
+        system.put(place.id(), mail("both"));
+        watch.fetching_takes(place.id(), Duration::from_secs(5));
+    }
+    let slow =
+        |place| world.route(place, world::Watched { inner: system.clone(), watch: Arc::clone(&watch) });
+    let (at_ann, at_ben) = (slow(&ann), slow(&ben));
+    let ((a, _), (b, _)) = tokio::join!(world.try_pass(&at_ann), world.try_pass(&at_ben));
+    assert_eq!((a.delivered + b.delivered, a.discarded + b.discarded), (1, 1));
+    assert_eq!(world.crm.received(), ["both", "same"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_that_fails_loses_nothing() {
+    for effect in [false, true] {
+        let world = World::new();
+        let (system, ann) = (like_pop3(), world.user("ann"));
+        for n in 0..3 {
+            system.put(ann.id(), mail(&format!("m{n}")));
+        }
+        let faults = email_router_transport::layer::fault::Faults::new(Arc::new(
+            email_router_model::SeededEntropy::new(1),
+        ));
+        let mut route =
+            world.route(&ann, email_router_transport::layer::Fault::new(system.clone(), faults.clone()));
+        route.settings.delete_after_processing = true;
+        use email_router_transport::layer::fault::FaultKind::{FailAfter, FailBefore};
+        // receive, 4 next, prefetch, 3 fetches, 3 disposals come before close
+        faults.at(12, if effect { FailAfter } else { FailBefore });
+        let (report, result) = world.try_pass(&route).await;
+        assert!(result.unwrap_err().to_string().contains("close"));
+        assert_eq!((report.delivered, subjects(&system, &ann).len()), (3, if effect { 0 } else { 3 }));
+        let fetched = system.count(Operation::Fetch);
+        assert_eq!(world.pass(&route).await.processed, 0, "disposed of again without routing");
+        assert_eq!((subjects(&system, &ann).len(), system.count(Operation::Fetch)), (0, fetched));
+        assert_eq!(world.crm.received().len(), 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_stable_ids_the_crm_alone_remembers() {
+    let mut capability = MemoryTransport::new().capability();
+    capability.stable_ids = false;
+    let (world, _, ann) = setup();
+    let system = MemoryTransport::with_capability(capability);
+    system.put(ann.id(), mail("m0"));
+    system.put(ann.id(), RawMessage::new("\r\n\r\nunreadable"));
+    let mut route = world.route(&ann, system.clone());
+    route.settings.move_undeliverable = false;
+    for _ in 0..3 {
+        world.pass(&route).await;
+    }
+    assert_eq!((world.crm.received().len(), world.classes().await.len()), (1, 1));
+    // an id of an earlier session that was settled as delete must not delete another message unread
+    route.settings.delete_after_processing = true;
+    let ids: Vec<RemoteId> =
+        (1..20).flat_map(|s| (1..4).map(move |n| RemoteId::new(format!("{s}/{n}")))).collect();
+    let settled: Vec<_> = ids
+        .iter()
+        .map(|id| email_router_engine::ports::Settled {
+            id: id.clone(),
+            verdict: Verdict::Deliver,
+            activity_id: None,
+            disposition: "delete".to_owned(),
+            at: later(&world, 0),
+        })
+        .collect();
+    world.state.settle(ann.id(), &settled).await.unwrap();
+    system.put(ann.id(), mail("m1"));
+    world.pass(&route).await;
+    assert_eq!(world.crm.received(), ["m0", "m1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_message_at_hand() {
+    let (world, _, ann) = setup();
+    let parts = world.parts(&Life::until(Point::Never));
+    let view = world.view().await;
+    let settings = IncomingSettings::default();
+    let mailbox: &Mailbox = &ann.mailbox;
+    let context = MailboxContext { mailbox, record: Some(ann.record.clone()) };
+    let (wanted, refused) = (mail("wanted"), junk("junk"));
+    for (raw, anyway, verdict) in [
+        (&wanted, false, Verdict::Deliver),
+        (&refused, false, Verdict::Discard),
+        (&refused, true, Verdict::Deliver),
+    ] {
+        let routed = parts.route_one(&view, &context, &settings, raw, anyway, true).await.unwrap();
+        assert_eq!((routed.record.verdict, routed.corrupt), (verdict, false));
+    }
+    assert_eq!(
+        (world.crm.count("deliver_incoming"), world.crm.received().len()),
+        (0, 0),
+        "a dry run writes nothing"
+    );
+    assert_eq!(world.quarantine().await.len(), 0);
+    let routed = parts.route_one(&view, &context, &settings, &refused, true, false).await.unwrap();
+    assert_eq!(routed.record.verdict, Verdict::Deliver);
+    assert_eq!(world.crm.received(), ["junk"], "released");
+    let again = parts.route_one(&view, &context, &settings, &refused, true, false).await.unwrap();
+    assert_eq!((again.record.verdict, MemoryCrm::received(&world.crm).len()), (Verdict::Discard, 1));
+}

@@ -1,0 +1,136 @@
+//! The file and its layout.
+
+use std::path::Path;
+use std::time::Duration;
+
+use email_router_engine::StateError;
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use super::error::store_error;
+
+/// `PRAGMA application_id` of a state file: the letters `ERst`. It keeps another SQLite file (the embedded CRM's, say) from being
+/// taken for a state file by a slip in the settings.
+const APPLICATION_ID: i64 = 0x4552_7374;
+
+/// How long a statement waits for another process before it fails as busy.
+const BUSY: Duration = Duration::from_secs(30);
+
+/// The steps from an empty file to today's layout; `PRAGMA user_version` counts those done. Never change one that was released.
+const STEPS: &[&str] = &[
+    // Mailbox names are long and seen rows are many, so seen rows carry a number. WITHOUT ROWID: one b-tree, no second look-up.
+    "CREATE TABLE mailbox (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+     CREATE TABLE seen (
+         mailbox INTEGER NOT NULL, remote_id TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
+         verdict INTEGER, activity BLOB, disposition TEXT, settled_at INTEGER, not_before INTEGER, last_error TEXT,
+         PRIMARY KEY (mailbox, remote_id)) WITHOUT ROWID;
+     CREATE TABLE threshold (mailbox TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
+     CREATE TABLE ledger (activity BLOB PRIMARY KEY, at INTEGER NOT NULL, closed INTEGER NOT NULL, entry TEXT NOT NULL) WITHOUT ROWID;
+     CREATE INDEX ledger_by_time ON ledger (closed, at);
+     CREATE TABLE quarantine (
+         id INTEGER PRIMARY KEY AUTOINCREMENT, mailbox TEXT NOT NULL, remote_id TEXT NOT NULL, item TEXT NOT NULL, raw BLOB,
+         UNIQUE (mailbox, remote_id));
+     CREATE TABLE lease (name TEXT PRIMARY KEY, holder TEXT NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;
+     CREATE TABLE status (
+         mailbox TEXT NOT NULL, direction INTEGER NOT NULL, status TEXT NOT NULL, PRIMARY KEY (mailbox, direction)) WITHOUT ROWID;",
+];
+
+/// Makes sure that the file exists and only its owner can read it: it holds subjects, addresses and, in quarantine, whole messages. SQLite
+/// gives its side files the same permissions.
+pub(super) fn create_file(path: &Path) -> Result<(), StateError> {
+    let failed = |error: std::io::Error| StateError {
+        message: format!(
+            "the state file {} cannot be opened: {error}; its folder must exist and be writable",
+            path.display()
+        ),
+        transient: false,
+        source: Some(Box::new(error)),
+    };
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(path).map_err(failed)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = file.metadata().map_err(failed)?.permissions().mode();
+        if mode & 0o077 != 0 {
+            file.set_permissions(std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        }
+    }
+    drop(file);
+    Ok(())
+}
+
+/// A connection in WAL mode.
+pub(super) fn connect(path: &Path) -> Result<Connection, StateError> {
+    let open = || {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY)?;
+        connection.set_prepared_statement_cache_capacity(64);
+        let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+        Ok((connection, mode))
+    };
+    let (connection, mode) = open().map_err(|error| store_error(path, error))?;
+    if mode.eq_ignore_ascii_case("wal") {
+        Ok(connection)
+    } else {
+        Err(StateError {
+            message: format!(
+                "the state file {} lies on a file system without shared memory (journal mode {mode:?} instead of WAL); put it on \
+                 a local disk",
+                path.display()
+            ),
+            transient: false,
+            source: None,
+        })
+    }
+}
+
+/// Brings the layout up to date.
+pub(super) fn migrate(path: &Path, connection: &Connection) -> Result<(), StateError> {
+    match steps(connection) {
+        Ok(None) => Ok(()),
+        Ok(Some(why)) => Err(StateError {
+            message: format!("the state file {} {why}", path.display()),
+            transient: false,
+            source: None,
+        }),
+        Err(error) => Err(store_error(path, error)),
+    }
+}
+
+/// `Some`: why the file is refused.
+fn steps(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    // IMMEDIATE: of two processes that start at once, the second sees the finished layout
+    let transaction = rusqlite::Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+    let number = |what: &str| transaction.query_row(what, [], |row| row.get::<_, i64>(0));
+    let version = number("PRAGMA user_version")?;
+    let application = number("PRAGMA application_id")?;
+    let tables = number("SELECT count(*) FROM sqlite_schema")?;
+    let empty = tables == 0 && version == 0 && application == 0;
+    if !empty && application != APPLICATION_ID {
+        return Ok(Some("is a database of something else; name another file in the settings".to_owned()));
+    }
+    let newest = STEPS.len();
+    let done = match usize::try_from(version) {
+        Ok(done) if done <= newest => done,
+        _ => {
+            return Ok(Some(format!(
+                "was written by a newer version of email-router (layout {version}, this version knows {newest}); run that version, \
+                 or move the file away"
+            )));
+        }
+    };
+    if done == newest {
+        return Ok(None);
+    }
+    for step in STEPS.iter().skip(done) {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", newest as i64)?;
+    transaction.commit()?;
+    Ok(None)
+}

@@ -1,0 +1,34 @@
+//! Fake servers and certificates for the tests of email-router.
+//!
+//! Everything here speaks wire formats and knows nothing about the crates under test, so a mistake there cannot hide behind
+//! the same mistake here. Servers listen on a free loopback port and stop when they are dropped.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`tls`] | a throw-away authority and server certificates, good and bad |
+//! | [`script`] | a server that plays prepared bytes and notes what it hears |
+//! | [`pop3`] | a small well-behaved POP3 server with maildrops, after RFC 1939 |
+#![warn(missing_docs)]
+// a test server that cannot start or a broken script is a failed test: panicking says so at once
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
+pub mod pop3;
+pub mod script;
+pub mod smtp;
+pub mod tls;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Any byte stream of a server, in clear or inside TLS.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// Stops a server when the test drops its handle.
+#[derive(Debug)]
+pub(crate) struct StopOnDrop(pub(crate) tokio::task::JoinHandle<()>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

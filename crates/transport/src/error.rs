@@ -1,0 +1,221 @@
+//! The one error of this crate.
+
+use std::fmt;
+use std::time::Duration;
+
+use email_router_model::{Classified, Retry, Scope};
+
+/// What every fallible call of this crate returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a transport could not do what it was asked.
+///
+/// Three axes: [`Error::kind`] says what happened, [`Classified::retry`] whether it may be tried again, [`Classified::scope`] how
+/// much has to stop. The message names the server or folder; the server's own words are kept beside it. It never contains a
+/// secret.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    retry: Retry,
+    scope: Scope,
+    message: String,
+    reply: Option<String>,
+    hint: Option<String>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// What happened, chosen by what a caller or an administrator can do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Logged in, but this mailbox is not ours to open ("valid on the server but not for this mailbox"). Never retried.
+    AccessDenied,
+    /// The name or password is wrong, or the mechanism is refused. Never retried by itself: it would lock accounts.
+    Authentication,
+    /// The caller dropped or stopped the operation.
+    Cancelled,
+    /// The connection ended in the middle. Retried, unless in doubt.
+    ConnectionLost,
+    /// The other side speaks something this protocol does not allow.
+    Protocol,
+    /// The message is no longer in the mailbox. Never retried; nothing is lost, somebody else took it.
+    MessageGone,
+    /// The server refuses the content of the message.
+    MessageRefused,
+    /// Another session holds the mailbox (RFC 2449 `[IN-USE]`). Retried.
+    MailboxLocked,
+    /// The host name does not resolve. Retried.
+    NameResolution,
+    /// Every recipient was refused; the receipt inside [`Error::reply`] keeps the server's words.
+    RecipientsRefused,
+    /// Nobody listens there. Retried.
+    Refused,
+    /// The server refuses the sender address.
+    SenderRefused,
+    /// The transport's own settings are wrong. Never retried.
+    Settings,
+    /// A disk or file operation failed.
+    Storage,
+    /// The server says: too fast, too often, later. Retried after the delay it named.
+    Throttled,
+    /// No answer in time. Retried, unless in doubt.
+    Timeout,
+    /// TLS could not be established; the fault says why.
+    Tls(TlsFault),
+    /// Beyond a cap of ours or a limit of the server.
+    TooLarge,
+    /// The transport or the server cannot do this at all.
+    Unsupported,
+}
+
+/// Which fault kept TLS from being established.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TlsFault {
+    /// The certificate's time is over, or not yet come.
+    Expired,
+    /// The peer sent bytes in clear after STARTTLS was agreed: an injection attack (CVE-2011-0411 and kin).
+    Injection,
+    /// The server does not offer TLS although it is required.
+    NotOffered,
+    /// Something else in the handshake; the message tells.
+    Other,
+    /// Self-signed, or signed by an authority nobody here trusts.
+    UnknownIssuer,
+    /// The certificate is for another name.
+    WrongName,
+}
+
+impl Error {
+    /// An error of this kind, with the retry and scope that are usual for it. The message is lower case, without a full stop,
+    /// and names the place (`pop3 mail.example.com:995`).
+    #[must_use]
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        use ErrorKind as K;
+        let retry = match kind {
+            K::AccessDenied
+            | K::Authentication
+            | K::MessageGone
+            | K::MessageRefused
+            | K::RecipientsRefused
+            | K::SenderRefused => Retry::Never,
+            K::Settings | K::TooLarge | K::Unsupported => Retry::Never,
+            K::Cancelled
+            | K::ConnectionLost
+            | K::Protocol
+            | K::MailboxLocked
+            | K::NameResolution
+            | K::Refused => Retry::Later(None),
+            K::Storage | K::Throttled | K::Timeout | K::Tls(_) => Retry::Later(None),
+        };
+        let scope = match kind {
+            K::MessageGone | K::MessageRefused | K::RecipientsRefused | K::SenderRefused | K::TooLarge => {
+                Scope::Message
+            }
+            K::AccessDenied
+            | K::Authentication
+            | K::Cancelled
+            | K::ConnectionLost
+            | K::MailboxLocked
+            | K::Protocol => Scope::Mailbox,
+            K::Settings | K::Storage | K::Throttled | K::Timeout | K::Unsupported => Scope::Mailbox,
+            K::NameResolution | K::Refused | K::Tls(_) => Scope::Server,
+        };
+        Self { kind, retry, scope, message: message.into(), reply: None, hint: None, source: None }
+    }
+
+    /// The same error with another answer to "may it be tried again".
+    #[must_use]
+    pub fn with_retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// The same error, to be tried again after the delay the server named.
+    #[must_use]
+    pub fn after(self, delay: Duration) -> Self {
+        self.with_retry(Retry::Later(Some(delay)))
+    }
+
+    /// The same error with another scope.
+    #[must_use]
+    pub fn with_scope(mut self, scope: Scope) -> Self {
+        self.scope = scope;
+        self
+    }
+
+    /// The same error with the server's own words; control characters are replaced and the length is cut at 500 characters.
+    #[must_use]
+    pub fn with_reply(mut self, reply: &str) -> Self {
+        self.reply = Some(
+            reply
+                .chars()
+                .map(|c| if c.is_control() { ' ' } else { c })
+                .take(500)
+                .collect::<String>()
+                .trim()
+                .to_owned(),
+        );
+        self
+    }
+
+    /// The same error with what a person can do about it.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same error with its cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The server's own words, where it said any.
+    #[must_use]
+    pub fn reply(&self) -> Option<&str> {
+        self.reply.as_deref()
+    }
+
+    /// Whether the message may have been handed over although no answer came.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        self.retry == Retry::InDoubt
+    }
+}
+
+impl Classified for Error {
+    fn retry(&self) -> Retry {
+        self.retry
+    }
+    fn scope(&self) -> Scope {
+        self.scope
+    }
+    fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if let Some(reply) = &self.reply {
+            write!(f, " (the server said: {reply})")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|e| e as _)
+    }
+}

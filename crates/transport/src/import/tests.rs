@@ -1,0 +1,299 @@
+use std::io::Cursor;
+use std::io::Write as _;
+
+use email_router_model::{Classified, Scope, Timestamp};
+use proptest::prelude::*;
+
+use super::*;
+
+fn mbox(bytes: impl Into<Vec<u8>>, limits: ImportLimits) -> Mbox<Cursor<Vec<u8>>> {
+    let bytes = bytes.into();
+    let total = bytes.len() as u64;
+    Mbox::new(Cursor::new(bytes), total, "test", Quoting::default(), limits)
+}
+
+/// All messages as text; a failure as its message.
+fn all(source: &mut dyn MessageSource) -> Vec<String> {
+    let mut found = Vec::new();
+    loop {
+        match source.next_message() {
+            Ok(Some(item)) => found.push(String::from_utf8_lossy(item.message.bytes()).into_owned()),
+            Ok(None) => return found,
+            Err(e) => {
+                assert_eq!(e.scope(), Scope::Message, "{e}");
+                found.push(format!("! {e}"));
+            }
+        }
+    }
+}
+
+fn read(text: &str) -> Vec<String> {
+    all(&mut mbox(text, ImportLimits::default()))
+}
+
+#[test]
+fn separators() {
+    const D: &str = "Mon Jan  1 00:00:00 2024";
+    let one = "Subject: 1\n\nbody\n";
+    for (text, due) in [
+        (String::new(), vec![]),
+        ("\n\n".to_owned(), vec![]),
+        (format!("From a@b {D}\n{one}"), vec![one]),
+        (format!("\n\nFrom a@b {D}\n{one}\n"), vec![one]),
+        (format!("From a@b {D}\n{one}\nFrom - {D}\n{one}\n"), vec![one, one]),
+        // no empty line before, but a whole date
+        (format!("From a@b {D}\n{one}From c@d {D}\n{one}"), vec![one, one]),
+        // a line nobody quoted
+        (format!("From a@b {D}\nS: 1\n\nFrom here on\n"), vec!["S: 1\n\nFrom here on\n"]),
+        (format!("From a@b {D}\nS: 1\n\nx\nFrom me at 10:30\n"), vec!["S: 1\n\nx\nFrom me at 10:30\n"]),
+        // a first line without a date; an odd date after an empty line
+        (
+            "From nobody\nS: 1\n\nx\n\nFrom a@b 2024-01-01 10:30:00\nS: 2\n".to_owned(),
+            vec!["S: 1\n\nx\n", "S: 2\n"],
+        ),
+        // quoting of any depth
+        (
+            format!("From a@b {D}\nS: 1\n\n>From x\n>>From y\n>Fromage\n"),
+            vec!["S: 1\n\nFrom x\n>From y\n>Fromage\n"],
+        ),
+        // CRLF throughout, with its own empty line
+        (
+            format!("From a@b {D}\r\nS: 1\r\n\r\nx\r\n\r\nFrom a@b {D}\r\nS: 2\r\n\r\n"),
+            vec!["S: 1\r\n\r\nx\r\n", "S: 2\r\n"],
+        ),
+        // a Content-Length that lies
+        (
+            format!("From a@b {D}\nContent-Length: 9999\n\nx\n\nFrom a@b {D}\nS: 2\n"),
+            vec!["Content-Length: 9999\n\nx\n", "S: 2\n"],
+        ),
+        // the file was cut
+        (format!("From a@b {D}\nSubject: cu"), vec!["Subject: cu"]),
+        (format!("From a@b {D}\nS: 1\n\nx\n\nFrom a@b Mon Jan"), vec!["S: 1\n\nx\n\nFrom a@b Mon Jan"]),
+    ] {
+        assert_eq!(read(&text), due, "{text:?}");
+    }
+}
+
+#[test]
+fn damage_is_reported_and_passed_over() {
+    const D: &str = "Mon Jan  1 00:00:00 2024";
+    let before = format!("junk\nmore\n\nFrom a@b {D}\nS: 1\n");
+    assert_eq!(
+        read(&before),
+        ["! mbox test at byte 0: 11 bytes before the first message are passed over", "S: 1\n"]
+    );
+    assert_eq!(read("no mbox\n"), ["! mbox test at byte 0: this is no mbox: no line begins a message"]);
+    let empty = format!("From a@b {D}\n\nFrom a@b {D}\nS: 1\n");
+    assert_eq!(read(&empty), ["! mbox test at byte 0: the message is empty", "S: 1\n"]);
+    let zeros = format!("From a@b {D}\nS: 1\n\n{}\n\nFrom a@b {D}\nS: 2\n", "\0".repeat(100_000));
+    assert_eq!(read(&zeros).len(), 2);
+}
+
+#[test]
+fn large_messages_cost_no_memory_and_no_neighbour() {
+    const D: &str = "Mon Jan  1 00:00:00 2024";
+    let limits = ImportLimits::default().with_max_message_bytes(100);
+    let exact = format!("S: 1\n\n{}\n", "x".repeat(93));
+    assert_eq!(exact.len(), 100);
+    let long_line = "y".repeat(3_000_000);
+    let text = format!(
+        "From a {D}\n{exact}\nFrom a {D}\nS: 2\n\n{long_line}\n\nFrom a {D}\n{exact}!\n\nFrom a {D}\nS: 4\n"
+    );
+    let mut source = mbox(text, limits);
+    let found = all(&mut source);
+    assert_eq!(found.len(), 4);
+    assert_eq!((found[0].as_str(), found[3].as_str()), (exact.as_str(), "S: 4\n"));
+    for n in [1, 2] {
+        assert!(found[n].ends_with("the message is larger than the limit of 100 bytes"), "{}", found[n]);
+    }
+    assert!(source.piece_capacity() <= 64 * 1024);
+    let progress = source.progress();
+    assert_eq!((progress.messages, progress.failed), (2, 2));
+    assert_eq!(progress.done_bytes, progress.total_bytes);
+}
+
+#[test]
+fn dates() {
+    for (line, due) in [
+        ("From a@b Thu Feb 29 23:59:58 2024", Some("2024-02-29T23:59:58Z")),
+        ("From a@b Thu Feb 29 23:59 2024", Some("2024-02-29T23:59:00Z")),
+        ("From - Mon Jan 01 10:00:00 2024", Some("2024-01-01T10:00:00Z")),
+        ("From 123@xxx Mon Jan 01 10:00:00 +0530 2024", Some("2024-01-01T04:30:00Z")),
+        ("From a@b Mon Jan  1 10:00:00 2024 -0100", Some("2024-01-01T11:00:00Z")),
+        ("From a@b Mon Jan  1 10:00:00 UTC 2024", Some("2024-01-01T10:00:00Z")),
+        ("From a@b Mon Jan 32 10:00:00 2024", None),
+        ("From a@b Mon Jan  1 25:00:00 2024", None),
+        ("From a@b", None),
+    ] {
+        let due = due.map(|d| d.parse::<Timestamp>().unwrap());
+        assert_eq!(mbox::date(line.as_bytes()), due, "{line}");
+    }
+}
+
+#[test]
+fn mbox_resumes_where_it_was() {
+    let mut text = Vec::new();
+    for n in 0..5 {
+        let message = RawMessage::new(format!("S: {n}\n\nFrom {n}\n"));
+        mbox::write_message(&mut text, &message, None).unwrap();
+    }
+    let whole = all(&mut mbox(text.clone(), ImportLimits::default()));
+    for taken in 0..=5 {
+        let mut first = mbox(text.clone(), ImportLimits::default());
+        for _ in 0..taken {
+            first.next_message().unwrap().unwrap();
+        }
+        let mut second = mbox(text.clone(), ImportLimits::default());
+        if let Some(position) = first.position() {
+            let kept: Position = position.to_string().parse().unwrap();
+            second.resume_after(&kept).unwrap();
+            assert_eq!(second.progress().done_bytes, first.progress().done_bytes);
+        }
+        assert_eq!(all(&mut second), whole[taken..]);
+    }
+    for strange in ["mbox:3", "mbox:999999", "mbox:x", "eml:a.eml"] {
+        let error = mbox(text.clone(), ImportLimits::default()).resume_after(&strange.parse().unwrap());
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::Settings, "{strange}");
+    }
+    assert!("nonsense".parse::<Position>().is_err());
+}
+
+#[test]
+fn eml_trees_are_ordered_and_resumable() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for sub in ["b", "b/deep", ".hidden", "a-folder"] {
+        fs::create_dir_all(at(sub)).unwrap();
+    }
+    let files = [
+        "a.eml",
+        "a-folder/2.EML",
+        "a-folder/10.eml",
+        "b/deep/x y%.eml",
+        "b/z.eml",
+        "c.eml",
+        ".hidden/no.eml",
+        "no.txt",
+    ];
+    for name in files {
+        fs::write(at(name), format!("Subject: {name}\n\n")).unwrap();
+    }
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(at("c.eml"), at("link.eml")).unwrap();
+    let ids = |source: &mut dyn MessageSource| {
+        let mut ids = Vec::new();
+        while let Some(item) = source.next_message().unwrap() {
+            ids.push(item.id.as_str().to_owned());
+        }
+        ids
+    };
+    let mut source = open(folder.path(), ImportLimits::default()).unwrap();
+    let due = ["a-folder/10.eml", "a-folder/2.EML", "a.eml", "b/deep/x y%25.eml", "b/z.eml", "c.eml"];
+    assert_eq!(ids(&mut *source), due);
+    let progress = source.progress();
+    assert!(progress.total_bytes > 100 && progress.done_bytes == progress.total_bytes);
+    for taken in 1..=due.len() {
+        let mut first = open(folder.path(), ImportLimits::default()).unwrap();
+        for _ in 0..taken {
+            first.next_message().unwrap().unwrap();
+        }
+        let mut second = open(folder.path(), ImportLimits::default()).unwrap();
+        second.resume_after(&first.position().unwrap()).unwrap();
+        assert_eq!(ids(&mut *second), due[taken..]);
+    }
+    // one file, whatever its name; one that is too large does not stop the others
+    let mut one = open(&at("no.txt"), ImportLimits::default()).unwrap();
+    assert_eq!(ids(&mut *one), ["no.txt"]);
+    fs::write(at("b/large.eml"), "x".repeat(1000)).unwrap();
+    let mut source = open(folder.path(), ImportLimits::default().with_max_message_bytes(500)).unwrap();
+    let found = all(&mut *source);
+    assert_eq!(found.len(), 7);
+    assert_eq!(found.iter().filter(|f| f.contains("larger than the limit of 500 bytes")).count(), 1);
+    assert_eq!(open(&at("nothing"), ImportLimits::default()).unwrap_err().kind(), ErrorKind::Settings);
+}
+
+#[test]
+fn maildirs_are_oldest_first_and_resumable_although_flags_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for sub in ["tmp", "new", "cur"] {
+        fs::create_dir(at(sub)).unwrap();
+    }
+    for (name, n) in [
+        ("new/1700000003.M1.x", 3),
+        ("cur/1700000001.M1.x:2,S", 1),
+        ("new/1700000002.M2.x", 2),
+        ("new/1700000000.x", 0),
+    ] {
+        fs::write(at(name), format!("Subject: {n}\n\n")).unwrap();
+    }
+    let mut first = open(folder.path(), ImportLimits::default()).unwrap();
+    let ids: Vec<_> = (0..2).map(|_| first.next_message().unwrap().unwrap().id).collect();
+    assert_eq!(ids, ["1700000000.x".into(), "1700000001.M1.x".into()]);
+    fs::rename(at("cur/1700000001.M1.x:2,S"), at("cur/1700000001.M1.x:2,FST")).unwrap();
+    let mut second = open(folder.path(), ImportLimits::default()).unwrap();
+    second.resume_after(&first.position().unwrap()).unwrap();
+    assert_eq!(all(&mut *second), ["Subject: 2\n\n", "Subject: 3\n\n"]);
+    assert_eq!(second.progress().done_bytes, second.progress().total_bytes);
+    assert_eq!(fs::read_dir(at("new")).unwrap().count(), 3, "reading changed the mailbox");
+}
+
+#[test]
+fn what_a_path_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::File::create(at("inbox")).unwrap().write_all(b"\nFrom a@b Mon Jan  1 00:00:00 2024\nS: 1\n").unwrap();
+    fs::write(at("empty.mbox"), "").unwrap();
+    fs::write(at("one.eml"), "From: not an mbox\n\n").unwrap();
+    for (name, due) in [("inbox", "S: 1\n"), ("one.eml", "From: not an mbox\n\n")] {
+        assert_eq!(all(&mut *open(&at(name), ImportLimits::default()).unwrap()), [due], "{name}");
+    }
+    assert!(all(&mut *open(&at("empty.mbox"), ImportLimits::default()).unwrap()).is_empty());
+}
+
+fn message() -> impl Strategy<Value = Vec<u8>> {
+    let line = prop_oneof![
+        Just(b"From a@b Mon Jan  1 00:00:00 2024".to_vec()),
+        Just(b">From x".to_vec()),
+        Just(b">>From 10:30".to_vec()),
+        Just(b"From ".to_vec()),
+        Just(Vec::new()),
+        Just(b"\r".to_vec()),
+        proptest::collection::vec(any::<u8>().prop_filter("no line end", |b| *b != b'\n'), 0..60),
+    ];
+    proptest::collection::vec(line, 1..12).prop_map(|lines| {
+        let mut bytes = lines.join(&b'\n');
+        bytes.push(b'\n');
+        bytes
+    })
+}
+
+proptest! {
+    /// What is written is read back, byte for byte, with its time; the same message gets the same id.
+    #[test]
+    fn mbox_round_trip(messages in proptest::collection::vec((message(), 0i64..4_000_000_000), 1..6)) {
+        let mut text = Vec::new();
+        for (bytes, second) in &messages {
+            let mut message = RawMessage::new(bytes.clone());
+            message.received = Some(Timestamp::from_second(*second).unwrap());
+            mbox::write_message(&mut text, &message, Some(&"a@b".parse().unwrap())).unwrap();
+        }
+        let mut source = mbox(text, ImportLimits::default());
+        for (bytes, second) in &messages {
+            let item = source.next_message().unwrap().unwrap();
+            prop_assert_eq!(&item.message.bytes()[..], &bytes[..]);
+            prop_assert_eq!(item.message.received.unwrap().as_second(), *second);
+            prop_assert_eq!(item.id.as_str(), format!("sha256:{}", RawMessage::new(bytes.clone()).digest()));
+        }
+        prop_assert!(source.next_message().unwrap().is_none());
+    }
+
+    /// Whatever the bytes: it ends, and every byte is accounted for.
+    #[test]
+    fn mbox_never_panics(bytes in "(From a@b Mon Jan  1 00:00:00 2024\n|From |\n|\r\n|>|x|\u{0}){0,60}") {
+        let mut source = mbox(bytes, ImportLimits::default().with_max_message_bytes(20));
+        all(&mut source);
+        let progress = source.progress();
+        prop_assert_eq!(progress.done_bytes, progress.total_bytes);
+    }
+}

@@ -1,0 +1,558 @@
+//! The files themselves. Everything here blocks and belongs on a blocking thread.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use email_router_model::{Headers, MessageId, RawMessage, RemoteId, Timestamp, header, read_capped};
+
+use super::error;
+use super::proto::{self, FileName};
+use crate::{Disposition, Error, ErrorKind, ReceiveOptions, Result, Stub};
+
+/// How many messages one trip to the blocking thread looks at while listing.
+const LISTED_AT_ONCE: usize = 64;
+/// After how many calls a picture of the directory is too old to answer where a message went.
+const PICTURE_LASTS: u32 = 256;
+/// Specification: "a file in tmp which was not accessed in 36 hours" may be deleted. Seconds.
+const STALE_AFTER: i64 = 36 * 60 * 60;
+
+/// One file in `new` or `cur`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Seconds and microseconds of the delivery.
+    pub(crate) time: (i64, u32),
+    /// The whole file name.
+    pub(crate) name: Vec<u8>,
+    /// In `new`, else in `cur`.
+    pub(crate) in_new: bool,
+}
+
+impl Entry {
+    pub(crate) fn path(&self, root: &Path) -> PathBuf {
+        place(root, self.in_new, &self.name)
+    }
+
+    pub(crate) fn base(&self) -> Vec<u8> {
+        proto::base(&self.name).to_vec()
+    }
+}
+
+fn place(root: &Path, in_new: bool, name: &[u8]) -> PathBuf {
+    root.join(if in_new { "new" } else { "cur" }).join(proto::os_string(name.to_vec()))
+}
+
+/// Makes sure that this is a Maildir whose folders are real directories. The root itself may be a symbolic link, which its administrator
+/// made; a link inside could lead into the mailbox of somebody else.
+pub(crate) fn check(root: &Path) -> Result<()> {
+    let found = fs::metadata(root).map_err(|e| error::directory("open it", root, e))?;
+    if !found.is_dir() {
+        return Err(error::not_a_maildir(root, "it is no directory"));
+    }
+    for folder in ["cur", "new", "tmp"] {
+        real_directory(&root.join(folder))?;
+    }
+    Ok(())
+}
+
+fn real_directory(path: &Path) -> Result<()> {
+    let found = fs::symlink_metadata(path).map_err(|e| error::directory("open it", path, e))?;
+    if found.is_symlink() {
+        return Err(error::not_a_maildir(path, "it is a symbolic link"));
+    }
+    if !found.is_dir() {
+        return Err(error::not_a_maildir(path, "it is no directory"));
+    }
+    Ok(())
+}
+
+/// Whether this process may create and remove files there; asks, and changes nothing.
+pub(crate) fn writable(path: &Path) -> bool {
+    #[cfg(unix)]
+    return rustix::fs::access(path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_ok();
+    #[cfg(not(unix))]
+    return fs::metadata(path).is_ok_and(|m| !m.permissions().readonly());
+}
+
+/// Creates what is missing of a Maildir, for its owner only.
+pub(crate) fn create(root: &Path) -> Result<()> {
+    let mut created = false;
+    for folder in ["tmp", "new", "cur"] {
+        let path = root.join(folder);
+        if fs::symlink_metadata(&path).is_ok() {
+            continue; // whatever it is, the check below judges it
+        }
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true);
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(&path).map_err(|e| error::directory("create it", &path, e))?;
+        created = true;
+    }
+    check(root)?;
+    if created {
+        // a message that is durable in a directory that is not would be lost with it
+        for directory in
+            [Some(root), root.parent().filter(|p| !p.as_os_str().is_empty())].into_iter().flatten()
+        {
+            sync_directory(directory).map_err(|e| error::directory("make it durable", directory, e))?;
+        }
+    }
+    Ok(())
+}
+
+/// All messages, oldest first. Only names are kept; a file is asked for its time only where the name does not tell.
+pub(crate) fn scan(root: &Path) -> Result<Vec<Entry>> {
+    let mut entries: Vec<Entry> = Vec::new();
+    // new first: what somebody moves from new to cur meanwhile is then seen twice rather than not at all
+    for (folder, in_new) in [("new", true), ("cur", false)] {
+        for_each_file(&root.join(folder), |name, file| {
+            let time = proto::time_in_name(&FileName::parse(&name).base).unwrap_or_else(|| {
+                let modified = file.metadata().ok().and_then(|m| modified(&m));
+                modified.map_or((0, 0), |t| (t.as_second(), t.subsec_microsecond().unsigned_abs()))
+            });
+            entries.push(Entry { time, name, in_new });
+        })?;
+    }
+    // of two names with one base the one in cur counts, which has the flags
+    let new_bases: HashSet<Vec<u8>> = entries.iter().filter(|e| e.in_new).map(Entry::base).collect();
+    if !new_bases.is_empty() {
+        let twice: HashSet<Vec<u8>> =
+            entries.iter().filter(|e| !e.in_new).map(Entry::base).filter(|b| new_bases.contains(b)).collect();
+        entries.retain(|e| !e.in_new || !twice.contains(&e.base()));
+    }
+    entries.sort_unstable_by(|a, b| (a.time, proto::base(&a.name)).cmp(&(b.time, proto::base(&b.name))));
+    Ok(entries)
+}
+
+fn for_each_file(directory: &Path, mut see: impl FnMut(Vec<u8>, &fs::DirEntry)) -> Result<()> {
+    let failed = |e| error::directory("list it", directory, e);
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = proto::name_bytes(&entry.file_name());
+        if name.first() != Some(&b'.') && entry.file_type().is_ok_and(|t| t.is_file()) {
+            see(name, &entry);
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn modified(metadata: &Metadata) -> Option<Timestamp> {
+    Timestamp::try_from(metadata.modified().ok()?).ok()
+}
+
+/// Opens a regular file, never through a symbolic link, and never waits for the other end of a pipe.
+pub(crate) fn open(path: &Path) -> io::Result<(File, Metadata)> {
+    let mut options = fs::OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        use rustix::fs::OFlags;
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, flags.bits().cast_signed());
+    }
+    let file = options.open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    Ok((file, metadata))
+}
+
+/// The header section of a file, without reading its body.
+pub(crate) fn read_headers(mut file: impl Read, path: &Path, limit: u64) -> Result<Bytes> {
+    let mut bytes = Vec::new();
+    let mut chunk = vec![0; 16 * 1024];
+    loop {
+        let end = header::section_end(&bytes);
+        let complete =
+            end < bytes.len() || bytes[..end].ends_with(b"\n\n") || bytes[..end].ends_with(b"\n\r\n");
+        if !complete && end as u64 <= limit {
+            let n = match file.read(&mut chunk) {
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(error::message("read it", path, e)),
+            };
+            bytes.extend_from_slice(&chunk[..n]);
+            if n > 0 {
+                continue;
+            }
+        }
+        if end as u64 > limit {
+            let text = format!(
+                "maildir {}: the header section is larger than the limit of {limit} bytes",
+                path.display()
+            );
+            return Err(Error::new(ErrorKind::TooLarge, text));
+        }
+        bytes.truncate(end);
+        return Ok(Bytes::from(bytes));
+    }
+}
+
+/// Base name of each message: whether it lies in `cur`, and its whole name.
+type Picture = HashMap<Vec<u8>, (bool, Vec<u8>)>;
+
+/// A Maildir that is being read.
+#[derive(Debug)]
+pub(crate) struct Store {
+    root: PathBuf,
+    options: ReceiveOptions,
+    remaining: std::vec::IntoIter<Entry>,
+    budget: usize,
+    known: HashMap<RemoteId, (bool, Vec<u8>)>,
+    /// Where each message was when the directory was last looked at, and how many calls ago.
+    picture: Option<(Picture, u32)>,
+    changed: HashSet<PathBuf>,
+}
+
+impl Store {
+    pub(crate) fn open(root: PathBuf, options: ReceiveOptions) -> Result<Self> {
+        check(&root)?;
+        let entries = scan(&root)?;
+        Ok(Self {
+            root,
+            budget: options.max_messages,
+            options,
+            remaining: entries.into_iter(),
+            known: HashMap::new(),
+            picture: None,
+            changed: HashSet::new(),
+        })
+    }
+
+    /// The next few messages; none at the end.
+    pub(crate) fn list_some(&mut self) -> Result<VecDeque<Stub>> {
+        let mut stubs = VecDeque::new();
+        while stubs.len() < LISTED_AT_ONCE && self.budget > 0 {
+            let Some(entry) = self.remaining.next() else { break };
+            let base = entry.base();
+            let id = proto::id_of(&base);
+            self.known.insert(id.clone(), (entry.in_new, entry.name));
+            // a file that vanished or changed its name meanwhile; one that is there but unreadable is listed, and fetch says why
+            let metadata = match self.locate(&base, &id)? {
+                Some(path) => fs::symlink_metadata(path).ok(),
+                None => continue,
+            };
+            let received = metadata.as_ref().and_then(modified);
+            let size = metadata.map(|m| m.len());
+            stubs.push_back(Stub { id, size, received, headers: None });
+            self.budget -= 1;
+        }
+        Ok(stubs)
+    }
+
+    pub(crate) fn headers(&mut self, id: &RemoteId) -> Result<Bytes> {
+        let limit = self.options.max_header_bytes;
+        self.with_file(id, |file, _, path| read_headers(file, path, limit))
+    }
+
+    pub(crate) fn fetch(&mut self, id: &RemoteId) -> Result<RawMessage> {
+        let limit = self.options.max_message_bytes;
+        self.with_file(id, |file, metadata, path| {
+            let bytes = read_capped(file, limit, "the message").map_err(|e| error::capped(path, e))?;
+            let mut message = RawMessage::new(bytes);
+            message.received = modified(metadata);
+            Ok(message)
+        })
+    }
+
+    /// Does it at once; what is gone is left alone.
+    pub(crate) fn dispose(&mut self, id: &RemoteId, what: &Disposition) -> Result<()> {
+        let Some(base) = proto::base_of(id) else { return Ok(()) };
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let Some(path) = self.locate(&base, id)? else { return Ok(()) };
+            let done = match what {
+                Disposition::Keep => return Ok(()),
+                Disposition::Delete => fs::remove_file(&path).map_err(|e| ("remove it", e)),
+                Disposition::MarkRead => self.mark_read(&path, id).map_err(|e| ("mark it as read", e)),
+                Disposition::Move(folder) => {
+                    let target = self.folder(folder)?;
+                    self.move_to(&path, &target).map_err(|e| ("move it", e))
+                }
+            };
+            match done {
+                Ok(()) => {
+                    self.changed.extend(path.parent().map(Path::to_owned));
+                    return Ok(());
+                }
+                // somebody else changed its flags or took it: look again
+                Err((_, e)) if e.kind() == io::ErrorKind::NotFound && tries < 5 => self.forget(id),
+                Err((doing, e)) => return Err(error::message(doing, &path, e)),
+            }
+        }
+    }
+
+    /// Makes all dispositions durable.
+    pub(crate) fn commit(&mut self) -> Result<()> {
+        for directory in self.changed.drain() {
+            sync_directory(&directory).map_err(|e| error::directory("make it durable", &directory, e))?;
+        }
+        Ok(())
+    }
+
+    fn with_file<T>(
+        &mut self,
+        id: &RemoteId,
+        read: impl Fn(File, &Metadata, &Path) -> Result<T>,
+    ) -> Result<T> {
+        let text = format!("maildir {}: {id:?} is no longer there", self.root.display());
+        let gone = Error::new(ErrorKind::MessageGone, text);
+        let Some(base) = proto::base_of(id) else { return Err(gone) };
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let Some(path) = self.locate(&base, id)? else { return Err(gone) };
+            match open(&path) {
+                Ok((file, metadata)) => return read(file, &metadata, &path),
+                Err(e) if e.kind() == io::ErrorKind::NotFound && tries < 5 => self.forget(id),
+                Err(e) => return Err(error::message("open it", &path, e)),
+            }
+        }
+    }
+
+    /// Where the message is now. Looks where it was first, then where a flag change usually puts it, then in the whole directory; that
+    /// costs time in proportion to the directory, so the picture it gives is kept for a while.
+    fn locate(&mut self, base: &[u8], id: &RemoteId) -> Result<Option<PathBuf>> {
+        let there = |path: &Path| fs::symlink_metadata(path).is_ok_and(|m| m.is_file());
+        if let Some((in_new, name)) = self.known.get(id) {
+            let path = place(&self.root, *in_new, name);
+            if there(&path) {
+                return Ok(Some(path));
+            }
+        }
+        let info = proto::INFO.as_bytes();
+        for (in_new, end) in [(false, [info, b"S"].concat()), (false, info.to_vec()), (true, Vec::new())] {
+            let name = [base, &end].concat();
+            let path = place(&self.root, in_new, &name);
+            if there(&path) {
+                self.known.insert(id.clone(), (in_new, name));
+                return Ok(Some(path));
+            }
+        }
+        for _ in 0..2 {
+            if let Some((picture, age)) = &mut self.picture {
+                *age += 1;
+                match picture.get(base) {
+                    Some((in_new, name)) if there(&place(&self.root, *in_new, name)) => {
+                        self.known.insert(id.clone(), (*in_new, name.clone()));
+                        return Ok(Some(place(&self.root, *in_new, name)));
+                    }
+                    // a name that is gone does not come back; one that moved on is worth another look
+                    None if *age < PICTURE_LASTS => return Ok(None),
+                    Some(_) | None => {}
+                }
+            }
+            let found = scan(&self.root)?.into_iter().map(|e| (e.base(), (e.in_new, e.name)));
+            self.picture = Some((found.collect(), 0));
+        }
+        Ok(None)
+    }
+
+    fn forget(&mut self, id: &RemoteId) {
+        self.known.remove(id);
+    }
+
+    fn mark_read(&mut self, path: &Path, id: &RemoteId) -> io::Result<()> {
+        let name = FileName::parse(&proto::name_bytes(path.file_name().unwrap_or_default()));
+        let cur = self.root.join("cur");
+        let target = cur.join(name.with(b'S').in_cur());
+        if target != path {
+            fs::rename(path, &target)?;
+        }
+        self.known.insert(id.clone(), (false, proto::name_bytes(target.file_name().unwrap_or_default())));
+        self.changed.insert(cur);
+        Ok(())
+    }
+
+    /// The Maildir++ folder of this name, created for its owner only when it is missing.
+    fn folder(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.root.join(proto::folder_directory(name)?);
+        if fs::symlink_metadata(&folder).is_ok_and(|m| m.is_symlink()) {
+            return Err(error::not_a_maildir(&folder, "it is a symbolic link"));
+        }
+        create(&folder)?;
+        // Maildir++: an empty file of this name tells a delivery agent that it is inside a folder
+        let mark = folder.join("maildirfolder");
+        match new_file(&mark) {
+            Ok(_) => Ok(folder),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(folder),
+            Err(e) => Err(error::directory("create it", &mark, e)),
+        }
+    }
+
+    /// Moves a file with its flags; never over another one. The target is durable before the source goes, so a crash leaves the message in
+    /// both places and never in none; doing it again then finds the same file there and only removes the source.
+    fn move_to(&mut self, path: &Path, folder: &Path) -> io::Result<()> {
+        let in_new = path.parent() == Some(&self.root.join("new"));
+        let directory = folder.join(if in_new { "new" } else { "cur" });
+        let name = proto::name_bytes(path.file_name().unwrap_or_default());
+        for copy in 0..1000 {
+            let parsed = FileName::parse(&name);
+            let target = match copy {
+                0 => proto::os_string(name.clone()),
+                _ => {
+                    let base = [&parsed.base, format!(",copy{copy}").as_bytes()].concat();
+                    let fresh = FileName { base, flags: parsed.flags };
+                    if in_new { proto::os_string(fresh.base) } else { fresh.in_cur() }
+                }
+            };
+            match publish(path, &directory.join(target)) {
+                Ok(()) => {
+                    sync_directory(&directory)?;
+                    return match fs::remove_file(path) {
+                        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+                        _ => Ok(()),
+                    };
+                }
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::AlreadyExists, "1000 files of this name are there"))
+    }
+}
+
+/// Gives a complete file its final name; never over another file. Succeeds when it already has that name too. The source may be gone
+/// afterwards.
+fn publish(source: &Path, target: &Path) -> io::Result<()> {
+    match fs::hard_link(source, target) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && same_file(source, target) => Ok(()),
+        Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) => Err(e),
+        // file systems without hard links, and kernels that protect other people's files from them
+        Err(_) if fs::symlink_metadata(target).is_ok() => Err(io::ErrorKind::AlreadyExists.into()),
+        Err(_) => fs::rename(source, target),
+    }
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let id = |p| fs::symlink_metadata(p).map(|m| (m.dev(), m.ino()));
+        matches!((id(a), id(b)), (Ok(a), Ok(b)) if a == b)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (a, b);
+        false
+    }
+}
+
+fn new_file(path: &Path) -> io::Result<File> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    File::open(path)?.sync_all()?;
+    #[cfg(not(unix))]
+    let _ = path;
+    Ok(())
+}
+
+/// A message written to `tmp` and durable there, not yet delivered. Dropping it takes it away again.
+#[derive(Debug)]
+pub(crate) struct Written {
+    root: PathBuf,
+    name: String,
+}
+
+/// Writes a new message to `tmp`.
+pub(crate) fn write(root: &Path, name: String, pieces: &[&[u8]]) -> Result<Written> {
+    let path = root.join("tmp").join(&name);
+    let failed = |e| error::directory("write to it", &path, e);
+    let mut file = new_file(&path).map_err(failed)?;
+    let written = Written { root: root.to_owned(), name };
+    pieces.iter().try_for_each(|piece| file.write_all(piece)).map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    Ok(written)
+}
+
+impl Written {
+    /// Delivers it. An error that is in doubt means: readers can see it, but a power cut could undo it.
+    pub(crate) fn deliver(self) -> Result<()> {
+        let new = self.root.join("new");
+        let (source, target) = (self.root.join("tmp").join(&self.name), new.join(&self.name));
+        publish(&source, &target).map_err(|e| error::directory("deliver to it", &target, e))?;
+        sync_directory(&new).map_err(|e| {
+            error::directory("make it durable", &new, e).with_retry(email_router_model::Retry::InDoubt)
+        })
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        // gone already where it was renamed; where that fails for another reason the 36-hour rule takes care of it
+        let _ = fs::remove_file(self.root.join("tmp").join(&self.name));
+    }
+}
+
+/// Removes what a crash left in `tmp` 36 hours ago or earlier. Failures do not matter: the next start tries again.
+pub(crate) fn clean(root: &Path, now: Timestamp) {
+    let _ = for_each_file(&root.join("tmp"), |_, file| {
+        let age = file.metadata().ok().and_then(|m| modified(&m)).map(|t| now.as_second() - t.as_second());
+        if age.is_some_and(|seconds| seconds > STALE_AFTER) {
+            let _ = fs::remove_file(file.path());
+        }
+    });
+}
+
+/// Whether a message with this Message-ID lies in the Maildir or one of its folders.
+pub(crate) fn contains(root: &Path, message_id: &MessageId) -> Result<bool> {
+    match fs::metadata(root) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        _ => check(root)?,
+    }
+    let mut directories = vec![root.to_owned()];
+    let failed = |e| error::directory("list it", root, e);
+    for entry in fs::read_dir(root).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = proto::name_bytes(&entry.file_name());
+        if name.starts_with(b".") && entry.file_type().is_ok_and(|t| t.is_dir()) {
+            directories.push(entry.path());
+        }
+    }
+    let tag = proto::tag_of(message_id);
+    // names tell where we wrote them; files with other names are opened, and only when no name tells
+    let mut untold = Vec::new();
+    for directory in directories {
+        for folder in ["new", "cur"] {
+            let mut candidates = Vec::new();
+            let listed = for_each_file(&directory.join(folder), |name, file| {
+                match proto::tag_in(&FileName::parse(&name).base) {
+                    Some(found) if found == tag.as_bytes() => candidates.push(file.path()),
+                    Some(_) => {}
+                    None => untold.push(file.path()),
+                }
+            });
+            // a directory that begins with a dot and is no folder
+            if let Err(e) = listed
+                && directory == root
+            {
+                return Err(e);
+            }
+            if candidates.iter().any(|path| has_message_id(path, message_id)) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(untold.iter().any(|path| has_message_id(path, message_id)))
+}
+
+fn has_message_id(path: &Path, wanted: &MessageId) -> bool {
+    let limit = ReceiveOptions::default().max_header_bytes;
+    let Ok((file, _)) = open(path) else { return false };
+    let Ok(section) = read_headers(file, path, limit) else { return false };
+    let found = Headers::new(&section).get("Message-ID").and_then(|value| MessageId::parse(&value));
+    found.is_some_and(|id| id == *wanted)
+}

@@ -1,0 +1,116 @@
+//! Messages, the files they come in, and the configuration.
+
+use std::collections::HashMap;
+use std::io::Cursor;
+use std::path::Path;
+
+use email_router_crm::OrganizationSettings;
+use email_router_crm::token::{TokenFormat, append_token};
+use email_router_engine::ParseCaps;
+use email_router_engine::decide::TokenFinder;
+use email_router_engine::message::Message;
+use email_router_model::{Classified, RawMessage, Scope};
+use email_router_transport::import::mbox::{Mbox, Quoting, write_message};
+use email_router_transport::import::{ImportLimits, Imported, MessageSource};
+
+/// Any text as a configuration file: every finding has a place inside the text, and errors and settings exclude each other.
+pub fn configuration(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (settings, findings) = email_router_config::check(&text, Path::new("EmailAgent.xml"));
+    // a bare CR ends a line as well (XML 1.0, 2.11)
+    let lines = text.split(['\r', '\n']).count();
+    for finding in &findings {
+        assert!((1..=lines).contains(&(finding.line as usize)), "{finding} is outside of {lines} lines");
+        assert!(finding.column >= 1 && !finding.message.is_empty(), "{finding}");
+    }
+    assert_eq!(settings.is_none(), findings.iter().any(|f| f.is_error()), "{findings:?}");
+}
+
+/// Any bytes as a message, body and attachments included: what is stored keeps its limits and is the same at each reading.
+pub fn message(data: &[u8]) {
+    let caps = ParseCaps::default();
+    let organization = OrganizationSettings::default();
+    let raw = RawMessage::new(data.to_vec());
+    let read = Message::parse(&raw, &caps);
+    assert_eq!(Message::parse(&raw, &caps), read);
+    assert!(read.identity().is_some(), "a whole message always has an identity");
+    assert!(read.subject.chars().count() <= caps.max_subject_chars);
+    assert!(!read.subject.contains(['\r', '\n', '\0']), "unsafe in a header: {:?}", read.subject);
+    assert!(read.recipients().count() <= caps.max_recipients && read.references.len() <= caps.max_references);
+
+    let alone = Message::from_headers(data, &caps);
+    assert_eq!((&alone.subject, &alone.from, &alone.to), (&read.subject, &read.from, &read.to));
+    assert_eq!((&alone.message_id, &alone.references), (&read.message_id, &read.references));
+
+    let content = read.content(&raw, &caps, &organization);
+    assert!(content.body.chars().count() <= caps.max_body_chars);
+    assert!(content.attachments.len() <= caps.max_parts);
+    for attachment in &content.attachments {
+        let name = &attachment.file_name;
+        assert!(!name.is_empty() && name.chars().count() <= 255, "{name:?}");
+        assert!(!name.contains(['/', '\\', '\0', '\r', '\n']) && name != "..", "a path: {name:?}");
+    }
+}
+
+/// Any subjects, one a line: a token that was appended is found again, and a text that is no token is not made one by removal.
+pub fn tokens(data: &[u8]) {
+    let settings = OrganizationSettings::default();
+    let (finder, format) = (TokenFinder::new(&settings), TokenFormat::new(&settings));
+    let text = String::from_utf8_lossy(data);
+    for (number, subject) in (0_u32..).zip(text.lines()) {
+        for token in finder.find(subject) {
+            assert!(subject.contains(&token.text));
+        }
+        let token = format.make(number % 1000, number % format.maximum);
+        let limit = 20 + data.len() % 300;
+        let with = append_token(subject, &token, limit);
+        assert!(with.encode_utf16().count() <= limit.max(subject.encode_utf16().count()));
+        assert_eq!(append_token(&with, &token, limit), with, "the token is appended twice");
+        let found = finder.find(&with);
+        assert!(
+            found.iter().any(|t| t.text.eq_ignore_ascii_case(&token) && t.current_width),
+            "{with:?}: {found:?}"
+        );
+    }
+}
+
+/// Any file as an mbox: reading ends, one id never stands for two messages, nothing is made up; and what is written as an mbox is read back.
+pub fn mbox(data: &[u8]) {
+    let messages = read(data);
+    let mut ids = HashMap::new();
+    let mut bytes = 0;
+    for imported in &messages {
+        // the same message may well stand there twice; then it has one id
+        let other = ids.insert(&imported.id, &imported.message);
+        assert!(other.is_none_or(|m| m.bytes() == imported.message.bytes()), "{} twice", imported.id);
+        bytes += imported.message.bytes().len();
+    }
+    assert!(bytes <= data.len(), "{bytes} bytes of messages in a file of {}", data.len());
+
+    let mut written = Vec::new();
+    for imported in &messages {
+        // writing to memory does not fail
+        let _ = write_message(&mut written, &imported.message, None);
+    }
+    let again = read(&written);
+    assert_eq!(again.len(), messages.len());
+    for (before, after) in messages.iter().zip(&again) {
+        let (before, after) = (before.message.bytes(), after.message.bytes());
+        let line_end: &[u8] = if before.last().is_some_and(|&b| b != b'\n') { b"\n" } else { b"" };
+        assert_eq!([before, line_end].concat(), after.to_vec());
+    }
+}
+
+fn read(data: &[u8]) -> Vec<Imported> {
+    let mut source =
+        Mbox::new(Cursor::new(data), data.len() as u64, "fuzz", Quoting::Mboxrd, ImportLimits::default());
+    let mut found = Vec::new();
+    loop {
+        match source.next_message() {
+            Ok(Some(imported)) => found.push(imported),
+            Ok(None) => return found,
+            // what stands before the first message is reported once
+            Err(error) => assert_eq!(error.scope(), Scope::Message, "{error}"),
+        }
+    }
+}
