@@ -12,9 +12,9 @@ use email_router::{OpenOptions, Service};
 /// sent in its name?
 ///
 /// It does what the router does up to the point where something would change: connect, secure,
-/// log in, list; connect, secure, log in, offer the sender address and take it back. Nothing is
-/// changed on either server. Each failure says which kind it is (name resolution, refused,
-/// timeout, which TLS fault, authentication, valid on the server but not for this mailbox,
+/// log in, list; connect, secure, log in, offer the sender address and take it back.
+/// Nothing is changed on either server. Each failure says which kind it is (name resolution,
+/// refused, timeout, which TLS fault, authentication, valid on the server but not for this mailbox,
 /// refused sender, ...) and what to do.
 ///
 /// Exit codes: 0 everything succeeded; 1 it could not be run; 2 the command line is wrong;
