@@ -131,6 +131,12 @@ fn email(crm: &EmbeddedCrm, n: usize, bytes: usize) -> IncomingEmail {
             content: vec![7; bytes / 2].into(),
         }],
         removed_parts: Vec::new(),
+        text_body: None,
+        category: None,
+        subcategory: None,
+        conversation_id: None,
+        smart: email_router_crm::SmartHashes::default(),
+        new_sender: None,
     }
 }
 

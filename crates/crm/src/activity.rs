@@ -272,6 +272,56 @@ pub struct IncomingEmail {
     pub attachments: Vec<Attachment>,
     /// What was not stored and why, one line each; `notifications` is 1 when there is any.
     pub removed_parts: Vec<String>,
+    /// The plain text the message offers beside an HTML body; ours, Dataverse keeps one body.
+    pub text_body: Option<String>,
+    /// `category`, at most 250 characters: what kind of automatic mail it is, such as `automatic: auto-replied`.
+    pub category: Option<String>,
+    /// `subcategory`, at most 250 characters: how it is protected, such as `S/MIME signed`.
+    pub subcategory: Option<String>,
+    /// The id of the conversation as the mail system counts it (Exchange), where it gives one; kept for correlation, no
+    /// Dataverse column.
+    pub conversation_id: Option<String>,
+    /// What smart matching compares; empty when the organization wants no hashes.
+    pub smart: SmartHashes,
+    /// A record that is created with the e-mail, in the same transaction, because nobody has the sender's address. A party of the
+    /// e-mail refers to it.
+    pub new_sender: Option<NewSender>,
+}
+
+/// A contact or lead that is created for an unknown sender.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewSender {
+    /// Table (`contact` or `lead`) and id; the id is derived from organization, table and address, so that two messages of one
+    /// stranger create one record.
+    pub record: RecordRef,
+    /// Its name: the display name of the sender, else the address.
+    pub name: String,
+    /// Its address.
+    pub address: EmailAddress,
+    /// Its owner: that of the e-mail.
+    pub owner: Option<RecordRef>,
+}
+
+/// The hashes of an e-mail that smart matching compares (`crm-contract.md` 8.4 and 13.4). Sorted, each once.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SmartHashes {
+    /// Of the words of the subject, at most `hashmaxcount`.
+    pub words: Vec<i64>,
+    /// Of the addresses of From, To, Cc and Bcc, at most `hashmaxcount`.
+    pub addresses: Vec<i64>,
+}
+
+/// Which e-mails smart matching looks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SmartQuery {
+    /// The hashes of the new message.
+    pub hashes: SmartHashes,
+    /// How many words either side may have that the other has not (`hashdeltasubjectcount`).
+    pub delta: u32,
+    /// How many addresses must be common (`hashminaddresscount`).
+    pub min_addresses: u32,
+    /// Older e-mails are not looked at.
+    pub not_before: Timestamp,
 }
 
 /// What correlation needs to know of an e-mail in the CRM.
@@ -295,6 +345,12 @@ pub struct EmailSummary {
     pub parties: Vec<Party>,
     /// When it was created.
     pub created_on: Timestamp,
+    /// Its `conversationindex`, as lower-case hexadecimal.
+    pub conversation_index: Option<String>,
+    /// The id of the conversation as the mail system counts it.
+    pub conversation_id: Option<String>,
+    /// Its hashes; empty when it has none.
+    pub smart: SmartHashes,
 }
 
 /// What to look for among the e-mails of the CRM. Every look-up costs O(log n) in their number.
@@ -307,6 +363,113 @@ pub enum EmailLookup {
     TrackingToken(String),
     /// With these ids.
     Ids(Vec<ActivityId>),
+    /// Whose `conversationindex` begins with these 44 hexadecimal digits (the 22 bytes all mails of a conversation share).
+    ConversationRoot(String),
+    /// With this conversation id of the mail system.
+    ConversationId(String),
+    /// That smart matching may take: all that agree in words and addresses as far as the query asks, the newest of them where there
+    /// are more than the limit.
+    Smart(SmartQuery),
+}
+
+impl EmailLookup {
+    /// Whether an e-mail is one of these: what every adapter must come to, by whatever index.
+    #[must_use]
+    pub fn matches(&self, email: &EmailSummary) -> bool {
+        match self {
+            Self::MessageIds(ids) => email.message_id.as_ref().is_some_and(|id| ids.contains(id)),
+            Self::TrackingToken(token) => {
+                email.tracking_token.as_ref().is_some_and(|t| t.to_lowercase() == token.to_lowercase())
+            }
+            Self::Ids(ids) => ids.contains(&email.activity_id),
+            Self::ConversationRoot(root) => {
+                email.conversation_index.as_ref().is_some_and(|index| index.starts_with(root.as_str()))
+            }
+            Self::ConversationId(id) => email.conversation_id.as_ref() == Some(id),
+            Self::Smart(query) => query.matches(email),
+        }
+    }
+}
+
+impl SmartQuery {
+    /// Whether smart matching may take this e-mail (`crm-contract.md` 13.4): at most `delta` words that only one of the two has,
+    /// at least `min_addresses` common addresses, not too old. One without words in its subject matches nothing.
+    #[must_use]
+    pub fn matches(&self, email: &EmailSummary) -> bool {
+        let common = |a: &[i64], b: &[i64]| a.iter().filter(|hash| b.binary_search(hash).is_ok()).count();
+        let (ours, theirs) = (&self.hashes, &email.smart);
+        let words = common(&ours.words, &theirs.words);
+        let most = ours.words.len().max(theirs.words.len());
+        email.created_on >= self.not_before
+            && !ours.words.is_empty()
+            && !theirs.words.is_empty()
+            && most - words <= self.delta as usize
+            && common(&ours.addresses, &theirs.addresses) >= self.min_addresses as usize
+    }
+}
+
+/// What a mail system reported about an e-mail that was sent (RFC 3464).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveryReport {
+    /// The e-mail it is about.
+    pub activity_id: ActivityId,
+    /// Identity of the report (its Message-ID, or a digest); the same report again changes nothing.
+    pub report: String,
+    /// When the report arrived.
+    pub at: Timestamp,
+    /// What it says of each recipient.
+    pub recipients: Vec<RecipientReport>,
+}
+
+/// What a delivery report says of one recipient.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecipientReport {
+    /// The address the e-mail was sent to.
+    pub address: EmailAddress,
+    /// What became of it.
+    pub action: DeliveryAction,
+    /// The enhanced status code (RFC 3463), such as `5.1.1`.
+    pub status: Option<String>,
+    /// Why, in the words of the mail system, on one line.
+    pub diagnostic: Option<String>,
+}
+
+/// The Action field of a delivery report (RFC 3464 2.3.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveryAction {
+    /// Not yet, and the mail system goes on trying: no failure.
+    Delayed,
+    /// In the recipient's mailbox.
+    Delivered,
+    /// Sent on to several addresses; no further report.
+    Expanded,
+    /// Given up.
+    Failed,
+    /// Handed to a system that reports nothing.
+    Relayed,
+}
+
+impl DeliveryAction {
+    /// The word of RFC 3464.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Delayed => "delayed",
+            Self::Delivered => "delivered",
+            Self::Expanded => "expanded",
+            Self::Failed => "failed",
+            Self::Relayed => "relayed",
+        }
+    }
+
+    /// The action with this word; letter case does not count.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Delayed, Self::Delivered, Self::Expanded, Self::Failed, Self::Relayed]
+            .into_iter()
+            .find(|action| action.as_str().eq_ignore_ascii_case(word.trim()))
+    }
 }
 
 /// An outgoing e-mail that waits, in a list.

@@ -17,7 +17,7 @@ use crate::token::TokenFormat;
 use crate::{
     Attachment, Claim, CorrelationMethod, CrmClient, Delivered, DeliveryMethod, EmailLookup, EmailStatus,
     ErrorKind, IncomingEmail, OrganizationSettings, ParticipationType, Party, PendingEmail, PendingQuery,
-    Priority, Result, SendOutcome,
+    Priority, Result, SendOutcome, SmartHashes,
 };
 
 /// One fresh organization and the means to put records into it.
@@ -186,6 +186,12 @@ fn received(f: &dyn Fixture, message_id: &str) -> Result<IncomingEmail> {
             content: Bytes::from_static(b"\0\x01\xff"),
         }],
         removed_parts: vec!["b.exe: blocked".to_owned()],
+        text_body: Some("body".to_owned()),
+        category: Some("automatic: auto-replied".to_owned()),
+        subcategory: Some("S/MIME signed".to_owned()),
+        conversation_id: Some("AAQkAD0=".to_owned()),
+        smart: SmartHashes { words: vec![-5, 3, 8], addresses: vec![1, 2, 4] },
+        new_sender: None,
     })
 }
 

@@ -11,8 +11,8 @@ use email_router_model::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Approval, Attachment, EmailLookup, EmailSummary, FilteringMethod, IncomingEmail, OrganizationSettings,
-    OutgoingEmail, PendingEmail, Result,
+    Approval, Attachment, DeliveryReport, EmailLookup, EmailSummary, FilteringMethod, IncomingEmail,
+    OrganizationSettings, OutgoingEmail, PendingEmail, Result,
 };
 
 /// One organization of a CRM.
@@ -43,7 +43,8 @@ pub trait CrmClient: Debug + Display + Send + Sync + 'static {
     /// Whether an incoming e-mail with this id exists; says so also of one that a person deleted, where the CRM keeps that.
     async fn exists(&self, id: &ActivityId) -> Result<bool>;
 
-    /// Creates the e-mail with parties, attachments, status Received and queue items, all or nothing, if none with its id exists.
+    /// Creates the e-mail with parties, attachments, status Received and queue items, all or nothing, if none with its id exists. With
+    /// them a record for an unknown sender ([`IncomingEmail::new_sender`]), unless one with its id is there.
     ///
     /// Delivering the same id again changes nothing and answers [`Delivered::AlreadyThere`]; then queue items named in the call
     /// and missing are added when `SSSCreateAdditionalQueueItemsForAlreadyTrackedEmail` is on.
@@ -74,6 +75,14 @@ pub trait CrmClient: Debug + Display + Send + Sync + 'static {
 
     /// What became of a claimed e-mail. Saying the same again changes nothing.
     async fn finish(&self, id: &ActivityId, outcome: &SendOutcome) -> Result<()>;
+
+    /// Keeps what a mail system reported about the recipients of an outgoing e-mail; `true` when it is new. The same report again
+    /// changes nothing, and a report that is older than what is known of a recipient does not replace it; nor does *delayed*
+    /// replace an end (*delivered*, *failed* ...). A recipient the e-mail does not have is kept all the same: lists and
+    /// forwards report their own addresses.
+    ///
+    /// Errors: not found, when there is no such outgoing e-mail.
+    async fn record_delivery(&self, report: &DeliveryReport) -> Result<bool>;
 }
 
 /// A user, queue or forward mailbox as the CRM has it.
@@ -267,5 +276,8 @@ impl CrmClient for Arc<dyn CrmClient> {
     }
     async fn finish(&self, id: &ActivityId, outcome: &SendOutcome) -> Result<()> {
         (**self).finish(id, outcome).await
+    }
+    async fn record_delivery(&self, report: &DeliveryReport) -> Result<bool> {
+        (**self).record_delivery(report).await
     }
 }

@@ -14,6 +14,7 @@ pub mod activity;
 pub mod contract;
 pub mod error;
 pub mod organization;
+pub mod smart;
 pub mod token;
 
 #[cfg(feature = "conformance")]
@@ -22,11 +23,14 @@ pub mod conformance;
 pub mod embedded;
 
 pub use activity::{
-    Attachment, CorrelationMethod, EmailLookup, EmailStatus, EmailSummary, IncomingEmail, OutgoingEmail,
-    ParticipationType, Party, PendingEmail, Priority,
+    Attachment, CorrelationMethod, DeliveryAction, DeliveryReport, EmailLookup, EmailStatus, EmailSummary,
+    IncomingEmail, NewSender, OutgoingEmail, ParticipationType, Party, PendingEmail, Priority,
+    RecipientReport, SmartHashes, SmartQuery,
 };
 pub use contract::{
     Claim, CrmClient, CrmMailbox, Delivered, DeliveryMethod, PendingQuery, Resolution, SendOutcome,
 };
 pub use error::{Error, ErrorKind, Result};
-pub use organization::{Approval, FilteringMethod, OrganizationSettings};
+pub use organization::{
+    Approval, AutomaticMail, FilteringMethod, HitPolicy, OrganizationSettings, UnknownSender,
+};

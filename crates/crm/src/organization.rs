@@ -10,13 +10,14 @@ use serde::{Deserialize, Serialize};
 pub struct OrganizationSettings {
     /// `name`: what the organization is called.
     pub name: String,
-    /// Correlation by In-Reply-To (and the conversation index).
+    /// Correlation by In-Reply-To and the conversation index (and our References). [`Self::use_in_reply_to`],
+    /// [`Self::use_references`] and [`Self::use_conversation_index`] switch each of them off alone.
     #[serde(rename = "emailcorrelationenabled")]
     pub email_correlation_enabled: bool,
     /// Correlation by tracking token, and tokens on outgoing subjects. Ours: Dataverse's attribute for it is not public.
     #[serde(rename = "usetrackingtoken")]
     pub use_tracking_token: bool,
-    /// Smart matching. Not used yet: kept for the smart matching of a later version.
+    /// Smart matching.
     #[serde(rename = "enablesmartmatching")]
     pub enable_smart_matching: bool,
     /// Prefix of the tracking token, 1 to 20 characters.
@@ -34,20 +35,19 @@ pub struct OrganizationSettings {
     /// Largest message counter; its number of digits is the counter's width; the counter wraps to 0 after it.
     #[serde(rename = "maximumtrackingnumber")]
     pub maximum_tracking_number: u32,
-    /// Smart matching: what is removed from a subject before it is split into words. Not used yet: kept for the smart matching of a later version.
+    /// Smart matching: what is removed from a subject before it is split into words.
     #[serde(rename = "hashfilterkeywords")]
     pub hash_filter_keywords: String,
-    /// Smart matching: at most this many words, and this many addresses. Not used yet: kept for the smart matching of a later version.
+    /// Smart matching: at most this many words, and this many addresses.
     #[serde(rename = "hashmaxcount")]
     pub hash_max_count: u32,
-    /// Smart matching: how many words may differ. Not used yet: kept for the smart matching of a later version.
+    /// Smart matching: how many words may differ.
     #[serde(rename = "hashdeltasubjectcount")]
     pub hash_delta_subject_count: u32,
-    /// Smart matching: how many addresses must be common. Not used yet: kept for the smart matching of a later version.
+    /// Smart matching: how many addresses must be common.
     #[serde(rename = "hashminaddresscount")]
     pub hash_min_address_count: u32,
-    /// `true`: mail between users is not tracked twice. Not used yet: kept for the rules about internal mail of a later
-    /// version.
+    /// `true`: mail between users is not tracked twice.
     #[serde(rename = "ignoreinternalemail")]
     pub ignore_internal_email: bool,
     /// Only approved user addresses are processed.
@@ -83,6 +83,33 @@ pub struct OrganizationSettings {
     /// -1, or the filtering method (0 to 4) forced on all user mailboxes.
     #[serde(rename = "SSSForceFilteringMethodForUserMailboxes")]
     pub force_filtering_method_for_user_mailboxes: i8,
+    /// With [`Self::ignore_internal_email`]: mail between users is refused only where the sent copy is in the CRM.
+    #[serde(rename = "IgnoreInternalEmailDetectionEnhancement")]
+    pub ignore_internal_email_detection_enhancement: bool,
+    /// With [`Self::ignore_internal_email`]: mail between users that goes to a queue too is not refused.
+    #[serde(rename = "DoNotIgnoreInternalEmailToQueues")]
+    pub do_not_ignore_internal_email_to_queues: bool,
+    /// With [`Self::ignore_internal_email`]: mail from a queue is refused where the sent copy is in the CRM.
+    #[serde(rename = "IgnoreInternalEmailFromQueues")]
+    pub ignore_internal_email_from_queues: bool,
+    /// No hashes for smart matching are made.
+    #[serde(rename = "DisableSmartMatchingEmailHashCreation")]
+    pub disable_smart_matching_email_hash_creation: bool,
+    /// A message is not tracked when several records have its sender's address.
+    #[serde(rename = "OverrideV5SenderConflictResolution")]
+    pub override_v5_sender_conflict_resolution: bool,
+    /// Nothing is tracked automatically for users; queues are served as always.
+    #[serde(rename = "DoNotAutoTrackEmail")]
+    pub do_not_auto_track_email: bool,
+    /// Messages under information rights management are not tracked.
+    #[serde(rename = "RestrictIRMEmailItems")]
+    pub restrict_irm_email_items: bool,
+    /// A contact is created for an unknown sender whose message a person releases from quarantine (tracking by hand).
+    #[serde(rename = "AutoCreateContactOnPromote")]
+    pub auto_create_contact_on_promote: bool,
+    /// Resolving the unresolved party of one e-mail resolves the same address in all others.
+    #[serde(rename = "resolvesimilarunresolvedemailaddress")]
+    pub resolve_similar_unresolved_email_address: bool,
     /// A sender that several records have stays unresolved.
     #[serde(rename = "UnresolveSenderInCaseOfMultipleMatch")]
     pub unresolve_sender_in_case_of_multiple_match: bool,
@@ -111,6 +138,108 @@ pub struct OrganizationSettings {
     /// mailbox whose filter is All accepts such mail, as Microsoft has it.
     #[serde(rename = "acceptbymailbox")]
     pub accept_by_mailbox: bool,
+    /// Ours: correlate by In-Reply-To.
+    #[serde(rename = "useinreplyto")]
+    pub use_in_reply_to: bool,
+    /// Ours: correlate by the conversation index, or by the conversation id where the mail system gives one.
+    #[serde(rename = "useconversationindex")]
+    pub use_conversation_index: bool,
+    /// Ours: smart matching looks at e-mails of the last so many days, 1 to 3,650. Microsoft: 90 under high load.
+    #[serde(rename = "smartmatchingwindowdays")]
+    pub smart_matching_window_days: u32,
+    /// Ours: a subject that says little (fewer than three words and none of six letters) is not matched.
+    #[serde(rename = "smartmatchingcommonsubjectguard")]
+    pub smart_matching_common_subject_guard: bool,
+    /// Ours: words of a subject are what stands between white space, for those who need Microsoft's results as far as they are
+    /// known; else letters and digits in any script count.
+    #[serde(rename = "smartmatchingwhitespacewords")]
+    pub smart_matching_whitespace_words: bool,
+    /// Ours: what a hit by Message-ID may do when the id looks like one this router made, and its signature is wrong.
+    #[serde(rename = "forgedreference")]
+    pub forged_reference: HitPolicy,
+    /// Ours: what a hit by Message-ID or token may do when a trusted mail server says that the sender is not who he says he is
+    /// (RFC 8601: DMARC failed, or neither SPF nor DKIM passed for the sender's domain).
+    #[serde(rename = "unauthenticatedsender")]
+    pub unauthenticated_sender: HitPolicy,
+    /// Ours: the names (authserv-id) of mail servers whose Authentication-Results fields are believed.
+    #[serde(rename = "trustedauthservids")]
+    pub trusted_authserv_ids: Vec<String>,
+    /// Ours: what becomes of automatic mail: out of office, notifications, lists.
+    #[serde(rename = "automaticmail")]
+    pub automatic_mail: AutomaticMail,
+    /// Ours: what becomes of delivery reports after the e-mail they speak of was updated.
+    #[serde(rename = "deliveryreports")]
+    pub delivery_reports: AutomaticMail,
+    /// Ours: a record is created for an unknown sender whose message is accepted.
+    #[serde(rename = "createunknownsender")]
+    pub create_unknown_sender: UnknownSender,
+    /// Ours: `ann+offers@example.com`, where no record has it, is looked for as `ann@example.com`.
+    #[serde(rename = "plusaddressing")]
+    pub plus_addressing: bool,
+    /// Ours: the sliding window of the loop limits, minutes, 1 to 1,440.
+    #[serde(rename = "loopwindowminutes")]
+    pub loop_window_minutes: u32,
+    /// Ours: at most so many messages of one sender become activities in the window; the others wait. 0: no limit.
+    #[serde(rename = "looplimitpersender")]
+    pub loop_limit_per_sender: u32,
+    /// Ours: the same for one sender and one mailbox.
+    #[serde(rename = "looplimitperpair")]
+    pub loop_limit_per_pair: u32,
+    /// Ours: the same for one sender and one record that messages are about (or one conversation).
+    #[serde(rename = "looplimitperrecord")]
+    pub loop_limit_per_record: u32,
+}
+
+/// What a hit may do that something speaks against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HitPolicy {
+    /// It counts; the decision record says what speaks against it.
+    #[default]
+    Accept,
+    /// The e-mail is named as the correlated one, but nothing is taken from it (regarding, parent, owner), and no filter accepts
+    /// because of it.
+    Weak,
+    /// It does not count; the next method is tried.
+    Refuse,
+}
+
+/// What becomes of automatic mail that the filters accept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AutomaticMail {
+    /// As any other mail.
+    Track,
+    /// As any other mail, but smart matching does not look at it.
+    #[default]
+    TrackWithoutSmartMatching,
+    /// It is not tracked.
+    Discard,
+}
+
+/// What is created for a sender whom no record knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnknownSender {
+    /// Nothing: the sender stays an unresolved party.
+    #[default]
+    None,
+    /// A contact.
+    Contact,
+    /// A lead.
+    Lead,
+}
+
+impl UnknownSender {
+    /// The table of the record.
+    #[must_use]
+    pub const fn table(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Contact => Some("contact"),
+            Self::Lead => Some("lead"),
+        }
+    }
 }
 
 impl Default for OrganizationSettings {
@@ -150,6 +279,31 @@ impl Default for OrganizationSettings {
             use_references: true,
             allow_weak_token: true,
             accept_by_mailbox: false,
+            ignore_internal_email_detection_enhancement: true,
+            do_not_ignore_internal_email_to_queues: true,
+            ignore_internal_email_from_queues: false,
+            disable_smart_matching_email_hash_creation: false,
+            override_v5_sender_conflict_resolution: false,
+            do_not_auto_track_email: false,
+            restrict_irm_email_items: false,
+            auto_create_contact_on_promote: true,
+            resolve_similar_unresolved_email_address: false,
+            use_in_reply_to: true,
+            use_conversation_index: true,
+            smart_matching_window_days: 90,
+            smart_matching_common_subject_guard: true,
+            smart_matching_whitespace_words: false,
+            forged_reference: HitPolicy::Accept,
+            unauthenticated_sender: HitPolicy::Accept,
+            trusted_authserv_ids: Vec::new(),
+            automatic_mail: AutomaticMail::TrackWithoutSmartMatching,
+            delivery_reports: AutomaticMail::TrackWithoutSmartMatching,
+            create_unknown_sender: UnknownSender::None,
+            plus_addressing: false,
+            loop_window_minutes: 60,
+            loop_limit_per_sender: 100,
+            loop_limit_per_pair: 50,
+            loop_limit_per_record: 50,
         }
     }
 }

@@ -58,6 +58,12 @@ fn email(crm: &EmbeddedCrm, identity: &str) -> IncomingEmail {
             content: vec![7; 20_000].into(),
         }],
         removed_parts: Vec::new(),
+        text_body: None,
+        category: None,
+        subcategory: None,
+        conversation_id: None,
+        smart: email_router_crm::SmartHashes::default(),
+        new_sender: None,
     }
 }
 

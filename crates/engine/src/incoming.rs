@@ -804,5 +804,9 @@ fn blank_record(message: &Message, verdict: Verdict, because: String) -> Decisio
         owner: None,
         regarding: None,
         queues: Vec::new(),
+        parties: Vec::new(),
+        automatic: None,
+        written: None,
+        attached: Vec::new(),
     }
 }

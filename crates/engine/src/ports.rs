@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use email_router_crm::{CrmClient, EmailLookup, EmailSummary};
+use email_router_crm::{CrmClient, EmailLookup, EmailSummary, SmartQuery};
 use email_router_model::{ActivityId, Classified, MailboxId, MessageId, RemoteId, Retry, Scope, Timestamp};
 use email_router_transport::RecipientResult;
 use serde::{Deserialize, Serialize};
@@ -116,6 +116,59 @@ pub trait StateStore: Debug + Send + Sync + 'static {
 
     /// Removes closed ledger entries older than this. Returns how many.
     async fn prune(&self, before: Timestamp) -> Result<u64, StateError>;
+
+    /// Keeps the decisions about messages, for `why` and `replay`. A later decision about the same (mailbox, remote id) is kept beside the
+    /// earlier one.
+    async fn note_decisions(&self, notes: &[DecisionNote]) -> Result<(), StateError>;
+
+    /// Decisions that match, newest first, at most `limit`. Costs O(log n) in the number kept for a look-up by Message-ID.
+    async fn decisions(&self, query: &DecisionQuery, limit: usize) -> Result<Vec<DecisionNote>, StateError>;
+
+    /// Removes decisions noted before `before`, and the oldest ones beyond `keep`. Returns how many.
+    async fn prune_decisions(&self, before: Timestamp, keep: u64) -> Result<u64, StateError>;
+}
+
+/// The decision about one incoming message, as it is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DecisionNote {
+    /// When it was made.
+    pub at: Timestamp,
+    /// The mailbox the message was found in.
+    pub mailbox: MailboxId,
+    /// When the mail system received the message, where that is known.
+    pub received: Option<Timestamp>,
+    /// The decision.
+    pub record: DecisionRecord,
+    /// The header section of the message, when it is to be kept and not too large: enough to decide anew (`replay`).
+    #[serde(skip)]
+    pub header: Option<Bytes>,
+}
+
+/// Which decisions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DecisionQuery {
+    /// About the message with this Message-ID.
+    MessageId(MessageId),
+    /// That led to this activity, or found it there.
+    Activity(ActivityId),
+    /// Noted from the first time (inclusive) up to the second (exclusive).
+    Between(Timestamp, Timestamp),
+}
+
+impl DecisionQuery {
+    /// Whether a note is one of these; a message attached to a forwarded one counts with it.
+    #[must_use]
+    pub fn matches(&self, note: &DecisionNote) -> bool {
+        fn about(record: &DecisionRecord, is: &dyn Fn(&DecisionRecord) -> bool) -> bool {
+            is(record) || record.attached.iter().any(|inner| about(inner, is))
+        }
+        match self {
+            Self::MessageId(id) => about(&note.record, &|r| r.message_id.as_ref() == Some(id)),
+            Self::Activity(id) => about(&note.record, &|r| r.activity_id.as_ref() == Some(id)),
+            Self::Between(from, to) => (*from..*to).contains(&note.at),
+        }
+    }
 }
 
 /// Why the state store failed. Every such error stops the router from touching anything: scope *server*.
@@ -304,6 +357,26 @@ pub trait CorrelationIndex: Debug + Send + Sync + 'static {
     /// E-mails with this tracking token, newest first, at most `limit`.
     async fn by_token(&self, token: &str, limit: usize)
     -> Result<Vec<EmailSummary>, email_router_crm::Error>;
+    /// E-mails with these ids.
+    async fn by_ids(&self, ids: &[ActivityId]) -> Result<Vec<EmailSummary>, email_router_crm::Error>;
+    /// E-mails of the conversation whose index begins with these 44 hexadecimal digits, newest first, at most `limit`.
+    async fn by_conversation_root(
+        &self,
+        root: &str,
+        limit: usize,
+    ) -> Result<Vec<EmailSummary>, email_router_crm::Error>;
+    /// E-mails with this conversation id of the mail system, newest first, at most `limit`.
+    async fn by_conversation_id(
+        &self,
+        id: &str,
+        limit: usize,
+    ) -> Result<Vec<EmailSummary>, email_router_crm::Error>;
+    /// E-mails that smart matching may take, newest first, at most `limit`.
+    async fn by_smart(
+        &self,
+        query: &SmartQuery,
+        limit: usize,
+    ) -> Result<Vec<EmailSummary>, email_router_crm::Error>;
 }
 
 /// The index that asks the CRM itself; right where the CRM is in the same process.
@@ -321,6 +394,30 @@ impl CorrelationIndex for CrmIndex {
         limit: usize,
     ) -> Result<Vec<EmailSummary>, email_router_crm::Error> {
         self.0.find_emails(&EmailLookup::TrackingToken(token.to_owned()), limit).await
+    }
+    async fn by_ids(&self, ids: &[ActivityId]) -> Result<Vec<EmailSummary>, email_router_crm::Error> {
+        self.0.find_emails(&EmailLookup::Ids(ids.to_vec()), ids.len()).await
+    }
+    async fn by_conversation_root(
+        &self,
+        root: &str,
+        limit: usize,
+    ) -> Result<Vec<EmailSummary>, email_router_crm::Error> {
+        self.0.find_emails(&EmailLookup::ConversationRoot(root.to_owned()), limit).await
+    }
+    async fn by_conversation_id(
+        &self,
+        id: &str,
+        limit: usize,
+    ) -> Result<Vec<EmailSummary>, email_router_crm::Error> {
+        self.0.find_emails(&EmailLookup::ConversationId(id.to_owned()), limit).await
+    }
+    async fn by_smart(
+        &self,
+        query: &SmartQuery,
+        limit: usize,
+    ) -> Result<Vec<EmailSummary>, email_router_crm::Error> {
+        self.0.find_emails(&EmailLookup::Smart(query.clone()), limit).await
     }
 }
 
@@ -372,6 +469,25 @@ pub enum Event<'a> {
         remote_id: &'a RemoteId,
         /// Why.
         error: &'a str,
+    },
+    /// A message is held back because its sender, or the conversation, is over a loop limit; it is routed when the window has moved
+    /// on.
+    LoopSuspected {
+        /// Where.
+        mailbox: &'a MailboxId,
+        /// Which.
+        remote_id: &'a RemoteId,
+        /// Which limit, and about whom.
+        limit: &'a str,
+        /// When it is looked at again.
+        until: Timestamp,
+    },
+    /// A delivery report was about an e-mail of ours, and the CRM has it now.
+    DeliveryReported {
+        /// Where the report was found.
+        mailbox: &'a MailboxId,
+        /// What it says.
+        report: &'a email_router_crm::DeliveryReport,
     },
     /// An outgoing e-mail was tried.
     Outgoing {

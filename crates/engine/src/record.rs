@@ -101,6 +101,50 @@ pub struct DecisionRecord {
     pub regarding: Option<RecordRef>,
     /// Queues that get an item.
     pub queues: Vec<RecordRef>,
+    /// Sender, then recipients, and how each was resolved; empty unless it is delivered.
+    #[serde(default)]
+    pub parties: Vec<PartyRecord>,
+    /// What kind of automatic mail it is, such as `auto-replied`; `None` for mail that a person wrote.
+    #[serde(default)]
+    pub automatic: Option<String>,
+    /// What is written into the CRM beside the above; `None` unless it is delivered and was read whole.
+    #[serde(default)]
+    pub written: Option<WrittenRecord>,
+    /// The decisions about the messages attached to this one, where it was found in a forward mailbox.
+    #[serde(default)]
+    pub attached: Vec<DecisionRecord>,
+}
+
+/// One party of a delivered message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartyRecord {
+    /// `sender`, `to`, `cc` or `bcc`.
+    pub field: email_router_crm::ParticipationType,
+    /// The address, or what stands there.
+    pub address: String,
+    /// The record it was resolved to; `None` is an unresolved party.
+    pub record: Option<RecordRef>,
+    /// Why that record, or why none.
+    pub why: String,
+}
+
+/// What a delivered message becomes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrittenRecord {
+    /// `text/html` or `text/plain`.
+    pub body_mime_type: String,
+    /// Characters of the body.
+    pub body_chars: usize,
+    /// `name (type, bytes)` of each attachment.
+    pub attachments: Vec<String>,
+    /// What is not stored, and why.
+    pub removed_parts: Vec<String>,
+    /// `category` of the activity.
+    pub category: Option<String>,
+    /// `subcategory` of the activity.
+    pub subcategory: Option<String>,
+    /// The record that is created for an unknown sender.
+    pub new_sender: Option<RecordRef>,
 }
 
 /// The e-mail a message answers.
@@ -110,9 +154,9 @@ pub struct CorrelatedRecord {
     pub activity_id: ActivityId,
     /// Its subject.
     pub subject: String,
-    /// `in_reply_to`, `references`, `tracking_token`.
+    /// `in_reply_to`, `references`, `tracking_token`, `conversation_index`, `conversation_id`, `smart_matching`, `delivery_report`.
     pub method: String,
-    /// A token hit that nothing else supports.
+    /// A hit that something speaks against, and that nothing else supports.
     pub weak: bool,
 }
 
@@ -123,4 +167,7 @@ pub struct Step {
     pub rule: String,
     /// What it looked for and found.
     pub found: String,
+    /// How long it took, microseconds; only where the decision was asked to measure itself (`explain`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micros: Option<u64>,
 }

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use email_router_model::{ActivityId, MailboxId, RemoteId, Timestamp};
 
 use crate::ports::{
-    LedgerEntry, LedgerResult, ProviderDirection, ProviderStatus, QuarantineItem, SeenMessage, Settled,
-    StateError, StateStore,
+    DecisionNote, DecisionQuery, LedgerEntry, LedgerResult, ProviderDirection, ProviderStatus,
+    QuarantineItem, SeenMessage, Settled, StateError, StateStore,
 };
 
 /// A [`StateStore`] in memory. Cloning gives another handle on the same data.
@@ -27,6 +27,7 @@ struct Data {
     last_quarantine_id: u64,
     leases: BTreeMap<String, (String, Timestamp)>,
     statuses: BTreeMap<(MailboxId, ProviderDirection), ProviderStatus>,
+    decisions: Vec<DecisionNote>,
 }
 
 impl MemoryState {
@@ -257,5 +258,30 @@ impl StateStore for MemoryState {
         let had = data.ledger.len();
         data.ledger.retain(|_, e| !e.closed || e.at >= before);
         Ok((had - data.ledger.len()) as u64)
+    }
+
+    async fn note_decisions(&self, notes: &[DecisionNote]) -> Result<(), StateError> {
+        self.data().decisions.extend_from_slice(notes);
+        Ok(())
+    }
+
+    async fn decisions(&self, query: &DecisionQuery, limit: usize) -> Result<Vec<DecisionNote>, StateError> {
+        let data = self.data();
+        let mut found: Vec<DecisionNote> =
+            data.decisions.iter().rev().filter(|note| query.matches(note)).cloned().collect();
+        // the sort is stable: of two of one moment the later one stays first
+        found.sort_by_key(|note| std::cmp::Reverse(note.at));
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    async fn prune_decisions(&self, before: Timestamp, keep: u64) -> Result<u64, StateError> {
+        let mut data = self.data();
+        let all = data.decisions.len();
+        data.decisions.retain(|note| note.at >= before);
+        data.decisions.sort_by_key(|note| note.at);
+        let excess = data.decisions.len().saturating_sub(usize::try_from(keep).unwrap_or(usize::MAX));
+        data.decisions.drain(..excess);
+        Ok((all - data.decisions.len()) as u64)
     }
 }

@@ -13,13 +13,15 @@ pub struct RawMessage {
     bytes: Bytes,
     /// When the mail system received it, where the mail system tells.
     pub received: Option<Timestamp>,
+    /// The id of the conversation as the mail system counts it (Exchange), where it tells.
+    pub conversation_id: Option<String>,
 }
 
 impl RawMessage {
     /// A message with these bytes.
     #[must_use]
     pub fn new(bytes: impl Into<Bytes>) -> Self {
-        Self { bytes: bytes.into(), received: None }
+        Self { bytes: bytes.into(), received: None, conversation_id: None }
     }
 
     /// All bytes: header section, empty line, body.

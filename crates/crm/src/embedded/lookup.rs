@@ -140,6 +140,10 @@ pub(super) fn find_emails(
         EmailLookup::MessageIds(ids) => ("messageid", ids.iter().map(|id| id.as_str().to_owned()).collect()),
         EmailLookup::TrackingToken(token) => ("trackingtokenkey", vec![token.to_lowercase()]),
         EmailLookup::Ids(ids) => ("activityid", ids.iter().map(ToString::to_string).collect()),
+        // CONTRACT PLACEHOLDER: the CRM engineer implements these
+        EmailLookup::ConversationRoot(_) | EmailLookup::ConversationId(_) | EmailLookup::Smart(_) => {
+            return Ok(Vec::new());
+        }
     };
     let mut statement = conn.prepare_cached(&lookup_sql(by))?;
     let most = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -174,6 +178,9 @@ fn summary(r: &Row<'_>) -> rusqlite::Result<EmailSummary> {
         owner: reference(r, 7)?,
         parties: Vec::new(),
         created_on: r.get::<_, Time>(9)?.0,
+        conversation_index: None,
+        conversation_id: None,
+        smart: crate::SmartHashes::default(),
     })
 }
 

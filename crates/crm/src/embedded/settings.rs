@@ -155,6 +155,8 @@ fn check(s: &OrganizationSettings) -> Result<(), Error> {
     range("hashminaddresscount", s.hash_min_address_count.into(), 1, 1000)?;
     range("maxuploadfilesize", i64::try_from(s.max_upload_file_size).unwrap_or(i64::MAX), 1, 131_072_000)?;
     range("MaximumSubjectLengthOnMailServer", s.maximum_subject_length_on_mail_server.into(), 255, 400)?;
+    range("smartmatchingwindowdays", s.smart_matching_window_days.into(), 1, 3650)?;
+    range("loopwindowminutes", s.loop_window_minutes.into(), 1, 1440)?;
     range(
         "SSSForceFilteringMethodForUserMailboxes",
         s.force_filtering_method_for_user_mailboxes.into(),

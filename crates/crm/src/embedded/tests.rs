@@ -56,6 +56,12 @@ fn email(n: u128, body: String) -> IncomingEmail {
         priority: Priority::Normal,
         attachments: Vec::new(),
         removed_parts: Vec::new(),
+        text_body: None,
+        category: None,
+        subcategory: None,
+        conversation_id: None,
+        smart: crate::SmartHashes::default(),
+        new_sender: None,
     }
 }
 

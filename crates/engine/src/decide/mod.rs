@@ -297,6 +297,12 @@ impl Decision {
             priority: message.priority,
             attachments: content.attachments,
             removed_parts: content.removed_parts,
+            text_body: None,
+            category: None,
+            subcategory: None,
+            conversation_id: None,
+            smart: email_router_crm::SmartHashes::default(),
+            new_sender: None,
         }
     }
 }
@@ -313,8 +319,10 @@ impl Trace {
         let rule = rule.into();
         let same = self.0.iter().rev().take_while(|s| s.rule == rule).count();
         match same.cmp(&Self::MAX_OF_A_RULE) {
-            std::cmp::Ordering::Less => self.0.push(Step { rule, found: found.into() }),
-            std::cmp::Ordering::Equal => self.0.push(Step { rule, found: "and more".to_owned() }),
+            std::cmp::Ordering::Less => self.0.push(Step { rule, found: found.into(), micros: None }),
+            std::cmp::Ordering::Equal => {
+                self.0.push(Step { rule, found: "and more".to_owned(), micros: None })
+            }
             std::cmp::Ordering::Greater => {}
         }
     }
@@ -381,6 +389,10 @@ impl Draft<'_> {
             owner: None,
             regarding: None,
             queues: Vec::new(),
+            parties: Vec::new(),
+            automatic: None,
+            written: None,
+            attached: Vec::new(),
         };
         Decision {
             verdict,

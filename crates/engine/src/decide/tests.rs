@@ -204,6 +204,9 @@ impl TableCrm {
                     owner: e.owner.as_ref().map(reference),
                     parties: parties.collect(),
                     created_on: at(e.created),
+                    conversation_index: None,
+                    conversation_id: None,
+                    smart: email_router_crm::SmartHashes::default(),
                 }
             })
             .collect();
@@ -317,6 +320,9 @@ impl CrmClient for TableCrm {
         only_incoming()
     }
     async fn finish(&self, _: &ActivityId, _: &SendOutcome) -> CrmResult<()> {
+        only_incoming()
+    }
+    async fn record_delivery(&self, _: &email_router_crm::DeliveryReport) -> CrmResult<bool> {
         only_incoming()
     }
 }
@@ -649,6 +655,9 @@ fn unrelated(n: u128, created: i64) -> EmailSummary {
         owner: None,
         parties: Vec::new(),
         created_on: at(created),
+        conversation_index: None,
+        conversation_id: None,
+        smart: email_router_crm::SmartHashes::default(),
     }
 }
 

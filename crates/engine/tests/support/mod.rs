@@ -16,7 +16,8 @@ use email_router_crm::{
 };
 use email_router_engine::outgoing::{OutgoingPass, OutgoingReport, Sender};
 use email_router_engine::ports::{
-    LedgerEntry, LedgerResult, ProviderDirection, ProviderStatus, QuarantineItem, SeenMessage, Settled,
+    DecisionNote, DecisionQuery, LedgerEntry, LedgerResult, ProviderDirection, ProviderStatus,
+    QuarantineItem, SeenMessage, Settled,
 };
 use email_router_engine::state_memory::MemoryState;
 use email_router_engine::{Event, InDoubtPolicy, Observer, OutgoingSettings, StateError, StateStore};
@@ -285,6 +286,12 @@ impl CrmClient for TestCrm {
         }
         Ok(mail.email.clone())
     }
+    async fn record_delivery(
+        &self,
+        report: &email_router_crm::DeliveryReport,
+    ) -> email_router_crm::Result<bool> {
+        Err(Self::missing(&report.activity_id)) // incoming mail is not the business of this fake
+    }
     async fn finish(&self, id: &ActivityId, outcome: &SendOutcome) -> email_router_crm::Result<()> {
         self.failing("finish")?;
         let now = self.clock.now();
@@ -377,6 +384,12 @@ impl CrmClient for FusedCrm {
     }
     async fn finish(&self, id: &ActivityId, outcome: &SendOutcome) -> email_router_crm::Result<()> {
         fused!(self, "finish", self.inner.finish(id, outcome))
+    }
+    async fn record_delivery(
+        &self,
+        report: &email_router_crm::DeliveryReport,
+    ) -> email_router_crm::Result<bool> {
+        fused!(self, "record_delivery", self.inner.record_delivery(report))
     }
 }
 
@@ -487,6 +500,15 @@ impl StateStore for FusedState {
     }
     async fn prune(&self, before: Timestamp) -> Result<u64, StateError> {
         self.inner.prune(before).await
+    }
+    async fn note_decisions(&self, notes: &[DecisionNote]) -> Result<(), StateError> {
+        self.inner.note_decisions(notes).await
+    }
+    async fn decisions(&self, query: &DecisionQuery, limit: usize) -> Result<Vec<DecisionNote>, StateError> {
+        self.inner.decisions(query, limit).await
+    }
+    async fn prune_decisions(&self, before: Timestamp, keep: u64) -> Result<u64, StateError> {
+        self.inner.prune_decisions(before, keep).await
     }
 }
 

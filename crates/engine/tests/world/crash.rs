@@ -12,7 +12,8 @@ use email_router_crm::{
     OrganizationSettings, OutgoingEmail, PendingEmail, PendingQuery, Resolution, SendOutcome,
 };
 use email_router_engine::ports::{
-    LedgerEntry, LedgerResult, ProviderDirection, ProviderStatus, QuarantineItem, SeenMessage, Settled,
+    DecisionNote, DecisionQuery, LedgerEntry, LedgerResult, ProviderDirection, ProviderStatus,
+    QuarantineItem, SeenMessage, Settled,
 };
 use email_router_engine::{StateError, StateStore};
 use email_router_model::{
@@ -188,6 +189,15 @@ impl StateStore for MortalState {
     async fn prune(&self, before: Timestamp) -> Stored<u64> {
         alive!(self, "prune", self.inner.prune(before))
     }
+    async fn note_decisions(&self, notes: &[DecisionNote]) -> Stored<()> {
+        alive!(self, "note_decisions", self.inner.note_decisions(notes))
+    }
+    async fn decisions(&self, query: &DecisionQuery, limit: usize) -> Stored<Vec<DecisionNote>> {
+        alive!(self, "decisions", self.inner.decisions(query, limit))
+    }
+    async fn prune_decisions(&self, before: Timestamp, keep: u64) -> Stored<u64> {
+        alive!(self, "prune_decisions", self.inner.prune_decisions(before, keep))
+    }
 }
 
 /// A CRM client of one life.
@@ -245,6 +255,9 @@ impl CrmClient for MortalCrm {
     }
     async fn finish(&self, id: &ActivityId, outcome: &SendOutcome) -> Answer<()> {
         alive!(self, "finish", self.inner.finish(id, outcome))
+    }
+    async fn record_delivery(&self, report: &email_router_crm::DeliveryReport) -> Answer<bool> {
+        alive!(self, "record_delivery", self.inner.record_delivery(report))
     }
 }
 

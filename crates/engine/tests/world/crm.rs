@@ -10,9 +10,10 @@ use async_trait::async_trait;
 use email_router_crm::conformance::{Fixture, Seed};
 use email_router_crm::token::{TokenFormat, append_token};
 use email_router_crm::{
-    Approval, Attachment, Claim, CrmClient, CrmMailbox, Delivered, DeliveryMethod, EmailLookup, EmailStatus,
-    EmailSummary, Error, ErrorKind, FilteringMethod, IncomingEmail, OrganizationSettings, OutgoingEmail,
-    ParticipationType, Party, PendingEmail, PendingQuery, Priority, Resolution, Result, SendOutcome,
+    Approval, Attachment, Claim, CrmClient, CrmMailbox, Delivered, DeliveryAction, DeliveryMethod,
+    DeliveryReport, EmailLookup, EmailStatus, EmailSummary, Error, ErrorKind, FilteringMethod, IncomingEmail,
+    OrganizationSettings, OutgoingEmail, ParticipationType, Party, PendingEmail, PendingQuery, Priority,
+    RecipientReport, Resolution, Result, SendOutcome, SmartHashes,
 };
 use email_router_model::{
     ActivityId, Clock, EmailAddress, MailboxKind, ManualClock, MessageId, OrganizationId, RecordRef,
@@ -50,6 +51,11 @@ pub struct Email {
     pub modified_on: Timestamp,
     pub not_before: Option<Timestamp>,
     pub in_doubt: bool,
+    pub conversation_index: Option<String>,
+    pub conversation_id: Option<String>,
+    pub smart: SmartHashes,
+    /// What was reported about each recipient; the last word.
+    pub reported: Vec<RecipientReport>,
 }
 
 type MakeError = Arc<dyn Fn() -> Error + Send + Sync>;
@@ -168,6 +174,10 @@ impl MemoryCrm {
             modified_on: now,
             not_before: seed.delay_until,
             in_doubt: false,
+            conversation_index: None,
+            conversation_id: None,
+            smart: SmartHashes::default(),
+            reported: Vec::new(),
         });
         Ok(id)
     }
@@ -303,29 +313,29 @@ impl CrmClient for MemoryCrm {
     }
     async fn find_emails(&self, lookup: &EmailLookup, limit: usize) -> Result<Vec<EmailSummary>> {
         self.call("find_emails", |data, _| {
-            let matches = |e: &&Email| match lookup {
-                EmailLookup::MessageIds(ids) => e.message_id.as_ref().is_some_and(|m| ids.contains(m)),
-                EmailLookup::TrackingToken(t) => {
-                    e.token.as_ref().is_some_and(|have| have.to_lowercase() == t.to_lowercase())
-                }
-                EmailLookup::Ids(ids) => ids.contains(&e.id),
-                _ => false,
-            };
-            let mut found: Vec<&Email> = data.emails.iter().rev().filter(matches).collect();
+            let mut found: Vec<EmailSummary> = data
+                .emails
+                .iter()
+                .rev()
+                .map(|e| EmailSummary {
+                    activity_id: e.id,
+                    outgoing: e.outgoing,
+                    message_id: e.message_id.clone(),
+                    subject: e.subject.clone(),
+                    tracking_token: e.token.clone(),
+                    regarding: e.regarding.clone(),
+                    owner: e.owner.clone(),
+                    parties: e.parties.clone(),
+                    created_on: e.created_on,
+                    conversation_index: e.conversation_index.clone(),
+                    conversation_id: e.conversation_id.clone(),
+                    smart: e.smart.clone(),
+                })
+                .filter(|e| lookup.matches(e))
+                .collect();
             found.sort_by_key(|e| std::cmp::Reverse(e.created_on));
             found.truncate(limit);
-            let summary = |e: &Email| EmailSummary {
-                activity_id: e.id,
-                outgoing: e.outgoing,
-                message_id: e.message_id.clone(),
-                subject: e.subject.clone(),
-                tracking_token: e.token.clone(),
-                regarding: e.regarding.clone(),
-                owner: e.owner.clone(),
-                parties: e.parties.clone(),
-                created_on: e.created_on,
-            };
-            Ok(found.into_iter().map(summary).collect())
+            Ok(found)
         })
     }
     async fn exists(&self, id: &ActivityId) -> Result<bool> {
@@ -376,6 +386,10 @@ impl CrmClient for MemoryCrm {
                 modified_on: now,
                 not_before: None,
                 in_doubt: false,
+                conversation_index: email.conversation_index.clone(),
+                conversation_id: email.conversation_id.clone(),
+                smart: email.smart.clone(),
+                reported: Vec::new(),
             });
             data.add_queue_items(email);
             Ok(Delivered::Created)
@@ -470,6 +484,20 @@ impl CrmClient for MemoryCrm {
                 mail.token = Some(token);
             }
             data.outgoing(id)
+        })
+    }
+    async fn record_delivery(&self, report: &DeliveryReport) -> Result<bool> {
+        self.call("record_delivery", |data, _| {
+            let mail = data.mail(&report.activity_id)?;
+            let before = mail.reported.clone();
+            for new in &report.recipients {
+                match mail.reported.iter_mut().find(|old| old.address == new.address) {
+                    Some(old) if new.action != DeliveryAction::Delayed => *old = new.clone(),
+                    Some(_) => {}
+                    None => mail.reported.push(new.clone()),
+                }
+            }
+            Ok(mail.reported != before)
         })
     }
     async fn finish(&self, id: &ActivityId, outcome: &SendOutcome) -> Result<()> {

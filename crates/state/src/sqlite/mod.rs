@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use email_router_engine::ports::{
-    LedgerEntry, LedgerResult, ProviderDirection, ProviderStatus, QuarantineItem, SeenMessage, Settled,
+    DecisionNote, DecisionQuery, LedgerEntry, LedgerResult, ProviderDirection, ProviderStatus,
+    QuarantineItem, SeenMessage, Settled,
 };
 use email_router_engine::state_memory::no_ledger_entry;
 use email_router_engine::{StateError, StateStore};
@@ -347,6 +348,23 @@ impl StateStore for SqliteState {
             Ok(gone as u64)
         })
         .await
+    }
+
+    // CONTRACT PLACEHOLDER: the engineer of `why` and `replay` implements these three
+    async fn note_decisions(&self, _notes: &[DecisionNote]) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    async fn decisions(
+        &self,
+        _query: &DecisionQuery,
+        _limit: usize,
+    ) -> Result<Vec<DecisionNote>, StateError> {
+        Ok(Vec::new())
+    }
+
+    async fn prune_decisions(&self, _before: Timestamp, _keep: u64) -> Result<u64, StateError> {
+        Ok(0)
     }
 }
 
