@@ -10,9 +10,11 @@ use bytes::Bytes;
 use email_router_model::{ActivityId, MailboxId, MessageId, RemoteId, Timestamp};
 
 use crate::ports::{
-    LedgerEntry, LedgerResult, ProviderDirection, ProviderStatus, QuarantineItem, Settled, StateStore,
+    DecisionNote, DecisionQuery, LedgerEntry, LedgerResult, ProviderDirection, ProviderStatus,
+    QuarantineItem, Settled, StateStore,
 };
-use crate::{StateError, Verdict};
+use crate::record::Step;
+use crate::{DecisionRecord, ReasonCode, StateError, Verdict};
 
 /// Opens the stores of one adapter.
 pub trait Stores: Debug + Send + Sync {
@@ -42,6 +44,7 @@ pub async fn run(stores: &dyn Stores) {
     leases(stores).await;
     leases_race(stores).await;
     statuses(stores).await;
+    decisions(stores).await;
     concurrent_writers(stores).await;
     two_handles(stores).await;
 }
@@ -235,7 +238,7 @@ fn entry(n: u128, attempt: u32, when: i64) -> LedgerEntry {
     let text = format!("<{n}@router.example>");
     LedgerEntry {
         activity_id: activity(n),
-        message_id: MessageId::parse(&text).unwrap_or_else(|| panic!("{text} is a message id")),
+        message_id: self::message_id(&text),
         mailbox: mailbox("ann"),
         attempt,
         at: at(when),
@@ -479,6 +482,82 @@ async fn statuses(stores: &dyn Stores) {
     assert_eq!(ok(c, s.statuses().await), [new], "{c}");
     ok(c, s.retain_statuses(&[]).await);
     assert_eq!(ok(c, s.statuses().await), [], "{c}");
+}
+
+fn message_id(text: &str) -> MessageId {
+    MessageId::parse(text).unwrap_or_else(|| panic!("{text} is a message id"))
+}
+
+fn note(n: u128, message_id: &str, minute: i64) -> DecisionNote {
+    let record = DecisionRecord {
+        mailbox: "ann".to_owned(),
+        remote_id: Some(format!("uid-{n}")),
+        message_id: Some(self::message_id(message_id)),
+        subject: format!("subject {n}, 报价"),
+        from: "bob@customer.example".to_owned(),
+        verdict: Verdict::Deliver,
+        reason: ReasonCode::AcceptAll,
+        because: "because".to_owned(),
+        steps: vec![Step { rule: "owner".to_owned(), found: "ann".to_owned(), micros: Some(3) }],
+        activity_id: Some(activity(n)),
+        correlated: None,
+        owner: None,
+        regarding: None,
+        queues: Vec::new(),
+        parties: Vec::new(),
+        automatic: None,
+        written: None,
+        attached: Vec::new(),
+    };
+    DecisionNote {
+        at: at(minute * 60_000),
+        mailbox: mailbox("ann"),
+        received: Some(at(minute)),
+        record,
+        header: n.is_multiple_of(2).then(|| Bytes::from(format!("Subject: {n}\r\n\r\n"))),
+    }
+}
+
+/// Decisions come back whole, newest first, by each key; the oldest go first.
+async fn decisions(stores: &dyn Stores) {
+    let c = "decisions";
+    let s = stores.open(c);
+    let mut wrapper = note(9, "<wrapper@x>", 9);
+    wrapper.record.attached = vec![note(10, "<inside@x>", 9).record];
+    let first = vec![note(1, "<a@x>", 1), note(2, "<b@x>", 2), wrapper.clone()];
+    ok(c, s.note_decisions(&first).await);
+    ok(c, s.note_decisions(&[note(3, "<a@x>", 3)]).await);
+    ok(c, s.note_decisions(&[]).await);
+    drop(s);
+    let s = stores.open(c);
+    let by_id = |id: &str| DecisionQuery::MessageId(message_id(id));
+    assert_eq!(
+        ok(c, s.decisions(&by_id("<a@x>"), 10).await),
+        [note(3, "<a@x>", 3), note(1, "<a@x>", 1)],
+        "{c}: the message was decided about twice"
+    );
+    assert_eq!(ok(c, s.decisions(&by_id("<a@x>"), 1).await), [note(3, "<a@x>", 3)], "{c}: limit");
+    assert_eq!(ok(c, s.decisions(&by_id("<nowhere@x>"), 10).await), [], "{c}");
+    assert_eq!(ok(c, s.decisions(&by_id("<inside@x>"), 10).await), [wrapper.clone()], "{c}: attached");
+    assert_eq!(ok(c, s.decisions(&DecisionQuery::Activity(activity(10)), 10).await), [wrapper], "{c}");
+    assert_eq!(
+        ok(c, s.decisions(&DecisionQuery::Activity(activity(2)), 10).await),
+        [note(2, "<b@x>", 2)],
+        "{c}"
+    );
+    let between = DecisionQuery::Between(at(60_000), at(3 * 60_000));
+    assert_eq!(
+        ok(c, s.decisions(&between, 10).await),
+        [note(2, "<b@x>", 2), note(1, "<a@x>", 1)],
+        "{c}: from is inclusive, to is not"
+    );
+    assert_eq!(ok(c, s.prune_decisions(at(2 * 60_000), 100).await), 1, "{c}: one is too old");
+    assert_eq!(ok(c, s.prune_decisions(at(0), 2).await), 1, "{c}: one is too much");
+    let all = DecisionQuery::Between(at(0), at(100 * 60_000));
+    let left: Vec<_> = ok(c, s.decisions(&all, 10).await).into_iter().map(|n| n.record.activity_id).collect();
+    assert_eq!(left, [Some(activity(9)), Some(activity(3))], "{c}");
+    assert_eq!(ok(c, s.decisions(&by_id("<b@x>"), 10).await), [], "{c}: keys go with their decision");
+    assert_eq!(ok(c, s.prune_decisions(at(0), 2).await), 0, "{c}: nothing more to do");
 }
 
 /// Many tasks at once; nothing is lost, no count is wrong.

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use email_router_crm::{CrmClient, Delivered};
+use email_router_crm::{CrmClient, Delivered, IncomingEmail};
 use email_router_model::{
     Classified, Clock, Entropy, Headers, MailboxId, RawMessage, RemoteId, Retry, Scope, Timestamp,
 };
@@ -37,11 +37,11 @@ use tracing::field::Empty;
 
 use crate::decide::{Decider, Decision, MailboxContext, OrganizationView};
 use crate::message::Message;
-use crate::ports::{Event, Observer, QuarantineItem, SeenMessage, Settled, StateStore};
-use crate::record::{DecisionRecord, ReasonCode, Verdict};
+use crate::ports::{DecisionNote, Event, Observer, QuarantineItem, SeenMessage, Settled, StateStore};
+use crate::record::{DecisionRecord, ReasonCode, Verdict, WrittenRecord};
 use crate::router::IncomingRoute;
 use crate::router::backoff;
-use crate::{Error, ErrorKind, IncomingSettings, Result};
+use crate::{Error, ErrorKind, IncomingSettings, KeepDecisions, Result};
 
 /// Messages whose attempts are noted, prefetched, recorded and disposed of together.
 const WINDOW: usize = 32;
@@ -106,11 +106,19 @@ struct Candidate {
     part: Part,
 }
 
-/// What was read of a message, for the quarantine.
+/// What was read of a message, for the quarantine and the note of the decision.
 #[derive(Default)]
 struct Read {
     headers: Option<Bytes>,
     whole: Option<RawMessage>,
+}
+
+impl Read {
+    /// The header section, where anything was read.
+    fn header(&self) -> Option<&[u8]> {
+        let whole = self.whole.as_ref().map(|raw| Headers::new(raw.bytes()).as_bytes());
+        whole.or(self.headers.as_deref())
+    }
 }
 
 impl IncomingParts {
@@ -196,10 +204,20 @@ impl IncomingParts {
             };
             let corrupt = message.is_unreadable();
             let record = match dry_run {
-                true => decision.record,
+                true => planned(view, settings, raw, &message, decision)?.0,
                 false => self.carry_out(view, settings, raw, &message, decision).await?,
             };
             tell(&record);
+            if !dry_run && settings.decisions != KeepDecisions::None {
+                let note = DecisionNote {
+                    at: self.clock.now(),
+                    mailbox: context.mailbox.id.clone(),
+                    received: raw.received,
+                    record: record.clone(),
+                    header: settings.decisions.header(Some(Headers::new(raw.bytes()).as_bytes())),
+                };
+                self.state.note_decisions(&[note]).await?;
+            }
             Ok(Routed { record, corrupt })
         };
         routed.instrument(span).await
@@ -212,27 +230,51 @@ impl IncomingParts {
         settings: &IncomingSettings,
         raw: &RawMessage,
         message: &Message,
-        mut decision: Decision,
+        decision: Decision,
     ) -> Result<DecisionRecord> {
-        if decision.verdict == Verdict::Deliver {
-            let mut record = decision.record.clone();
-            let content = message.content(raw, &settings.caps, view.settings());
-            let email = decision.into_email(view, message, content)?;
-            if self.crm.deliver_incoming(&email).await? == Delivered::AlreadyThere {
-                // another pass delivered the same message between our question and our delivery
-                record.verdict = Verdict::Discard;
-                record.reason = ReasonCode::Duplicate;
-                record.because = format!("the CRM has it already as {}", email.activity_id);
-            }
-            return Ok(record);
-        }
-        let record =
-            std::mem::replace(&mut decision.record, blank_record(message, Verdict::Discard, String::new()));
-        if let Some(email) = decision.into_requeue(message) {
-            self.crm.deliver_incoming(&email).await?;
+        let (mut record, write) = planned(view, settings, raw, message, decision)?;
+        if let Some(email) = write
+            && self.crm.deliver_incoming(&email).await? == Delivered::AlreadyThere
+            && record.verdict == Verdict::Deliver
+        {
+            // another pass delivered the same message between our question and our delivery
+            record.verdict = Verdict::Discard;
+            record.reason = ReasonCode::Duplicate;
+            record.because = format!("the CRM has it already as {}", email.activity_id);
         }
         Ok(record)
     }
+}
+
+/// What a decision comes to: its record, and what is handed to the CRM (the e-mail, or the call that adds a queue item to one that is
+/// there).
+fn planned(
+    view: &OrganizationView,
+    settings: &IncomingSettings,
+    raw: &RawMessage,
+    message: &Message,
+    decision: Decision,
+) -> Result<(DecisionRecord, Option<IncomingEmail>)> {
+    let mut record = decision.record.clone();
+    if decision.verdict != Verdict::Deliver {
+        return Ok((record, decision.into_requeue(message)));
+    }
+    let content = message.content(raw, &settings.caps, view.settings());
+    let email = decision.into_email(view, message, content)?;
+    record.written = Some(WrittenRecord {
+        body_mime_type: email.body_mime_type.clone(),
+        body_chars: email.body.chars().count(),
+        attachments: email
+            .attachments
+            .iter()
+            .map(|a| format!("{} ({}, {} bytes)", a.file_name, a.mime_type, a.content.len()))
+            .collect(),
+        removed_parts: email.removed_parts.clone(),
+        category: email.category.clone(),
+        subcategory: email.subcategory.clone(),
+        new_sender: email.new_sender.as_ref().map(|new| new.record.clone()),
+    });
+    Ok((record, Some(email)))
 }
 
 /// One open mailbox.
@@ -247,7 +289,7 @@ struct Session<'a> {
 
 /// How one candidate ended.
 enum End {
-    Settled(Settled),
+    Settled(Settled, Box<DecisionNote>),
     Deferred,
     Gone,
 }
@@ -318,6 +360,7 @@ impl Session<'_> {
         let ids: Vec<RemoteId> = window.iter().map(|c| c.stub.id.clone()).collect();
         self.parts.state.begin(&mailbox, &ids, self.parts.clock.now()).await?;
         let mut settled = Vec::with_capacity(window.len());
+        let mut notes = Vec::with_capacity(window.len());
         let mut untouched: HashSet<RemoteId> = ids.into_iter().collect();
         let mut broken = None;
         for candidate in window {
@@ -327,9 +370,10 @@ impl Session<'_> {
             let (id, attempts) = (candidate.stub.id.clone(), candidate.attempts + 1);
             let span = message_span(&mailbox, Some(&id));
             match self.route_candidate(candidate, threshold).instrument(span).await {
-                Ok(End::Settled(end)) => {
+                Ok(End::Settled(end, note)) => {
                     untouched.remove(&id);
                     settled.push(end);
+                    notes.push(*note);
                 }
                 Ok(End::Deferred | End::Gone) => {
                     untouched.remove(&id);
@@ -340,7 +384,11 @@ impl Session<'_> {
                 }
             }
         }
-        // Whatever ended the window: what is done is recorded, what was not touched gets its attempt back.
+        // Whatever ended the window: what is done is recorded, what was not touched gets its attempt back. The reasons come first: a crash
+        // in between has them twice rather than not at all.
+        if self.route.settings.decisions != KeepDecisions::None && !notes.is_empty() {
+            self.parts.state.note_decisions(&notes).await?;
+        }
         self.parts.state.settle(&mailbox, &settled).await?;
         self.report.processed += settled.len() as u64;
         self.report.backlog = self.report.backlog.saturating_sub(settled.len() as u64);
@@ -429,13 +477,22 @@ impl Session<'_> {
             elapsed: started.elapsed(),
             waited: stub.received.and_then(|received| now.duration_since(received).try_into().ok()),
         });
-        Ok(End::Settled(Settled {
+        let end = Settled {
             id: stub.id,
             verdict: record.verdict,
             activity_id: record.activity_id,
             disposition: self.disposition(record.verdict),
             at: now,
-        }))
+        };
+        let header = read.header().filter(|_| record.verdict != Verdict::LeftAlone);
+        let note = DecisionNote {
+            at: now,
+            mailbox: self.route.mailbox.id.clone(),
+            received: stub.received,
+            record,
+            header: self.route.settings.decisions.header(header),
+        };
+        Ok(End::Settled(end, Box::new(note)))
     }
 
     /// Judges one message and delivers it if it belongs in the CRM. `Ok(None)`: it is gone. `read` keeps the bytes for quarantine.
@@ -638,10 +695,7 @@ impl Session<'_> {
         read: &Read,
     ) -> Result<DecisionRecord> {
         let raw = read.whole.as_ref();
-        let head = raw
-            .map(|r| Bytes::copy_from_slice(Headers::new(r.bytes()).as_bytes()))
-            .or_else(|| read.headers.clone());
-        let message = Message::from_headers(head.as_deref().unwrap_or_default(), &self.route.settings.caps);
+        let message = Message::from_headers(read.header().unwrap_or_default(), &self.route.settings.caps);
         let mut record = blank_record(&message, Verdict::Undeliverable, format!("{class}: {reason}"));
         self.name(&mut record, stub);
         let id = self

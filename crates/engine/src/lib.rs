@@ -33,4 +33,4 @@ pub mod conformance;
 pub use error::{Error, ErrorKind, Result};
 pub use ports::{CorrelationIndex, Event, Observer, StateError, StateStore};
 pub use record::{DecisionRecord, ReasonCode, Verdict};
-pub use settings::{InDoubtPolicy, IncomingSettings, OutgoingSettings, ParseCaps};
+pub use settings::{InDoubtPolicy, IncomingSettings, KeepDecisions, OutgoingSettings, ParseCaps};

@@ -29,6 +29,33 @@ pub struct IncomingSettings {
     pub max_message_bytes: u64,
     /// Caps of the MIME reading.
     pub caps: ParseCaps,
+    /// What is remembered of each decision.
+    pub decisions: KeepDecisions,
+}
+
+/// What the state store remembers of each decision, for `why` and `replay`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum KeepDecisions {
+    /// Nothing.
+    None,
+    /// The record of the decision: sender, subject, every step.
+    Records,
+    /// The record and the header section of the message (up to 32 KiB), so that the decision can be made anew under other settings.
+    #[default]
+    WithHeaders,
+}
+
+impl KeepDecisions {
+    /// Longer header sections are not kept: cut ones would give another decision.
+    const MAX_HEADER_BYTES: usize = 32 * 1024;
+
+    /// The header section as it is kept.
+    #[must_use]
+    pub fn header(self, section: Option<&[u8]>) -> Option<bytes::Bytes> {
+        section
+            .filter(|bytes| self == Self::WithHeaders && bytes.len() <= Self::MAX_HEADER_BYTES)
+            .map(bytes::Bytes::copy_from_slice)
+    }
 }
 
 impl Default for IncomingSettings {
@@ -45,6 +72,7 @@ impl Default for IncomingSettings {
             max_attempts: 5,
             max_message_bytes: 50 * 1024 * 1024,
             caps: ParseCaps::default(),
+            decisions: KeepDecisions::default(),
         }
     }
 }

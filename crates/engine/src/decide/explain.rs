@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use email_router_crm::ParticipationType;
+
 use crate::record::{DecisionRecord, Verdict};
 
 impl fmt::Display for DecisionRecord {
@@ -31,11 +33,47 @@ impl fmt::Display for DecisionRecord {
         for queue in &self.queues {
             line(f, "queue item", Some(queue))?;
         }
+        line(f, "automatic", self.automatic.as_ref())?;
+        for party in &self.parties {
+            let field = match party.field {
+                ParticipationType::Sender => "party from",
+                ParticipationType::To => "party to",
+                ParticipationType::Cc => "party cc",
+                ParticipationType::Bcc => "party bcc",
+            };
+            line(f, field, Some(format!("{}: {}", party.address, party.why)))?;
+        }
+        if let Some(written) = &self.written {
+            line(
+                f,
+                "body",
+                Some(format!("{} characters of {}", written.body_chars, written.body_mime_type)),
+            )?;
+            for attachment in &written.attachments {
+                line(f, "attachment", Some(attachment))?;
+            }
+            for removed in &written.removed_parts {
+                line(f, "not stored", Some(removed))?;
+            }
+            line(f, "category", written.category.as_ref())?;
+            line(f, "subcategory", written.subcategory.as_ref())?;
+            line(f, "new record", written.new_sender.as_ref())?;
+        }
         if !self.steps.is_empty() {
             writeln!(f, "  steps")?;
         }
         for (number, step) in self.steps.iter().enumerate() {
-            writeln!(f, "    {:>2}. {}: {}", number + 1, step.rule, step.found)?;
+            write!(f, "    {:>2}. {}: {}", number + 1, step.rule, step.found)?;
+            match step.micros {
+                Some(micros) => writeln!(f, "  [{micros} \u{b5}s]")?,
+                None => writeln!(f)?,
+            }
+        }
+        for inner in &self.attached {
+            writeln!(f, "  attached message")?;
+            for text in inner.to_string().lines() {
+                writeln!(f, "    {text}")?;
+            }
         }
         Ok(())
     }

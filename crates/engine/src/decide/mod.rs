@@ -29,6 +29,7 @@ use std::sync::Arc;
 
 use email_router_crm::{CorrelationMethod, CrmClient, CrmMailbox, IncomingEmail, Party};
 use email_router_model::{ActivityId, EmailAddress, Mailbox, RecordRef};
+use tokio::time::Instant;
 
 pub use correlate::Hit;
 pub use token::{Token, TokenFinder};
@@ -56,6 +57,7 @@ pub struct MailboxContext<'a> {
 pub struct Decider {
     crm: Arc<dyn CrmClient>,
     index: Arc<dyn CorrelationIndex>,
+    timed: bool,
 }
 
 /// What becomes of a message. For one that is delivered, [`Decision::into_email`] makes the e-mail.
@@ -97,7 +99,13 @@ impl Decider {
     /// A decider that asks this CRM and finds earlier e-mails through this index.
     #[must_use]
     pub fn new(crm: Arc<dyn CrmClient>, index: Arc<dyn CorrelationIndex>) -> Self {
-        Self { crm, index }
+        Self { crm, index, timed: false }
+    }
+
+    /// The same, and each step of its decision records says how long it took.
+    #[must_use]
+    pub fn timed(self) -> Self {
+        Self { timed: true, ..self }
     }
 
     /// Decides about one message. Its header section is enough; with the whole message the verdict is the same, except that a message
@@ -111,7 +119,7 @@ impl Decider {
         mailbox: &MailboxContext<'_>,
         message: &Message,
     ) -> Result<Decision> {
-        let mut trace = Trace::default();
+        let mut trace = Trace::new(self.timed);
         for defect in &message.defects {
             trace.step("read", defect.as_str());
         }
@@ -308,23 +316,31 @@ impl Decision {
 }
 
 /// Collects the steps of a decision.
-#[derive(Debug, Default)]
-struct Trace(Vec<Step>);
+#[derive(Debug)]
+struct Trace {
+    steps: Vec<Step>,
+    /// When the last step was written, where steps are timed.
+    since: Option<Instant>,
+}
 
 impl Trace {
     /// At most this many steps of one rule are kept: a message to a thousand people must not hide what follows.
     const MAX_OF_A_RULE: usize = 50;
 
+    fn new(timed: bool) -> Self {
+        Self { steps: Vec::new(), since: timed.then(Instant::now) }
+    }
+
     fn step(&mut self, rule: impl Into<String>, found: impl Into<String>) {
         let rule = rule.into();
-        let same = self.0.iter().rev().take_while(|s| s.rule == rule).count();
-        match same.cmp(&Self::MAX_OF_A_RULE) {
-            std::cmp::Ordering::Less => self.0.push(Step { rule, found: found.into(), micros: None }),
-            std::cmp::Ordering::Equal => {
-                self.0.push(Step { rule, found: "and more".to_owned(), micros: None })
-            }
-            std::cmp::Ordering::Greater => {}
+        let same = self.steps.iter().rev().take_while(|s| s.rule == rule).count();
+        if same > Self::MAX_OF_A_RULE {
+            return;
         }
+        let found = if same == Self::MAX_OF_A_RULE { "and more".to_owned() } else { found.into() };
+        let micros = self.since.map(|since| u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX));
+        self.steps.push(Step { rule, found, micros });
+        self.since = self.since.map(|_| Instant::now());
     }
 }
 
@@ -383,7 +399,7 @@ impl Draft<'_> {
             verdict,
             reason,
             because,
-            steps: trace.0,
+            steps: trace.steps,
             activity_id,
             correlated: None,
             owner: None,

@@ -30,7 +30,7 @@ impl Decider {
         if decided.verdict == Verdict::Deliver || decided.reason == ReasonCode::Duplicate {
             return Ok(decided);
         }
-        let mut trace = Trace(decided.record.steps);
+        let mut trace = Trace { steps: decided.record.steps, ..Trace::new(self.timed) };
         trace.step("release", format!("a person overrules: {}", decided.record.because));
         let from: &EmailAddress = valid_sender(message).unwrap_or(&mailbox.mailbox.address);
         let resolved = self.resolve(message, from).await?;

@@ -1,5 +1,6 @@
 //! The state in one SQLite file.
 
+mod decisions;
 mod error;
 mod quarantine;
 mod schema;
@@ -350,21 +351,25 @@ impl StateStore for SqliteState {
         .await
     }
 
-    // CONTRACT PLACEHOLDER: the engineer of `why` and `replay` implements these three
-    async fn note_decisions(&self, _notes: &[DecisionNote]) -> Result<(), StateError> {
-        Ok(())
+    async fn note_decisions(&self, notes: &[DecisionNote]) -> Result<(), StateError> {
+        let notes = notes.to_vec();
+        self.write(Durability::Process, move |c| decisions::put(c, &notes)).await
     }
 
-    async fn decisions(
-        &self,
-        _query: &DecisionQuery,
-        _limit: usize,
-    ) -> Result<Vec<DecisionNote>, StateError> {
-        Ok(Vec::new())
+    async fn decisions(&self, query: &DecisionQuery, limit: usize) -> Result<Vec<DecisionNote>, StateError> {
+        let query = query.clone();
+        self.read(move |c| decisions::find(c, &query, limit)).await
     }
 
-    async fn prune_decisions(&self, _before: Timestamp, _keep: u64) -> Result<u64, StateError> {
-        Ok(0)
+    async fn prune_decisions(&self, before: Timestamp, keep: u64) -> Result<u64, StateError> {
+        let mut gone = 0;
+        loop {
+            // in batches, so that nobody waits long for the writer
+            match self.write(Durability::Process, move |c| decisions::prune(c, before, keep)).await? {
+                0 => return Ok(gone),
+                some => gone += some,
+            }
+        }
     }
 }
 

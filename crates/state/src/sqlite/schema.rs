@@ -32,6 +32,13 @@ const STEPS: &[&str] = &[
      CREATE TABLE lease (name TEXT PRIMARY KEY, holder TEXT NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;
      CREATE TABLE status (
          mailbox TEXT NOT NULL, direction INTEGER NOT NULL, status TEXT NOT NULL, PRIMARY KEY (mailbox, direction)) WITHOUT ROWID;",
+    // The decisions, for `why` and `replay`.
+    "CREATE TABLE decision (id INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, note TEXT NOT NULL, header BLOB);
+     CREATE INDEX decision_by_time ON decision (at);
+     CREATE TABLE decision_key (
+         kind INTEGER NOT NULL, key TEXT NOT NULL, decision INTEGER NOT NULL,
+         PRIMARY KEY (kind, key, decision)) WITHOUT ROWID;
+     CREATE INDEX decision_key_of ON decision_key (decision);",
 ];
 
 /// Makes sure that the file exists and only its owner can read it: it holds subjects, addresses and, in quarantine, whole messages. SQLite
