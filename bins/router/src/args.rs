@@ -80,6 +80,14 @@ pub(crate) enum Command {
         #[arg(long, short)]
         mailbox: Option<String>,
     },
+    /// Say what was decided about a message that came, and why, as it was noted then.
+    Why {
+        /// Its Message-ID, with or without angle brackets, or the id of the activity.
+        id: String,
+    },
+    /// Decide anew about past messages, under the settings as they are and under changed ones, and show where the two differ.
+    /// Writes nothing.
+    Replay(ReplayArgs),
     /// How each mailbox is doing: last success, last error, what waits, next poll.
     Status,
     /// Messages that could not be routed.
@@ -143,6 +151,33 @@ pub(crate) struct RunArgs {
     /// Allow --listen on an address that others can reach. There is no password on it.
     #[arg(long)]
     pub(crate) listen_anywhere: bool,
+}
+
+/// Arguments of `replay`.
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// A Maildir, an mbox file, an .eml file, or a folder of .eml files; without one, the messages whose decisions the state keeps.
+    #[arg(value_hint = ValueHint::AnyPath, requires = "mailbox")]
+    pub(crate) source: Option<PathBuf>,
+    /// The mailbox in which the messages of the source are judged (address, name or id).
+    #[arg(long, short, requires = "source")]
+    pub(crate) mailbox: Option<String>,
+    /// A setting of the organization to try; `email-router crm settings` lists them.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// The filter of a user or queue to try: 0 all, 1 in response to CRM e-mail, 2 leads, contacts and accounts, 3 e-mail-enabled
+    /// records, 4 none.
+    #[arg(long, value_name = "ADDRESS=0..4")]
+    pub(crate) filter: Vec<String>,
+    /// Decisions of the state since this time, such as 2026-11-01T00:00:00Z; without it all that are kept.
+    #[arg(long, value_name = "TIME", conflicts_with = "source")]
+    pub(crate) since: Option<String>,
+    /// At most this many messages, the newest ones.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) limit: usize,
+    /// Show both decisions whole.
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
 }
 
 /// Actions of `quarantine`.

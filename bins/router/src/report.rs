@@ -127,8 +127,41 @@ pub(crate) fn incoming(record: &DecisionRecord, steps: bool) -> String {
         text.push_str(&format!("; queue item in {queue}"));
     }
     if steps {
+        // what a line more or less does not hide: the whole record, as far as it is not above
+        if let Some(automatic) = &record.automatic {
+            text.push_str(&format!("\n           automatic mail: {automatic}"));
+        }
+        for party in &record.parties {
+            text.push_str(&format!("\n           party {:?} {}: {}", party.field, party.address, party.why));
+        }
+        if let Some(written) = &record.written {
+            text.push_str(&format!(
+                "\n           written: {} characters of {}",
+                written.body_chars, written.body_mime_type
+            ));
+            for attachment in &written.attachments {
+                text.push_str(&format!("\n           attachment {attachment}"));
+            }
+            for removed in &written.removed_parts {
+                text.push_str(&format!("\n           not stored: {removed}"));
+            }
+            for label in [&written.category, &written.subcategory].into_iter().flatten() {
+                text.push_str(&format!("\n           label {label}"));
+            }
+            if let Some(record) = &written.new_sender {
+                text.push_str(&format!("\n           new record {record}"));
+            }
+        }
         for step in &record.steps {
             text.push_str(&format!("\n             {}: {}", step.rule, step.found));
+            if let Some(micros) = step.micros {
+                text.push_str(&format!("  [{micros} \u{b5}s]"));
+            }
+        }
+    }
+    for inner in &record.attached {
+        for line in incoming(inner, steps).lines() {
+            text.push_str(&format!("\n    {line}"));
         }
     }
     text

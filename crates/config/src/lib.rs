@@ -50,6 +50,6 @@ pub use store::{Key, SecretError, SecretStore};
 pub use system_state::SystemState;
 pub use tree::{Damage, MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS};
 pub use words::{
-    AccessCredentials, AccessType, AuthenticationType, DeploymentFamily, DeploymentType, InDoubtPolicy,
-    LogLevel, OverridePolicy, Protocol, ServerType, TlsMode, UserType, Word,
+    AccessCredentials, AccessType, AuthenticationType, DecisionHistory, DeploymentFamily, DeploymentType,
+    InDoubtPolicy, LogLevel, OverridePolicy, Protocol, ServerType, TlsMode, UserType, Word,
 };

@@ -251,6 +251,9 @@ section! {
         max_mime_depth "MaxMimeDepth",
         max_mime_parts "MaxMimeParts",
         shutdown_timeout "ShutdownTimeout",
+        decision_history "DecisionHistory",
+        decision_retention "DecisionRetention",
+        decisions_kept "DecisionsKept",
     }
     lists {}
     sections {}

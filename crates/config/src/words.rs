@@ -152,6 +152,16 @@ words! {
         Resend,
     }
 
+    /// What is remembered of each decision about an incoming message.
+    DecisionHistory {
+        /// Nothing.
+        None,
+        /// The decision with every step.
+        Records,
+        /// That and the header section, so that the decision can be made anew under other settings.
+        WithHeaders,
+    }
+
     /// Which value counts where both `ProviderOverrides` and a profile give one.
     OverridePolicy {
         /// The override, as its name says.

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use email_router_auth::{CredentialSource, Credentials};
 use email_router_config::{
-    AuthenticationType, Credentials as Whose, Deployment, InDoubtPolicy as Policy, MailboxSettings, Profile,
-    SecretStore, Settings,
+    AuthenticationType, Credentials as Whose, DecisionHistory, Deployment, InDoubtPolicy as Policy,
+    MailboxSettings, Profile, SecretStore, Settings,
 };
 use email_router_crm::{CrmMailbox, DeliveryMethod};
 use email_router_engine::router::{IncomingRoute, OutgoingRoute, Plan, Schedule, Server};
-use email_router_engine::{InDoubtPolicy, IncomingSettings, OutgoingSettings};
+use email_router_engine::{InDoubtPolicy, IncomingSettings, KeepDecisions, OutgoingSettings};
 use email_router_model::{Direction, EmailAddress, Mailbox, MailboxId, MailboxKind, Timestamp};
 use email_router_transport::Transport;
 use serde::Serialize;
@@ -194,6 +194,11 @@ fn incoming_route(
     incoming.max_message_bytes = profile.max_message_size;
     incoming.caps.max_depth = settings.router.max_mime_depth as usize;
     incoming.caps.max_parts = settings.router.max_mime_parts as usize;
+    incoming.decisions = match settings.router.decision_history {
+        DecisionHistory::None => KeepDecisions::None,
+        DecisionHistory::Records => KeepDecisions::Records,
+        DecisionHistory::WithHeaders => KeepDecisions::WithHeaders,
+    };
     incoming.caps.max_header_bytes = usize::try_from(profile.max_header_size).unwrap_or(usize::MAX);
     let fingerprint = fingerprint(&(
         format!("{mailbox:?} {incoming:?} {:?}", profile.polling_period),

@@ -107,7 +107,7 @@ impl<'a> Backfill<'a> {
         stop: &watch::Receiver<bool>,
         mut progress: impl FnMut(BackfillProgress<'_>),
     ) -> Result<BackfillOutcome> {
-        let mut messages = self.read();
+        let mut messages = read(self.path.clone(), limits(&self.named));
         let mut outcome = BackfillOutcome::default();
         let mut bytes = 0;
         while let Some(next) = messages.recv().await {
@@ -219,38 +219,40 @@ impl<'a> Backfill<'a> {
             .await?;
         Ok(())
     }
-
-    /// Reads the source on a thread of its own, a few messages ahead; ends when nobody receives any more.
-    fn read(&self) -> mpsc::Receiver<email_router_transport::Result<Imported>> {
-        let (sender, receiver) = mpsc::channel(AHEAD);
-        let (path, limits) = (self.path.clone(), limits(&self.named));
-        tokio::task::spawn_blocking(move || {
-            let mut source = match import::open(&path, limits) {
-                Ok(source) => source,
-                Err(error) => {
-                    // nobody receives: the import ended
-                    let _ = sender.blocking_send(Err(error));
-                    return;
-                }
-            };
-            loop {
-                let (next, ends) = match source.next_message() {
-                    Ok(None) => return,
-                    Ok(Some(imported)) => (Ok(imported), false),
-                    Err(error) => {
-                        let ends = error.scope() > Scope::Message;
-                        (Err(error), ends)
-                    }
-                };
-                if sender.blocking_send(next).is_err() || ends {
-                    return;
-                }
-            }
-        });
-        receiver
-    }
 }
 
-fn limits(named: &NamedMailbox<'_>) -> ImportLimits {
+/// Reads a source on a thread of its own, a few messages ahead; ends when nobody receives any more.
+pub(crate) fn read(
+    path: PathBuf,
+    limits: ImportLimits,
+) -> mpsc::Receiver<email_router_transport::Result<Imported>> {
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    tokio::task::spawn_blocking(move || {
+        let mut source = match import::open(&path, limits) {
+            Ok(source) => source,
+            Err(error) => {
+                // nobody receives: the import ended
+                let _ = sender.blocking_send(Err(error));
+                return;
+            }
+        };
+        loop {
+            let (next, ends) = match source.next_message() {
+                Ok(None) => return,
+                Ok(Some(imported)) => (Ok(imported), false),
+                Err(error) => {
+                    let ends = error.scope() > Scope::Message;
+                    (Err(error), ends)
+                }
+            };
+            if sender.blocking_send(next).is_err() || ends {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+pub(crate) fn limits(named: &NamedMailbox<'_>) -> ImportLimits {
     ImportLimits::default().with_max_message_bytes(named.settings.max_message_bytes)
 }

@@ -21,6 +21,8 @@ pub mod assemble;
 #[cfg(all(feature = "embedded", feature = "maildir"))]
 pub mod backfill;
 pub mod error;
+#[cfg(all(feature = "embedded", feature = "maildir"))]
+pub mod history;
 pub mod logging;
 pub mod metrics;
 #[cfg(feature = "embedded")]

@@ -9,7 +9,7 @@ use email_router_config::{
     Deployment, DeploymentTarget, Finding, LoadError, LoadOutcome, Reload, Reloader, SecretStore, Settings,
 };
 use email_router_crm::{CrmClient, CrmMailbox, embedded::EmbeddedCrm};
-use email_router_engine::decide::{MailboxContext, OrganizationView};
+use email_router_engine::decide::{Decider, MailboxContext, OrganizationView};
 use email_router_engine::ports::{
     CrmIndex, Event, NoObserver, Observer, ProviderDirection, ProviderEvent, ProviderStatus,
 };
@@ -26,6 +26,9 @@ use tokio::task::JoinSet;
 use crate::access::AccessTarget;
 use crate::assemble::{Assembled, Unserved, assemble};
 use crate::{Error, Result};
+
+/// How old the view of the CRM may be by which a single message is judged.
+const VIEW_AGE: Duration = Duration::from_secs(5);
 
 /// What a service works with beside its configuration.
 #[derive(Debug, Clone)]
@@ -285,8 +288,12 @@ impl Service {
                     })?
             }
         };
-        let routed = self.route(&named, raw, false, true).await?;
-        Ok(routed)
+        let router = &named.organization.router;
+        let view = router.view(VIEW_AGE).await?;
+        let context = MailboxContext { mailbox: &named.mailbox, record: named.record.clone() };
+        let mut parts = router.incoming().clone();
+        parts.decider = Arc::new(Decider::clone(&parts.decider).timed());
+        Ok(parts.route_one(&view, &context, &named.settings, raw, false, true).await?.record)
     }
 
     /// Routes one message that is at hand, as if it was found in this mailbox.
@@ -301,7 +308,7 @@ impl Service {
         dry_run: bool,
     ) -> Result<DecisionRecord> {
         let router = &named.organization.router;
-        let view: Arc<OrganizationView> = router.view(Duration::from_secs(5)).await?;
+        let view: Arc<OrganizationView> = router.view(VIEW_AGE).await?;
         let context = MailboxContext { mailbox: &named.mailbox, record: named.record.clone() };
         Ok(router
             .incoming()

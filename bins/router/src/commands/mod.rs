@@ -3,6 +3,7 @@
 pub(crate) mod check;
 pub(crate) mod crm;
 pub(crate) mod explain;
+pub(crate) mod history;
 pub(crate) mod import;
 pub(crate) mod quarantine;
 pub(crate) mod quickstart;

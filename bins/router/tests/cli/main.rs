@@ -4,6 +4,7 @@
 
 mod configuration;
 mod crm;
+mod history;
 mod messages;
 mod quickstart;
 mod secret;

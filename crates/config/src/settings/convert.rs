@@ -12,7 +12,7 @@ use crate::settings::{
     ProviderOverrides, RouterSettings, Settings, SystemSettings, Tuning, cross, same_name,
 };
 use crate::wire;
-use crate::words::{InDoubtPolicy, LogLevel, OverridePolicy, Word};
+use crate::words::{DecisionHistory, InDoubtPolicy, LogLevel, OverridePolicy, Word};
 
 /// The default of `SecretKeyFile`: beside the configuration file.
 pub const DEFAULT_KEY_FILE: &str = "email-router.key";
@@ -236,6 +236,15 @@ fn router(cx: &mut Context<'_>, wire: &wire::Router) -> (RouterSettings, Allow) 
         shutdown_timeout: cx
             .millis(&s, "ShutdownTimeout", &wire.shutdown_timeout, 0..=3_600_000)
             .unwrap_or(std::time::Duration::from_millis(30_000)),
+        decision_history: cx
+            .word(&s, "DecisionHistory", &wire.decision_history, DecisionHistory::ALL)
+            .unwrap_or(DecisionHistory::WithHeaders),
+        decision_retention: cx
+            .millis(&s, "DecisionRetention", &wire.decision_retention, 60_000..=31_536_000_000)
+            .unwrap_or(std::time::Duration::from_secs(30 * 24 * 3600)),
+        decisions_kept: cx
+            .count(&s, "DecisionsKept", &wire.decisions_kept, 1..=10_000_000, "")
+            .unwrap_or(100_000),
     };
     (settings, allow)
 }

@@ -20,8 +20,8 @@ use url::Url;
 
 use crate::secret::SecretRef;
 use crate::words::{
-    AccessCredentials, AccessType, AuthenticationType, DeploymentType, InDoubtPolicy, LogLevel,
-    OverridePolicy, Protocol, ServerType, TlsMode, UserType,
+    AccessCredentials, AccessType, AuthenticationType, DecisionHistory, DeploymentType, InDoubtPolicy,
+    LogLevel, OverridePolicy, Protocol, ServerType, TlsMode, UserType,
 };
 
 pub(crate) use convert::convert;
@@ -350,6 +350,12 @@ pub struct RouterSettings {
     pub max_mime_parts: u32,
     /// How long stopping waits for what is in flight.
     pub shutdown_timeout: Duration,
+    /// What is remembered of each decision about an incoming message.
+    pub decision_history: DecisionHistory,
+    /// How long.
+    pub decision_retention: Duration,
+    /// How many decisions at the most; the oldest go first.
+    pub decisions_kept: u32,
 }
 
 impl Settings {

@@ -36,7 +36,7 @@ use self::readers::Readers;
 use self::writer::{Done, Writer};
 use crate::Result;
 
-pub use self::settings::Setting;
+pub use self::settings::{Setting, changed as changed_settings};
 
 /// One organization in one file. Cloning is cheap; clones share the file.
 #[derive(Clone)]

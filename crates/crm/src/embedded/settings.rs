@@ -74,11 +74,20 @@ pub(super) fn write(conn: &Connection, settings: &OrganizationSettings) -> DbRes
     Ok(())
 }
 
-/// Sets one setting from text. A list takes `;` between its items. A prefix that is replaced goes to the head of the history,
-/// so that tokens in old subjects are still found.
+/// Sets one setting from text.
 pub(super) fn set(conn: &Connection, name: &str, text: &str) -> DbResult<Setting> {
-    let before = read(conn)?;
-    let mut map = object(&before)?;
+    let after = changed(&read(conn)?, name, text)?;
+    write(conn, &after)?;
+    get(conn, name)
+}
+
+/// These settings with one changed, from text. A list takes `;` between its items. A prefix that is replaced goes to the head of
+/// the history, so that tokens in old subjects are still found.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] for a setting that does not exist, naming those that do; [`ErrorKind::Invalid`] for a value it cannot have.
+pub fn changed(before: &OrganizationSettings, name: &str, text: &str) -> Result<OrganizationSettings, Error> {
+    let mut map = object(before)?;
     let name = canonical(&map, name)?;
     let wrong = |what: &str| Error::new(ErrorKind::Invalid, format!("{name} = {text:?}: {what}"));
     let text = text.trim();
@@ -86,7 +95,7 @@ pub(super) fn set(conn: &Connection, name: &str, text: &str) -> DbResult<Setting
         Value::Bool(_) => match text.to_ascii_lowercase().as_str() {
             "true" | "1" | "yes" | "on" => Value::Bool(true),
             "false" | "0" | "no" | "off" => Value::Bool(false),
-            _ => return Err(wrong("give true or false").into()),
+            _ => return Err(wrong("give true or false")),
         },
         Value::Number(_) => Value::from(text.parse::<i64>().map_err(|_| wrong("give a whole number"))?),
         Value::Array(_) => text
@@ -105,10 +114,10 @@ pub(super) fn set(conn: &Connection, name: &str, text: &str) -> DbResult<Setting
     }
     if after.tracking_prefix != before.tracking_prefix {
         after.tracking_prefix_history.retain(|p| *p != before.tracking_prefix && *p != after.tracking_prefix);
-        after.tracking_prefix_history.insert(0, before.tracking_prefix);
+        after.tracking_prefix_history.insert(0, before.tracking_prefix.clone());
     }
-    write(conn, &after)?;
-    get(conn, &name)
+    check(&after)?;
+    Ok(after)
 }
 
 /// One setting.
