@@ -18,6 +18,7 @@
 
 pub mod decide;
 pub mod error;
+pub mod guard;
 pub mod incoming;
 pub mod message;
 pub mod outgoing;

@@ -37,7 +37,7 @@ pub(super) fn utf8_or_1252(bytes: &[u8]) -> (Cow<'_, str>, bool) {
 }
 
 /// One line without control characters: each run of white space and controls becomes one space; at most `max_chars` characters.
-pub(super) fn clean_line(text: &str, max_chars: usize) -> String {
+pub(crate) fn clean_line(text: &str, max_chars: usize) -> String {
     let mut line = String::with_capacity(text.len().min(max_chars.saturating_mul(4)));
     let mut gap = false;
     for (chars, c) in text.chars().filter(|c| !is_invisible_control(*c)).enumerate() {

@@ -16,6 +16,7 @@ use email_router_model::{
 };
 
 pub use content::Content;
+pub(crate) use fields::clean_line;
 
 use crate::ParseCaps;
 
