@@ -71,6 +71,11 @@ impl Told {
                 remote_id: remote_id.to_string(),
                 error: (*error).to_owned(),
             },
+            Event::LoopSuspected { mailbox, remote_id, limit, .. } => Self::Deferred {
+                mailbox: mailbox.to_string(),
+                remote_id: remote_id.to_string(),
+                error: (*limit).to_owned(),
+            },
             Event::Outgoing { mailbox, activity_id, subject, outcome, .. } => Self::Outgoing {
                 mailbox: mailbox.to_string(),
                 activity_id: **activity_id,

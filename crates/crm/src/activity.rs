@@ -87,6 +87,8 @@ pub enum CorrelationMethod {
     ConversationIndex,
     /// 6.
     SmartMatching,
+    /// 7: a delivery report, tied to the e-mail it speaks of. Dataverse names the value and does not use it.
+    Custom,
 }
 
 impl CorrelationMethod {
@@ -100,6 +102,7 @@ impl CorrelationMethod {
             Self::TrackingToken => 4,
             Self::ConversationIndex => 5,
             Self::SmartMatching => 6,
+            Self::Custom => 7,
         }
     }
 
@@ -113,6 +116,7 @@ impl CorrelationMethod {
             4 => Self::TrackingToken,
             5 => Self::ConversationIndex,
             6 => Self::SmartMatching,
+            7 => Self::Custom,
             _ => return None,
         })
     }

@@ -213,7 +213,7 @@ pub enum AutomaticMail {
     /// As any other mail, but smart matching does not look at it.
     #[default]
     TrackWithoutSmartMatching,
-    /// It is not tracked.
+    /// It is not tracked; mail through a mailing list is all the same, since a person may have written it.
     Discard,
 }
 
@@ -301,9 +301,10 @@ impl Default for OrganizationSettings {
             create_unknown_sender: UnknownSender::None,
             plus_addressing: false,
             loop_window_minutes: 60,
-            loop_limit_per_sender: 100,
-            loop_limit_per_pair: 50,
-            loop_limit_per_record: 50,
+            // a web shop's form sends every order from one address, so only a conversation is narrow
+            loop_limit_per_sender: 1000,
+            loop_limit_per_pair: 500,
+            loop_limit_per_record: 100,
         }
     }
 }

@@ -30,6 +30,17 @@ impl Observer for LogObserver {
             Event::IncomingDeferred { mailbox, remote_id, error } => {
                 tracing::warn!(%mailbox, %remote_id, ?error, "a message failed for now and is tried again");
             }
+            Event::LoopSuspected { mailbox, remote_id, limit, until } => {
+                tracing::error!(%mailbox, %remote_id, ?limit, %until, "a loop is suspected: the message is held back");
+            }
+            Event::DeliveryReported { report } => {
+                let activity = &report.activity_id;
+                for r in &report.recipients {
+                    let (recipient, action) = (&r.address, r.action.as_str());
+                    let (status, diagnostic) = (name(&r.status), name(&r.diagnostic));
+                    tracing::info!(%activity, %recipient, action, status, ?diagnostic, "a delivery report came");
+                }
+            }
             Event::Outgoing { mailbox, activity_id, subject, outcome, elapsed, .. } => match outcome {
                 SendOutcome::Sent { refused, .. } if refused.is_empty() => {
                     tracing::trace!(%mailbox, activity = %activity_id, ?subject, ?elapsed, "mail sent");

@@ -12,7 +12,7 @@ const INCOMING: &str = "email_router_incoming_messages";
 const OUTGOING: &str = "email_router_outgoing_messages";
 
 /// Name and meaning of each counter.
-const COUNTERS: [(&str, &str); 21] = [
+const COUNTERS: [(&str, &str); 23] = [
     ("email_router_incoming_messages_delivered_total", "incoming messages stored in the CRM"),
     ("email_router_incoming_messages_discarded_total", "incoming messages that do not belong in the CRM"),
     (
@@ -25,6 +25,11 @@ const COUNTERS: [(&str, &str); 21] = [
         "incoming messages that could not be delivered and are in quarantine",
     ),
     ("email_router_incoming_messages_deferred_total", "attempts at incoming messages that failed for now"),
+    (
+        "email_router_incoming_messages_held_total",
+        "times an incoming message was held back because its sender is over a loop limit",
+    ),
+    ("email_router_delivery_reports_total", "delivery reports about e-mails of the CRM"),
     ("email_router_incoming_mailbox_access_attempts_total", "mailboxes opened or tried to"),
     ("email_router_incoming_mailbox_access_failures_total", "mailboxes that could not be opened"),
     ("email_router_outgoing_messages_delivered_total", "outgoing messages the mail server took"),
@@ -139,6 +144,8 @@ impl Observer for MetricsObserver {
             Event::IncomingDeferred { .. } => {
                 counter!("email_router_incoming_messages_deferred_total").increment(1)
             }
+            Event::LoopSuspected { .. } => counter!("email_router_incoming_messages_held_total").increment(1),
+            Event::DeliveryReported { .. } => counter!("email_router_delivery_reports_total").increment(1),
             Event::Outgoing { outcome, elapsed, waited, .. } => {
                 counter!("email_router_outgoing_messages_processed_total").increment(1);
                 let end = match outcome {

@@ -26,6 +26,8 @@ pub struct Error {
 pub enum ErrorKind {
     /// The CRM's.
     Crm,
+    /// Nobody's: the message waits, since its sender is over a loop limit.
+    Held,
     /// The message cannot be read or written.
     Message,
     /// The state store's.
@@ -46,6 +48,12 @@ impl Error {
             hint: None,
             source: None,
         }
+    }
+
+    /// A message that has to wait this long, without a fault of its own.
+    #[must_use]
+    pub(crate) fn held(why: String, wait: std::time::Duration) -> Self {
+        Self { kind: ErrorKind::Held, retry: Retry::Later(Some(wait)), ..Self::message(why) }
     }
 
     /// Whose error it is.

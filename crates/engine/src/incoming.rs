@@ -23,9 +23,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use email_router_crm::{CrmClient, Delivered, IncomingEmail};
+use email_router_crm::{CrmClient, Delivered, DeliveryReport, IncomingEmail};
 use email_router_model::{
-    Classified, Clock, Entropy, Headers, MailboxId, RawMessage, RemoteId, Retry, Scope, Timestamp,
+    ActivityId, Classified, Clock, Entropy, Headers, MailboxId, RawMessage, RecordRef, RemoteId, Retry,
+    Scope, Timestamp,
 };
 use email_router_transport::{
     Capability, Disposition, ErrorKind as TransportErrorKind, Inbox, Part, ReceiveOptions, Stub,
@@ -36,6 +37,8 @@ use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use crate::decide::{Decider, Decision, MailboxContext, OrganizationView};
+use crate::guard::LoopGuard;
+use crate::guard::limits::Suspect;
 use crate::message::Message;
 use crate::ports::{DecisionNote, Event, Observer, QuarantineItem, SeenMessage, Settled, StateStore};
 use crate::record::{DecisionRecord, ReasonCode, Verdict, WrittenRecord};
@@ -64,6 +67,8 @@ pub struct IncomingParts {
     pub entropy: Arc<dyn Entropy>,
     /// Hears what happens.
     pub observer: Arc<dyn Observer>,
+    /// Holds back what looks like a loop.
+    pub guard: Arc<LoopGuard>,
 }
 
 /// What a pass did.
@@ -105,6 +110,9 @@ struct Candidate {
     tried: bool,
     part: Part,
 }
+
+/// What a decision comes to and is about: verdict, record, e-mail that is answered.
+type About = (Verdict, Option<RecordRef>, Option<ActivityId>);
 
 /// What was read of a message, for the quarantine and the note of the decision.
 #[derive(Default)]
@@ -232,6 +240,9 @@ impl IncomingParts {
         message: &Message,
         decision: Decision,
     ) -> Result<DecisionRecord> {
+        if let Some(report) = &decision.report {
+            self.report_delivery(report).await?;
+        }
         let (mut record, write) = planned(view, settings, raw, message, decision)?;
         if let Some(email) = write
             && self.crm.deliver_incoming(&email).await? == Delivered::AlreadyThere
@@ -243,6 +254,25 @@ impl IncomingParts {
             record.because = format!("the CRM has it already as {}", email.activity_id);
         }
         Ok(record)
+    }
+}
+
+impl IncomingParts {
+    /// Tells the CRM what a delivery report says. An e-mail that is gone by now has nobody to be told.
+    async fn report_delivery(&self, report: &DeliveryReport) -> Result<()> {
+        match self.crm.record_delivery(report).await {
+            Ok(new) => {
+                if new {
+                    self.observer.event(&Event::DeliveryReported { report });
+                }
+                Ok(())
+            }
+            Err(error) if error.scope() == Scope::Message && error.retry() == Retry::Never => {
+                tracing::warn!(activity = %report.activity_id, %error, "the CRM does not take a delivery report");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -518,8 +548,7 @@ impl Session<'_> {
             if let Some(record) = self.too_old(stub, &message, threshold) {
                 return Ok(Some(Routed { record, corrupt: false }));
             }
-            // Without a Message-ID the identity is a digest of the whole message.
-            if message.message_id.is_some() {
+            if !message.needs_body() {
                 let decision = parts.decider.decide(view, &context, &message).await?;
                 if decision.verdict != Verdict::Deliver {
                     return self.settle_decision(candidate, read, &message, decision).await.map(Some);
@@ -557,8 +586,24 @@ impl Session<'_> {
         }
         let empty = RawMessage::new(Bytes::new());
         let raw = read.whole.as_ref().unwrap_or(&empty);
+        let about: About = (
+            decision.verdict,
+            decision.record.regarding.clone(),
+            decision.hit.as_ref().map(|hit| hit.email.activity_id),
+        );
+        let suspect = self.suspect(candidate, message, &about);
+        let (settings, now) = (self.view.settings(), self.parts.clock.now());
+        if let Some(suspect) = &suspect
+            && let Some(held) = self.parts.guard.held(settings, suspect, now)
+        {
+            let wait = held.until.duration_since(now).try_into().unwrap_or(FIRST_RETRY);
+            return Err(Error::held(held.why, wait));
+        }
         let mut record =
             self.parts.carry_out(self.view, &self.route.settings, raw, message, decision).await?;
+        if let (Some(suspect), Verdict::Deliver) = (&suspect, record.verdict) {
+            self.parts.guard.count(settings, suspect, now);
+        }
         // A message that was tried before and is now a duplicate of its own derived activity was delivered by the attempt that a
         // crash or the CRM's silence ended: it counts as delivered.
         let own = message.activity_id(self.view.id());
@@ -572,6 +617,29 @@ impl Session<'_> {
         }
         self.name(&mut record, stub);
         Ok(Routed { record, corrupt: false })
+    }
+
+    /// What the loop limits look at; `None` for a message that does not become an activity.
+    fn suspect<'m>(
+        &'m self,
+        candidate: &Candidate,
+        message: &'m Message,
+        (verdict, regarding, correlated): &'m About,
+    ) -> Option<Suspect<'m>> {
+        let sender = message.from.as_ref()?.address.as_ref()?;
+        (*verdict == Verdict::Deliver).then(|| Suspect {
+            sender,
+            mailbox: &self.route.mailbox.id,
+            regarding: regarding.as_ref(),
+            correlated: *correlated,
+            // what was held grew old by that, and is counted all the same
+            received: candidate
+                .stub
+                .received
+                .or(message.received)
+                .or(message.date)
+                .filter(|_| !candidate.tried),
+        })
     }
 
     fn name(&self, record: &mut DecisionRecord, stub: &Stub) {
@@ -614,6 +682,7 @@ impl Session<'_> {
         read: &Read,
     ) -> Result<Option<Routed>> {
         let class = match (error.kind(), error.retry()) {
+            (ErrorKind::Held, retry) => return self.hold(stub, &error, retry).await.map(|()| None),
             (ErrorKind::Transport, Retry::Never)
                 if transport_kind(&error) == Some(TransportErrorKind::TooLarge) =>
             {
@@ -640,6 +709,23 @@ impl Session<'_> {
         };
         let record = self.quarantine(stub, attempts, class, &error.to_string(), read).await?;
         Ok(Some(Routed { record, corrupt: false }))
+    }
+
+    /// A message over a loop limit waits. That is no failed attempt: a message is never parked for the pace of its sender.
+    async fn hold(&mut self, stub: &Stub, error: &Error, retry: Retry) -> Result<()> {
+        let wait = match retry {
+            Retry::Later(Some(wait)) => wait,
+            _ => FIRST_RETRY,
+        };
+        let (mailbox, limit) = (&self.route.mailbox.id, error.to_string());
+        let until = self.parts.clock.now().saturating_add(wait).unwrap_or(Timestamp::MAX);
+        self.parts.state.unbegin(mailbox, std::slice::from_ref(&stub.id)).await?;
+        self.parts.state.note_failure(mailbox, &stub.id, &limit, until).await?;
+        let event = Event::LoopSuspected { mailbox, remote_id: &stub.id, limit: &limit, until };
+        self.parts.observer.event(&event);
+        self.report.deferred += 1;
+        self.report.backlog = self.report.backlog.saturating_sub(1);
+        Ok(())
     }
 
     /// A message that was begun more often than allowed and never ended: keep what can be had of it and go on without it.

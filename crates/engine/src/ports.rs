@@ -484,8 +484,6 @@ pub enum Event<'a> {
     },
     /// A delivery report was about an e-mail of ours, and the CRM has it now.
     DeliveryReported {
-        /// Where the report was found.
-        mailbox: &'a MailboxId,
         /// What it says.
         report: &'a email_router_crm::DeliveryReport,
     },

@@ -24,7 +24,7 @@ pub struct Hit {
     pub email: EmailSummary,
     /// How it was found, as Dataverse counts it: References count as [`CorrelationMethod::InReplyTo`].
     pub method: CorrelationMethod,
-    /// How it was found: `in_reply_to`, `references` or `tracking_token`.
+    /// How it was found: `in_reply_to`, `references`, `tracking_token` or `delivery_report`.
     pub how: &'static str,
     /// The token both have. Not set for a weak hit, so that a stranger who quotes a token cannot make it his.
     pub token: Option<String>,

@@ -21,13 +21,16 @@ mod parties;
 mod queues;
 mod recipients;
 mod release;
+mod report;
 mod token;
 mod view;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use email_router_crm::{CorrelationMethod, CrmClient, CrmMailbox, IncomingEmail, Party};
+use email_router_crm::{
+    AutomaticMail, CorrelationMethod, CrmClient, CrmMailbox, DeliveryReport, IncomingEmail, Party,
+};
 use email_router_model::{ActivityId, EmailAddress, Mailbox, RecordRef};
 use tokio::time::Instant;
 
@@ -35,6 +38,7 @@ pub use correlate::Hit;
 pub use token::{Token, TokenFinder};
 pub use view::OrganizationView;
 
+use crate::guard::{Automatic, AutomaticKind};
 use crate::message::{Content, Message};
 use crate::ports::CorrelationIndex;
 use crate::record::{DecisionRecord, ReasonCode, Step, Verdict};
@@ -89,6 +93,10 @@ pub struct Decision {
     pub submitted_by: EmailAddress,
     /// Several records have the sender's address and the organization wants it unresolved then.
     pub is_duplicate_sender_unresolved: bool,
+    /// What kind of automatic mail it is; `None` for mail that a person wrote.
+    pub automatic: Option<Automatic>,
+    /// What the CRM is to be told about the e-mail that a delivery report speaks of, whatever becomes of the report itself.
+    pub report: Option<DeliveryReport>,
     /// For a duplicate: the queue that is to get an item of the activity that is there. [`Decision::into_requeue`] makes the call.
     pub requeue: Option<RecordRef>,
     /// Every step, for people.
@@ -123,7 +131,13 @@ impl Decider {
         for defect in &message.defects {
             trace.step("read", defect.as_str());
         }
-        let draft = Draft { view, mailbox, message };
+        let automatic = message.automatic();
+        if let Some(Automatic { kind, evidence }) = &automatic {
+            trace.step("automatic mail", format!("{}: {evidence}", kind.as_str()));
+        }
+        let tied = report::tie(message, &*self.index, &mut trace).await?;
+        let (report, tied) = tied.map(|t| (t.report, t.correlation)).unzip();
+        let draft = Draft { view, mailbox, message, automatic, report };
         // 1: a valid sender
         let Some(from) = valid_sender(message) else {
             trace.step("sender", format!("From is {:?}", message.from_field));
@@ -148,6 +162,9 @@ impl Decider {
             }
             return Ok(decision);
         }
+        if let Some(because) = draft.refused_as_automatic() {
+            return Ok(draft.discard(ReasonCode::Unknown, because, trace));
+        }
         // 3, 4: for a user or queue
         let resolved = self.resolve(message, from).await?;
         let recipients = recipients::recipients(view, mailbox, message, &resolved, &mut trace);
@@ -162,8 +179,8 @@ impl Decider {
         // 6: what it answers, unless no filter asks
         let question = Question { view, message, sender: &sender, resolved: &resolved };
         let deciding = filter::deciding(view, &recipients);
-        let mut correlation = None;
-        if filter::needs_correlation(view, &deciding) {
+        let mut correlation = tied;
+        if correlation.is_none() && filter::needs_correlation(view, &deciding) {
             correlation = Some(correlate::correlate(&question, &*self.index, &mut trace).await?);
         }
         // 7: the filters
@@ -306,7 +323,7 @@ impl Decision {
             attachments: content.attachments,
             removed_parts: content.removed_parts,
             text_body: None,
-            category: None,
+            category: self.automatic.map(|a| format!("automatic: {}", a.kind.as_str())),
             subcategory: None,
             conversation_id: None,
             smart: email_router_crm::SmartHashes::default(),
@@ -349,9 +366,25 @@ struct Draft<'a> {
     view: &'a OrganizationView,
     mailbox: &'a MailboxContext<'a>,
     message: &'a Message,
+    automatic: Option<Automatic>,
+    report: Option<DeliveryReport>,
 }
 
 impl Draft<'_> {
+    /// Why automatic mail of this kind is not tracked; `None` when it is.
+    fn refused_as_automatic(&self) -> Option<String> {
+        let Automatic { kind, evidence } = self.automatic.as_ref()?;
+        let settings = self.view.settings();
+        let (policy, name) = if kind.is_report() {
+            (settings.delivery_reports, "deliveryreports")
+        } else {
+            (settings.automatic_mail, "automaticmail")
+        };
+        (policy == AutomaticMail::Discard && *kind != AutomaticKind::List).then(|| {
+            format!("it is automatic mail, {} ({evidence}), which is not tracked ({name})", kind.as_str())
+        })
+    }
+
     fn discard(&self, reason: ReasonCode, because: String, trace: Trace) -> Decision {
         self.end(Verdict::Discard, reason, because, trace)
     }
@@ -406,11 +439,13 @@ impl Draft<'_> {
             regarding: None,
             queues: Vec::new(),
             parties: Vec::new(),
-            automatic: None,
+            automatic: self.automatic.as_ref().map(|a| a.kind.as_str().to_owned()),
             written: None,
             attached: Vec::new(),
         };
         Decision {
+            automatic: self.automatic.clone(),
+            report: self.report.clone(),
             verdict,
             reason,
             activity_id,

@@ -43,7 +43,7 @@ impl Decider {
         let question = Question { view, message, sender: &sender, resolved: &resolved };
         let correlation = correlate::correlate(&question, &*self.index, &mut trace).await?;
         let why = (ReasonCode::AcceptAll, "released by a person".to_owned());
-        let draft = Draft { view, mailbox, message };
+        let draft = Draft { view, mailbox, message, automatic: decided.automatic, report: decided.report };
         Ok(draft.deliver(why, read, &question, &recipients, correlation, trace))
     }
 }

@@ -8,6 +8,7 @@ mod content;
 mod fields;
 mod file_name;
 mod mime;
+mod report;
 
 use bytes::Bytes;
 use email_router_crm::Priority;
@@ -17,8 +18,10 @@ use email_router_model::{
 
 pub use content::Content;
 pub(crate) use fields::clean_line;
+pub use report::Report;
 
 use crate::ParseCaps;
+use crate::guard::{Automatic, AutomaticKind};
 
 /// One mailbox named in an address field.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +80,8 @@ pub struct Message {
     pub received: Option<Timestamp>,
     /// Importance, X-Priority or Priority.
     pub priority: Priority,
+    /// What a delivery report says; `None` for any other message, and where only the header section was read.
+    pub report: Option<Report>,
     /// What could not be read, one line each.
     pub defects: Vec<String>,
 }
@@ -104,7 +109,23 @@ impl Message {
         if message.message_id.is_none() {
             message.digest = Some(raw.digest());
         }
+        message.report = Report::read(raw, &message, caps);
         message
+    }
+
+    /// What kind of automatic mail it is; `None` for mail that a person wrote.
+    #[must_use]
+    pub fn automatic(&self) -> Option<Automatic> {
+        Automatic::of(self.headers())
+    }
+
+    /// Whether its header section is not enough to decide: it has no Message-ID, so that its identity depends on all of it, or it is a
+    /// delivery report, whose body says what it is about.
+    #[must_use]
+    pub fn needs_body(&self) -> bool {
+        !self.whole
+            && (self.message_id.is_none()
+                || self.automatic().is_some_and(|a| a.kind == AutomaticKind::DeliveryReport))
     }
 
     /// The body and the attachments of the whole message this was read from.
@@ -230,6 +251,7 @@ impl Message {
                 fields::date(&String::from_utf8_lossy(&v[at + 1..]))
             }),
             priority: priority(raw.importance, raw.x_priority, raw.priority),
+            report: None,
             defects: Vec::new(),
             header: Bytes::new(),
         };

@@ -122,6 +122,7 @@ impl Router {
             clock: Arc::clone(&parts.clock),
             entropy: Arc::clone(&parts.entropy),
             observer: Arc::clone(&parts.observer),
+            guard: Arc::default(),
         };
         let board = StatusBoard::new(Arc::clone(&parts.state), Arc::clone(&parts.clock));
         let view = Arc::new(ViewCache { crm: Arc::clone(&parts.crm), cached: Mutex::new(None) });

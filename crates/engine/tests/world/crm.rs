@@ -203,6 +203,12 @@ impl MemoryCrm {
         change(&mut self.data().settings);
     }
 
+    /// Changes the filter of a user or queue.
+    pub fn set_filter(&self, record: &RecordRef, filter: FilteringMethod) {
+        let mut data = self.data();
+        data.rows.iter_mut().find(|r| r.mailbox.record == *record).unwrap().mailbox.filter = filter;
+    }
+
     /// The next `times` calls of this name fail; with `effect` they have done their work before.
     pub fn fail_next(
         &self,

@@ -73,6 +73,13 @@ impl Observer for Heard {
                 format!("{} {mailbox}", format!("{:?}", record.verdict).to_lowercase())
             }
             Event::IncomingDeferred { mailbox, .. } => format!("deferred {mailbox}"),
+            Event::LoopSuspected { mailbox, limit, .. } => {
+                let name = limit.split(|c: char| !c.is_alphanumeric()).find(|w| w.starts_with("looplimit"));
+                format!("loop {mailbox}: {}", name.unwrap_or(limit))
+            }
+            Event::DeliveryReported { report } => {
+                format!("reported {}", report.recipients.first().map_or("nobody", |r| r.action.as_str()))
+            }
             Event::Provider { mailbox, direction, what } => {
                 format!("{} {direction} {mailbox}", format!("{what:?}").to_lowercase())
             }
@@ -173,6 +180,7 @@ impl World {
             clock: Arc::<TokioClock>::clone(&self.clock),
             entropy: Arc::new(SeededEntropy::new(1)),
             observer: Arc::<Heard>::clone(&self.heard),
+            guard: Arc::default(),
         }
     }
 
