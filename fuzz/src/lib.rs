@@ -7,7 +7,7 @@
 mod mail;
 mod protocol;
 
-pub use mail::{configuration, mbox, message, tokens};
+pub use mail::{configuration, mbox, message, tnef, tokens};
 pub use protocol::{pop3_replies, smtp_body, smtp_replies};
 
 use email_router_model::{EmailAddress, Headers, MessageId, RawMessage};
@@ -33,6 +33,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "pop3_replies", run: pop3_replies, folders: &[] },
     Target { name: "smtp_body", run: smtp_body, folders: &[] },
     Target { name: "smtp_replies", run: smtp_replies, folders: &[] },
+    Target { name: "tnef", run: tnef, folders: &[] },
     Target { name: "tokens", run: tokens, folders: &[] },
 ];
 

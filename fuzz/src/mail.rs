@@ -52,6 +52,34 @@ pub fn message(data: &[u8]) {
     }
 }
 
+/// Any bytes as a TNEF stream, also behind the beginning of one: limits hold, what is borrowed is no more than there is, and the mail that is
+/// written of it has a header section that nothing breaks out of.
+pub fn tnef(data: &[u8]) {
+    let limits = email_router_tnef::Limits::default();
+    let begun = [&[0x78, 0x9f, 0x3e, 0x22, 0, 0][..], data].concat();
+    for bytes in [data, &begun] {
+        let Ok(tnef) = email_router_tnef::parse(bytes, &limits) else { continue };
+        let message = &tnef.message;
+        assert!(message.attachments.len() <= limits.max_attachments);
+        assert!(message.recipients.len() <= limits.max_recipients);
+        assert!(message.rtf.as_ref().map_or(0, Vec::len) <= limits.max_decoded_bytes);
+        let Some(mail) = message.to_internet_message(1 << 22) else { continue };
+        let read = Message::parse(&RawMessage::new(mail), &ParseCaps::default());
+        assert!(read.recipients().count() <= ParseCaps::default().max_recipients);
+        if message.transport_headers.is_none() {
+            assert!(read.defects.iter().all(|d| !d.contains("more than once")), "{:?}", read.defects);
+        }
+    }
+    if let Ok(found) = email_router_tnef::rtf::decompress(data, 1 << 20) {
+        assert!(found.rtf.len() <= 1 << 20);
+    }
+    let (body, _) = email_router_tnef::rtf::body(data, 1000);
+    let (email_router_tnef::rtf::Body::Html(text)
+    | email_router_tnef::rtf::Body::Text(text)
+    | email_router_tnef::rtf::Body::Rtf(text)) = body;
+    assert!(text.len() <= 1000);
+}
+
 /// Any subjects, one a line: a token that was appended is found again, and a text that is no token is not made one by removal.
 pub fn tokens(data: &[u8]) {
     let settings = OrganizationSettings::default();

@@ -1,5 +1,5 @@
 #!/bin/bash
-# setup.sh: install what the peer scripts start (Dovecot, Postfix, OpenSSL, swaks) with apt, only what is missing, without letting
+# setup.sh: install what the peer scripts start (Dovecot, Postfix, OpenSSL, swaks, GNU tnef) with apt, only what is missing, without letting
 # any daemon start by itself. Needs root or sudo without a password. Exit code 77 = cannot be done on this machine.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd -P)
@@ -13,6 +13,7 @@ have dovecot || packages+=(dovecot-core)
 have postfix || packages+=(postfix)
 have openssl || packages+=(openssl)
 have swaks || packages+=(swaks)
+have tnef || packages+=(tnef)
 [ "${#packages[@]}" -gt 0 ] || exit 0
 
 as_root "$0" "$@"
