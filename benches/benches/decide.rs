@@ -108,7 +108,7 @@ fn deciding() {
 impl Filled {
     async fn decide(&self, raw: &RawMessage, expected: Verdict) {
         let message = Message::parse(raw, &ParseCaps::default());
-        let context = MailboxContext { mailbox: &self.mailbox, record: Some(self.record.clone()) };
+        let context = MailboxContext::new(&self.mailbox, Some(self.record.clone()));
         let decision = self.decider.decide(&self.view, &context, &message).await.unwrap();
         assert_eq!(decision.verdict, expected, "{}", decision.record.because);
     }

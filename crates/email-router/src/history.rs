@@ -176,7 +176,7 @@ impl Replay<'_> {
         let past: Arc<dyn CrmClient> =
             Arc::new(Past { crm: Arc::clone(crm), own, message_id: message.message_id.clone(), before });
         let decider = Decider::new(Arc::clone(&past), Arc::new(CrmIndex(past)));
-        let context = MailboxContext { mailbox: &named.mailbox, record: named.record.clone() };
+        let context = MailboxContext::new(&named.mailbox, named.record.clone());
         let now = decider.decide(now, &context, message).await?;
         let then = decider.decide(then, &context, message).await?;
         self.outcome.messages += 1;

@@ -290,7 +290,7 @@ impl Service {
         };
         let router = &named.organization.router;
         let view = router.view(VIEW_AGE).await?;
-        let context = MailboxContext { mailbox: &named.mailbox, record: named.record.clone() };
+        let context = MailboxContext::new(&named.mailbox, named.record.clone());
         let mut parts = router.incoming().clone();
         parts.decider = Arc::new(Decider::clone(&parts.decider).timed());
         Ok(parts.route_one(&view, &context, &named.settings, raw, false, true).await?.record)
@@ -309,7 +309,7 @@ impl Service {
     ) -> Result<DecisionRecord> {
         let router = &named.organization.router;
         let view: Arc<OrganizationView> = router.view(VIEW_AGE).await?;
-        let context = MailboxContext { mailbox: &named.mailbox, record: named.record.clone() };
+        let context = MailboxContext::new(&named.mailbox, named.record.clone());
         Ok(router
             .incoming()
             .route_one(&view, &context, &named.settings, raw, accept_anyway, dry_run)

@@ -17,6 +17,8 @@
 //! | disposed of, not closed | as before where disposing takes effect at close (POP3), else the message is gone | as before, else nothing |
 //! | closed | the message is gone or kept | nothing; the record of a gone message is dropped at the next listing |
 
+mod forward;
+
 use std::collections::HashSet;
 use std::error::Error as _;
 use std::sync::Arc;
@@ -25,8 +27,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use email_router_crm::{CrmClient, Delivered, DeliveryReport, IncomingEmail};
 use email_router_model::{
-    ActivityId, Classified, Clock, Entropy, Headers, MailboxId, RawMessage, RecordRef, RemoteId, Retry,
-    Scope, Timestamp,
+    Classified, Clock, Entropy, Headers, MailboxId, MailboxKind, RawMessage, RemoteId, Retry, Scope,
+    Timestamp,
 };
 use email_router_transport::{
     Capability, Disposition, ErrorKind as TransportErrorKind, Inbox, Part, ReceiveOptions, Stub,
@@ -36,6 +38,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
+use self::forward::{Carry, Unwrapped};
 use crate::decide::{Decider, Decision, MailboxContext, OrganizationView};
 use crate::guard::LoopGuard;
 use crate::guard::limits::Suspect;
@@ -110,9 +113,6 @@ struct Candidate {
     tried: bool,
     part: Part,
 }
-
-/// What a decision comes to and is about: verdict, record, e-mail that is answered.
-type About = (Verdict, Option<RecordRef>, Option<ActivityId>);
 
 /// What was read of a message, for the quarantine and the note of the decision.
 #[derive(Default)]
@@ -204,17 +204,11 @@ impl IncomingParts {
     ) -> Result<Routed> {
         let span = message_span(&context.mailbox.id, None);
         let routed = async {
-            let message = Message::parse(raw, &settings.caps);
-            let decision = if accept_anyway {
-                self.decider.release(view, context, &message).await?
-            } else {
-                self.decider.decide(view, context, &message).await?
-            };
-            let corrupt = message.is_unreadable();
-            let record = match dry_run {
-                true => planned(view, settings, raw, &message, decision)?.0,
-                false => self.carry_out(view, settings, raw, &message, decision).await?,
-            };
+            let (record, corrupt) =
+                match self.unwrap_at_hand(view, context, settings, raw, accept_anyway, dry_run).await? {
+                    Some(record) => (record, false),
+                    None => self.route_at_hand(view, context, settings, raw, accept_anyway, dry_run).await?,
+                };
             tell(&record);
             if !dry_run && settings.decisions != KeepDecisions::None {
                 let note = DecisionNote {
@@ -229,6 +223,55 @@ impl IncomingParts {
             Ok(Routed { record, corrupt })
         };
         routed.instrument(span).await
+    }
+
+    /// The decision about a message at hand, carried out unless `dry_run`, and whether it could not be read.
+    async fn route_at_hand(
+        &self,
+        view: &OrganizationView,
+        context: &MailboxContext<'_>,
+        settings: &IncomingSettings,
+        raw: &RawMessage,
+        accept_anyway: bool,
+        dry_run: bool,
+    ) -> Result<(DecisionRecord, bool)> {
+        let message = Message::parse(raw, &settings.caps);
+        let decision = if accept_anyway {
+            self.decider.release(view, context, &message).await?
+        } else {
+            self.decider.decide(view, context, &message).await?
+        };
+        let record = match dry_run {
+            true => planned(view, settings, raw, &message, decision)?.0,
+            false => self.carry_out(view, settings, raw, &message, decision).await?,
+        };
+        Ok((record, message.is_unreadable()))
+    }
+
+    /// The same for a wrapper at hand; `None` for any other message.
+    async fn unwrap_at_hand(
+        &self,
+        view: &OrganizationView,
+        context: &MailboxContext<'_>,
+        settings: &IncomingSettings,
+        raw: &RawMessage,
+        accept_anyway: bool,
+        dry_run: bool,
+    ) -> Result<Option<DecisionRecord>> {
+        if context.mailbox.kind != MailboxKind::Forward {
+            return Ok(None);
+        }
+        let unwrapped = match dry_run {
+            true => {
+                let mut carry = forward::DryRun { view, settings };
+                self.unwrap(view, context, settings, raw, accept_anyway, &mut carry).await?
+            }
+            false => {
+                let mut carry = forward::AtHand { parts: self, view, settings };
+                self.unwrap(view, context, settings, raw, accept_anyway, &mut carry).await?
+            }
+        };
+        Ok(unwrapped.map(|u| u.record))
     }
 
     /// Does what a decision says to the CRM.
@@ -317,6 +360,61 @@ struct Session<'a> {
     report: &'a mut PassReport,
 }
 
+/// Carries out decisions about messages of an open mailbox.
+struct Live<'a> {
+    parts: &'a IncomingParts,
+    route: &'a IncomingRoute,
+    view: &'a OrganizationView,
+    /// An earlier pass worked on the message.
+    tried: bool,
+    /// When the mail system received it.
+    received: Option<Timestamp>,
+}
+
+impl Carry for Live<'_> {
+    async fn carry(
+        &mut self,
+        raw: &RawMessage,
+        message: &Message,
+        decision: Decision,
+    ) -> Result<DecisionRecord> {
+        if self.route.mailbox.kind == MailboxKind::Forward {
+            forward::readable(message)?;
+        }
+        let (settings, now) = (self.view.settings(), self.parts.clock.now());
+        let regarding = decision.record.regarding.clone();
+        let sender = message.from.as_ref().and_then(|p| p.address.as_ref());
+        let suspect = sender.filter(|_| decision.verdict == Verdict::Deliver).map(|sender| Suspect {
+            sender,
+            mailbox: &self.route.mailbox.id,
+            regarding: regarding.as_ref(),
+            correlated: decision.hit.as_ref().map(|hit| hit.email.activity_id),
+            // what was held grew old by that, and is counted all the same
+            received: self.received.or(message.received).or(message.date).filter(|_| !self.tried),
+        });
+        if let Some(suspect) = &suspect
+            && let Some(held) = self.parts.guard.held(settings, suspect, now)
+        {
+            let wait = held.until.duration_since(now).try_into().unwrap_or(FIRST_RETRY);
+            return Err(Error::held(held.why, wait));
+        }
+        let mut record =
+            self.parts.carry_out(self.view, &self.route.settings, raw, message, decision).await?;
+        if let (Some(suspect), Verdict::Deliver) = (&suspect, record.verdict) {
+            self.parts.guard.count(settings, suspect, now);
+        }
+        // A message that was tried before and is now a duplicate of its own derived activity was delivered by the attempt that a
+        // crash or the CRM's silence ended: it counts as delivered.
+        let own = message.activity_id(self.view.id());
+        if self.tried && record.reason == ReasonCode::Duplicate && own.is_some() && record.activity_id == own
+        {
+            record.verdict = Verdict::Deliver;
+            "an earlier attempt delivered it before that could be recorded".clone_into(&mut record.because);
+        }
+        Ok(record)
+    }
+}
+
 /// How one candidate ended.
 enum End {
     Settled(Settled, Box<DecisionNote>),
@@ -376,7 +474,10 @@ impl Session<'_> {
     fn candidate(&self, stub: Stub, seen: Option<&SeenMessage>) -> Candidate {
         let (attempts, tried) = (seen.map_or(0, |s| s.attempts), seen.is_some());
         let large = stub.size.is_none_or(|size| size > self.route.settings.header_first_above);
-        let part = if large && self.capability.headers_alone { Part::Headers } else { Part::Whole };
+        // of a wrapper the header section tells nothing about the message inside
+        let wrapper = self.route.mailbox.kind == MailboxKind::Forward;
+        let part =
+            if large && self.capability.headers_alone && !wrapper { Part::Headers } else { Part::Whole };
         Candidate { stub, attempts, tried, part }
     }
 
@@ -535,7 +636,7 @@ impl Session<'_> {
         let (parts, route, view) = (self.parts, self.route, self.view);
         let settings = &route.settings;
         let stub = &candidate.stub;
-        let context = MailboxContext { mailbox: &route.mailbox, record: route.record.clone() };
+        let context = MailboxContext::new(&route.mailbox, route.record.clone());
         if candidate.attempts >= settings.max_attempts {
             return self.park(candidate, read).await.map(Some);
         }
@@ -563,8 +664,31 @@ impl Session<'_> {
         if let Some(record) = self.too_old(stub, &message, threshold) {
             return Ok(Some(Routed { record, corrupt: false }));
         }
+        if route.mailbox.kind == MailboxKind::Forward {
+            let raw = raw.clone();
+            let mut carry = Live { parts, route, view, tried: candidate.tried, received: stub.received };
+            if let Some(unwrapped) = parts.unwrap(view, &context, settings, &raw, false, &mut carry).await? {
+                return self.settle_wrapper(candidate, read, unwrapped).await.map(Some);
+            }
+        }
         let decision = parts.decider.decide(view, &context, &message).await?;
         self.settle_decision(candidate, read, &message, decision).await.map(Some)
+    }
+
+    async fn settle_wrapper(
+        &mut self,
+        candidate: &Candidate,
+        read: &Read,
+        Unwrapped { mut record, class }: Unwrapped,
+    ) -> Result<Routed> {
+        if record.verdict == Verdict::Undeliverable {
+            let kept = self
+                .quarantine(&candidate.stub, candidate.attempts + 1, class, &record.because, read)
+                .await?;
+            record.because = kept.because;
+        }
+        self.name(&mut record, &candidate.stub);
+        Ok(Routed { record, corrupt: false })
     }
 
     /// Carries a decision out. Only the header section is there when it was enough to refuse the message.
@@ -586,60 +710,16 @@ impl Session<'_> {
         }
         let empty = RawMessage::new(Bytes::new());
         let raw = read.whole.as_ref().unwrap_or(&empty);
-        let about: About = (
-            decision.verdict,
-            decision.record.regarding.clone(),
-            decision.hit.as_ref().map(|hit| hit.email.activity_id),
-        );
-        let suspect = self.suspect(candidate, message, &about);
-        let (settings, now) = (self.view.settings(), self.parts.clock.now());
-        if let Some(suspect) = &suspect
-            && let Some(held) = self.parts.guard.held(settings, suspect, now)
-        {
-            let wait = held.until.duration_since(now).try_into().unwrap_or(FIRST_RETRY);
-            return Err(Error::held(held.why, wait));
-        }
-        let mut record =
-            self.parts.carry_out(self.view, &self.route.settings, raw, message, decision).await?;
-        if let (Some(suspect), Verdict::Deliver) = (&suspect, record.verdict) {
-            self.parts.guard.count(settings, suspect, now);
-        }
-        // A message that was tried before and is now a duplicate of its own derived activity was delivered by the attempt that a
-        // crash or the CRM's silence ended: it counts as delivered.
-        let own = message.activity_id(self.view.id());
-        if candidate.tried
-            && record.reason == ReasonCode::Duplicate
-            && own.is_some()
-            && record.activity_id == own
-        {
-            record.verdict = Verdict::Deliver;
-            "an earlier attempt delivered it before that could be recorded".clone_into(&mut record.because);
-        }
+        let mut live = Live {
+            parts: self.parts,
+            route: self.route,
+            view: self.view,
+            tried: candidate.tried,
+            received: stub.received,
+        };
+        let mut record = live.carry(raw, message, decision).await?;
         self.name(&mut record, stub);
         Ok(Routed { record, corrupt: false })
-    }
-
-    /// What the loop limits look at; `None` for a message that does not become an activity.
-    fn suspect<'m>(
-        &'m self,
-        candidate: &Candidate,
-        message: &'m Message,
-        (verdict, regarding, correlated): &'m About,
-    ) -> Option<Suspect<'m>> {
-        let sender = message.from.as_ref()?.address.as_ref()?;
-        (*verdict == Verdict::Deliver).then(|| Suspect {
-            sender,
-            mailbox: &self.route.mailbox.id,
-            regarding: regarding.as_ref(),
-            correlated: *correlated,
-            // what was held grew old by that, and is counted all the same
-            received: candidate
-                .stub
-                .received
-                .or(message.received)
-                .or(message.date)
-                .filter(|_| !candidate.tried),
-        })
     }
 
     fn name(&self, record: &mut DecisionRecord, stub: &Stub) {
@@ -816,7 +896,7 @@ impl Session<'_> {
     /// the profile says: `DeleteEmails` is about mail that was processed into the CRM, and about dedicated mailboxes.
     fn disposition(&self, verdict: Verdict) -> String {
         let settings = &self.route.settings;
-        let dedicated = self.route.mailbox.kind != email_router_model::MailboxKind::User;
+        let dedicated = self.route.mailbox.kind != MailboxKind::User;
         match verdict {
             Verdict::Deliver if settings.delete_after_processing => "delete".to_owned(),
             Verdict::Discard if settings.delete_after_processing && dedicated => "delete".to_owned(),

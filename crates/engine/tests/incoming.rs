@@ -432,7 +432,7 @@ async fn one_message_at_hand() {
     let view = world.view().await;
     let settings = IncomingSettings::default();
     let mailbox: &Mailbox = &ann.mailbox;
-    let context = MailboxContext { mailbox, record: Some(ann.record.clone()) };
+    let context = MailboxContext::new(mailbox, Some(ann.record.clone()));
     let (wanted, refused) = (mail("wanted"), junk("junk"));
     for (raw, anyway, verdict) in [
         (&wanted, false, Verdict::Deliver),

@@ -52,8 +52,19 @@ use recipients::Recipients;
 pub struct MailboxContext<'a> {
     /// The mailbox as the router reads it.
     pub mailbox: &'a Mailbox,
-    /// Its user or queue in the CRM; `None` for a forward mailbox.
+    /// Its user or queue in the CRM; for an original in a forward mailbox that of the mailbox whose rule forwarded it, where that is
+    /// known.
     pub record: Option<RecordRef>,
+    /// The message was attached to one that a rule forwarded.
+    pub forwarded: bool,
+}
+
+impl<'a> MailboxContext<'a> {
+    /// The context of a message that was found in a mailbox itself.
+    #[must_use]
+    pub fn new(mailbox: &'a Mailbox, record: Option<RecordRef>) -> Self {
+        Self { mailbox, record, forwarded: false }
+    }
 }
 
 /// Decides about incoming messages of one organization. Can be shared and called from many tasks.

@@ -93,6 +93,7 @@ pub(super) fn recipients<'v>(
         }
         // the address the mailbox is read under, where the CRM's record has another one
         if *address == read.mailbox.address
+            && !read.forwarded
             && let Some(mailbox) = read.record.as_ref().and_then(|r| view.mailbox(r))
         {
             any = true;
@@ -116,22 +117,26 @@ pub(super) fn recipients<'v>(
         );
     }
     let read_mailbox = mailbox_read(view, read);
-    if !seen_addresses.contains(&read.mailbox.address.key())
+    if (read.forwarded || !seen_addresses.contains(&read.mailbox.address.key()))
         && let Some(mailbox) = read_mailbox
         && !mailboxes.iter().any(|m| m.record == mailbox.record)
     {
         // a list or Bcc: the mailbox that was read is named nowhere (crm-contract.md 7.2 and 13.1)
         let all = effective_filter(view, mailbox) == FilteringMethod::All;
-        let what = match (settings.accept_by_mailbox, all) {
-            (true, _) => "counted as recipient (acceptbymailbox)",
-            (false, true) => "counted as recipient: its filter is All",
-            (false, false) => "not counted: its filter is not All",
+        // an original belongs to its recipients; to the mailbox whose rule forwarded it only where none of them is known
+        let (counts, what) = match (read.forwarded, settings.accept_by_mailbox, all) {
+            (true, ..) if mailboxes.is_empty() => (true, "counted as recipient: its rule forwarded it"),
+            (true, ..) => (false, "not counted: others are named"),
+            (false, true, _) => (true, "counted as recipient (acceptbymailbox)"),
+            (false, false, true) => (true, "counted as recipient: its filter is All"),
+            (false, false, false) => (false, "not counted: its filter is not All"),
         };
-        trace.step(
-            "recipients",
-            format!("{} was read but is not named (list or Bcc): {what}", read.mailbox.address),
-        );
-        if settings.accept_by_mailbox || all {
+        let (who, how) = match read.forwarded {
+            true => (format!("{} {:?}", mailbox.kind, mailbox.name), "forwarded it"),
+            false => (read.mailbox.address.to_string(), "was read"),
+        };
+        trace.step("recipients", format!("{who} {how} but is not named (list or Bcc): {what}"));
+        if counts {
             mailboxes.push(mailbox);
         }
     }

@@ -356,8 +356,7 @@ fn run(
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let (view, decision) = runtime.block_on(async {
         let view = OrganizationView::load(&*client).await.unwrap();
-        let decision =
-            decider.decide(&view, &MailboxContext { mailbox: &mailbox, record }, message).await.unwrap();
+        let decision = decider.decide(&view, &MailboxContext::new(&mailbox, record), message).await.unwrap();
         (view, decision)
     });
     (decision, crm, view)

@@ -4,6 +4,7 @@
 //! fetched. [`Content`] is the rest, read only for a message that is delivered. Neither reading fails: what cannot be read yields
 //! empty fields and a line in [`Message::defects`] or [`Content::removed_parts`].
 
+mod attached;
 mod content;
 mod fields;
 mod file_name;
@@ -16,6 +17,7 @@ use email_router_model::{
     ActivityId, Direction, EmailAddress, Headers, MessageId, OrganizationId, RawMessage, Timestamp, header,
 };
 
+pub use attached::Attached;
 pub use content::Content;
 pub(crate) use fields::clean_line;
 pub use report::Report;

@@ -280,7 +280,7 @@ fn addressed_paragraphs(text: &str) -> Vec<(EmailAddress, String)> {
 }
 
 /// The body of a part with its transfer encoding undone, as far as it matters here.
-fn decoded(bytes: &[u8], part: &Part) -> Vec<u8> {
+pub(super) fn decoded(bytes: &[u8], part: &Part) -> Vec<u8> {
     use mail_parser::decoders::base64::base64_decode;
     use mail_parser::decoders::quoted_printable::quoted_printable_decode;
     let body = &bytes[part.body.clone()];

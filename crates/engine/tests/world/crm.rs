@@ -203,6 +203,12 @@ impl MemoryCrm {
         change(&mut self.data().settings);
     }
 
+    /// Changes how a user or queue gets its mail.
+    pub fn set_incoming(&self, record: &RecordRef, method: DeliveryMethod) {
+        let mut data = self.data();
+        data.rows.iter_mut().find(|r| r.mailbox.record == *record).unwrap().mailbox.incoming = method;
+    }
+
     /// Changes the filter of a user or queue.
     pub fn set_filter(&self, record: &RecordRef, filter: FilteringMethod) {
         let mut data = self.data();

@@ -136,6 +136,10 @@ impl World {
         self.place(MailboxKind::Queue, name)
     }
 
+    pub fn forward(&self, name: &str) -> Place {
+        self.place(MailboxKind::Forward, name)
+    }
+
     fn place(&self, kind: MailboxKind, name: &str) -> Place {
         let at = format!("{name}@fabrikam.example");
         let record = self.crm.add(Some(kind), name, &at, FilteringMethod::All);
