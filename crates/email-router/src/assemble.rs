@@ -111,10 +111,8 @@ pub fn assemble(
         if let (Some(built), Some(profile)) = (incoming, settings.profile_of(mailbox, Direction::Incoming)) {
             match built {
                 Err(reason) => out.unserved.push(not(Some(Direction::Incoming), reason)),
-                Ok(_) if mailbox.mailbox.kind == MailboxKind::Forward => out.unserved.push(not(
-                    Some(Direction::Incoming),
-                    "forward mailboxes are not routed by this version; let the users' own mailboxes be read".to_owned(),
-                )),
+                // its mail comes by the forward mailbox, so its own mailbox is not read, and nothing is wrong with that
+                Ok(_) if record.incoming == DeliveryMethod::ForwardMailbox => {}
                 Ok(_) if record.incoming != DeliveryMethod::EmailRouter => out.unserved.push(not(
                     Some(Direction::Incoming),
                     format!("{} does not receive through the router in the CRM (incomingemaildeliverymethod is {}, not 2)", record.name, record.incoming.code()),
@@ -169,7 +167,7 @@ fn mailboxes_of(settings: &Settings, deployment: &Deployment, listed: &[CrmMailb
             if record.outgoing != DeliveryMethod::EmailRouter {
                 loaded.outgoing_profile = None;
             }
-            if uses_router && !named.contains(&loaded.mailbox.id) && record.kind != MailboxKind::Forward {
+            if uses_router && !named.contains(&loaded.mailbox.id) {
                 mailboxes.push(loaded);
             }
         }
@@ -207,7 +205,8 @@ fn incoming_route(
     ));
     IncomingRoute {
         mailbox: mailbox.mailbox.clone(),
-        record: Some(record.record.clone()),
+        // an original belongs to its recipients, never to the forward mailbox
+        record: (mailbox.mailbox.kind != MailboxKind::Forward).then(|| record.record.clone()),
         server: Server { name: transport.to_string(), max_sessions: profile.max_connections as usize },
         transport,
         settings: incoming,

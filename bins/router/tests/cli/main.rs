@@ -4,6 +4,7 @@
 
 mod configuration;
 mod crm;
+mod forward;
 mod history;
 mod messages;
 mod quickstart;
