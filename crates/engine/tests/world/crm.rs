@@ -209,6 +209,18 @@ impl MemoryCrm {
         data.rows.iter_mut().find(|r| r.mailbox.record == *record).unwrap().mailbox.incoming = method;
     }
 
+    /// A person deletes an e-mail.
+    pub fn delete(&self, id: ActivityId) {
+        let mut data = self.data();
+        data.emails.retain(|e| e.id != id);
+        data.deleted.insert(id);
+    }
+
+    /// (queue, e-mail) of every queue item.
+    pub fn queue_items(&self) -> Vec<(Uuid, ActivityId)> {
+        self.data().queue_items.clone()
+    }
+
     /// Changes the filter of a user or queue.
     pub fn set_filter(&self, record: &RecordRef, filter: FilteringMethod) {
         let mut data = self.data();
