@@ -173,7 +173,8 @@ impl IncomingParts {
 
     /// Judges and, unless `dry_run`, delivers one message that is at hand: backfill, retry from quarantine, `explain`.
     ///
-    /// `accept_anyway` delivers it to the mailbox's owner whatever the filters say (release from quarantine).
+    /// `accept_anyway` delivers it to the mailbox's owner whatever the filters say (release from quarantine). Without it, what is no
+    /// message at all is [`Verdict::Undeliverable`], and the caller keeps it.
     ///
     /// # Errors
     /// Whatever the CRM says; the message is untouched then.
@@ -195,9 +196,13 @@ impl IncomingParts {
                 self.decider.decide(view, context, &message).await?
             };
             let corrupt = message.is_unreadable();
-            let record = match dry_run {
-                true => decision.record,
-                false => self.carry_out(view, settings, raw, &message, decision).await?,
+            let record = if corrupt && !accept_anyway {
+                // discarded for want of a sender, but perhaps a message that was damaged on its way: as in a pass, a person looks at it
+                DecisionRecord { verdict: Verdict::Undeliverable, ..decision.record }
+            } else if dry_run {
+                decision.record
+            } else {
+                self.carry_out(view, settings, raw, &message, decision).await?
             };
             tell(&record);
             Ok(Routed { record, corrupt })

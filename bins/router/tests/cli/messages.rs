@@ -176,6 +176,26 @@ fn what_the_crm_refuses_is_kept_retried_and_released() {
     world.run(["status"]).ok();
 }
 
+#[test]
+fn what_is_no_message_stays_in_quarantine_until_it_is_released() {
+    let world = World::maildir();
+    let broken = "\n\nwhat was left of a message\n";
+    world.deliver("ann@example.com", "1", broken);
+    world.run(["run", "--once"]).with_code(4).says("1 into quarantine");
+    let file = world.write("broken.eml", broken);
+    world.run(["explain", file.to_str().unwrap(), "-m", "ann@example.com"]).ok().says("QUARANTINE ");
+    world.run(["quarantine", "retry", "--all"]).with_code(4).says("stays in quarantine");
+    let outcome = world.json(["import", "broken.eml", "-m", "ann@example.com"]);
+    assert_eq!((number(&outcome, "quarantined"), number(&outcome, "discarded")), (1, 0));
+    let items = world.json(["quarantine", "list"]);
+    let items = items.as_array().unwrap();
+    assert!(items.len() == 2 && items.iter().all(|i| i["class"] == "unreadable"), "{items:?}");
+    let id = number(&items[0], "id").to_string();
+    world.run(["quarantine", "release", &id]).ok().says("settled").says("DELIVERED");
+    let received = world.json(["crm", "list", "email"]);
+    assert_eq!(received[0]["sender"], "ann@example.com", "{received:#}");
+}
+
 /// Three samples in each form a person may have past mail in.
 fn sources(world: &World) -> Vec<&'static str> {
     for (n, subject) in ["one", "two", "three"].into_iter().enumerate() {

@@ -11,8 +11,8 @@ use super::admin::{NewEmail, fields};
 use super::error::DbError;
 use super::{EmbeddedCrm, incoming, lookup, outgoing, schema};
 use crate::{
-    CorrelationMethod, CrmClient as _, Delivered, EmailLookup, ErrorKind, IncomingEmail, ParticipationType, Party,
-    Priority,
+    CorrelationMethod, CrmClient as _, Delivered, EmailLookup, ErrorKind, IncomingEmail, ParticipationType,
+    Party, Priority,
 };
 
 fn file(folder: &tempfile::TempDir) -> PathBuf {
@@ -219,7 +219,8 @@ async fn an_older_file_is_brought_up_to_date() {
         assert!(conn.prepare("SELECT * FROM deletedemail").is_err());
         // as an import from CSV of that time left it
         incoming::insert_for_test(&conn, &email(8, "imported".to_owned()));
-        conn.execute("UPDATE email SET trackingtoken = 'CRM:0001007' WHERE description = 'imported'", []).unwrap();
+        conn.execute("UPDATE email SET trackingtoken = 'CRM:0001007' WHERE description = 'imported'", [])
+            .unwrap();
     }
     let crm = open(&folder).unwrap();
     let old = ActivityId::from_uuid(Uuid::from_u128(7));
