@@ -365,6 +365,22 @@ async fn duplicates_are_delivered_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_duplicate_in_a_queue_gets_the_additional_queue_item() {
+    let (world, system, ann) = setup();
+    let help = world.queue("help");
+    world.crm.settings_mut(|s| s.create_additional_queue_items_for_already_tracked_email = true);
+    for place in [&ann, &help] {
+        system.put(place.id(), mail("both"));
+        assert_eq!(world.pass(&world.route(place, system.clone())).await.undeliverable, 0);
+    }
+    assert_eq!(
+        (world.crm.received(), world.crm.queued(&help.record)),
+        (vec!["both".into()], vec!["both".into()])
+    );
+    assert_eq!(world.quarantine().await, []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_close_that_fails_loses_nothing() {
     for effect in [false, true] {
         let world = World::new();
