@@ -762,7 +762,7 @@ fn tell(record: &DecisionRecord) {
 }
 
 /// The kind of a mail system's error.
-fn transport_kind(error: &Error) -> Option<TransportErrorKind> {
+pub(crate) fn transport_kind(error: &Error) -> Option<TransportErrorKind> {
     error.source()?.downcast_ref::<email_router_transport::Error>().map(email_router_transport::Error::kind)
 }
 

@@ -48,7 +48,17 @@ pub(super) struct Session {
 
 impl Session {
     /// Connects, reads the greeting and the capabilities, and establishes TLS as the settings say.
+    ///
+    /// Nobody has been named yet, so whatever fails here is a matter of the whole server.
     pub(super) async fn open(
+        settings: &Pop3Settings,
+        tls: &TlsConnector,
+        steps: &mut Vec<ProbeStep>,
+    ) -> Result<Self> {
+        Self::reach(settings, tls, steps).await.map_err(|error| error.with_scope(Scope::Server))
+    }
+
+    async fn reach(
         settings: &Pop3Settings,
         tls: &TlsConnector,
         steps: &mut Vec<ProbeStep>,

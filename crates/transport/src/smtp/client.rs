@@ -93,40 +93,54 @@ impl Connection {
             mechanism: None,
             transactions: 0,
         };
-        loop {
-            match machine.poll(&mut this.out) {
-                Step::Send(phase) => {
-                    this.nothing_unasked()?;
-                    this.wire.arm_for(settings.deadline(phase));
-                    let sent = this.wire.write_all(&this.out).await;
-                    this.out.fill(0); // it may have held a password
-                    this.out.clear();
-                    sent?;
-                }
-                Step::Await(phase) => {
-                    let reply = this.read_reply(settings.deadline(phase), phase).await.map_err(|e| {
-                        // not even a greeting: that is no fault of the mailbox
-                        if phase == Phase::Greeting { e.with_scope(Scope::Server) } else { e }
-                    })?;
-                    machine.on_reply(reply);
-                }
-                Step::Secure => {
-                    // what the reply reader already has came in clear, too; the wire checks its own buffer
-                    this.no_injection()?;
-                    this.wire.arm_for(settings.endpoint.connect_timeout);
-                    this.wire.start_tls(tls, &settings.endpoint.host).await?;
-                    machine.secured();
-                }
-                Step::Done => break,
-            }
-        }
-        let finished = machine.finish();
-        let (mut capabilities, mechanism) =
-            finished.map_err(|why| error::opening(this.wire.place(), settings.endpoint.tls, why))?;
+        let opened = this.drive(settings, tls, &mut machine).await;
+        let named = machine.is_logging_in();
+        let finished = opened.and_then(|()| {
+            machine.finish().map_err(|why| error::opening(this.wire.place(), settings.endpoint.tls, why))
+        });
+        // before somebody logs in it is no fault of the mailbox, but for a mailbox whose credentials cannot be used here
+        let (mut capabilities, mechanism) = finished.map_err(|error| match error.kind() {
+            ErrorKind::Authentication => error,
+            _ if named => error,
+            _ => error.with_scope(Scope::Server),
+        })?;
         capabilities.pipelining &= settings.use_pipelining;
         capabilities.chunking &= settings.use_chunking;
         (this.capabilities, this.mechanism) = (capabilities, mechanism);
         Ok(this)
+    }
+
+    /// Does what the machine that opens the connection says, until it is done.
+    async fn drive(
+        &mut self,
+        settings: &SmtpSettings,
+        tls: &TlsConnector,
+        machine: &mut Opening,
+    ) -> Result<()> {
+        loop {
+            match machine.poll(&mut self.out) {
+                Step::Send(phase) => {
+                    self.nothing_unasked()?;
+                    self.wire.arm_for(settings.deadline(phase));
+                    let sent = self.wire.write_all(&self.out).await;
+                    self.out.fill(0); // it may have held a password
+                    self.out.clear();
+                    sent?;
+                }
+                Step::Await(phase) => {
+                    let reply = self.read_reply(settings.deadline(phase), phase).await?;
+                    machine.on_reply(reply);
+                }
+                Step::Secure => {
+                    // what the reply reader already has came in clear, too; the wire checks its own buffer
+                    self.no_injection()?;
+                    self.wire.arm_for(settings.endpoint.connect_timeout);
+                    self.wire.start_tls(tls, &settings.endpoint.host).await?;
+                    machine.secured();
+                }
+                Step::Done => return Ok(()),
+            }
+        }
     }
 
     /// The mechanism that was used to log in; `None` when nobody did.
