@@ -164,9 +164,11 @@ async fn row_closed_and_the_id_reused() {
     for system in [like_pop3(), MemoryTransport::new()] {
         let world = World::new();
         let help = world.queue("help");
-        for (id, message) in
-            [("1", mail("first")), ("2", junk("junk")), ("3", email_router_model::RawMessage::new("\r\n\r\nx"))]
-        {
+        for (id, message) in [
+            ("1", mail("first")),
+            ("2", junk("junk")),
+            ("3", email_router_model::RawMessage::new("\r\n\r\nx")),
+        ] {
             system.put_with_id(help.id(), id.into(), message);
         }
         let route = deleting(&world, &help, &system);

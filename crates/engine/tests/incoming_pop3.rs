@@ -41,7 +41,8 @@ async fn a_unique_id_used_again_is_another_message() {
 /// As long as QUIT fails nothing is certain: the record stays and the message is not routed again.
 #[tokio::test]
 async fn a_refused_quit_forgets_nothing() {
-    let (world, server, help, route) = setup(Pop3Options { quit_fails: true, ..Pop3Options::default() }).await;
+    let (world, server, help, route) =
+        setup(Pop3Options { quit_fails: true, ..Pop3Options::default() }).await;
     server.put("help", "uid0", mail("first").bytes().to_vec());
     assert!(world.try_pass(&route).await.1.is_err());
     assert_eq!(world.attempts(&help, &"uid0".into()).await, Some(1));

@@ -362,6 +362,75 @@ async fn broken_exchanges() {
     }
 }
 
+/// A server that quotes what it heard does not get a password into an error, whole or cut, in clear or in base64.
+#[tokio::test]
+async fn echoing_servers() {
+    const PLAIN: &str = "AGFsaWNlAFNlY3JldDEyMw==";
+    const LOGIN: &str = "U2VjcmV0MTIz";
+    let user = "S: +OK <1.2@h>\n C: CAPA\n S: -ERR\n C: USER\n";
+    let sasl = |name: &str| format!("S: +OK\n C: CAPA\n S: +OK\n S: SASL {name}\n S: .\n C: AUTH {name}");
+    let in_again = "C: CAPA\n S: +OK\n S: UIDL\n S: .\n C: LIST\n S: +OK\n S: 1 9\n S: .\n C: UIDL\n";
+    let filler = "x".repeat(40);
+    for (name, script, words) in [
+        (
+            "PASS",
+            format!("{user} S: +OK\n C: PASS\n S: -ERR unknown \"PASS Secret123\""),
+            "unknown \"PASS ***\"",
+        ),
+        (
+            "upper case",
+            format!("{user} S: +OK\n C: PASS\n S: -ERR unknown PASS SECRET123"),
+            "unknown PASS ***",
+        ),
+        ("response code", format!("{user} S: +OK\n C: PASS\n S: -ERR [Secret123] no"), "[***] no"),
+        ("no answer", format!("{user} S: +OK\n C: PASS\n S: PASS Secret123"), "\"PASS ***\", which is no"),
+        (
+            "cut",
+            format!("{user} S: +OK\n C: PASS\n S: what is this: {filler} Secret123"),
+            "***\", which is no",
+        ),
+        ("long", format!("{user} S: +OK\n C: PASS\n S: -ERR {} Secret123", "x".repeat(490)), "xxxx ***"),
+        (
+            "PLAIN",
+            format!("{}\n S: -ERR unknown AUTH PLAIN {PLAIN}", sasl("PLAIN")),
+            "unknown AUTH PLAIN ***",
+        ),
+        ("PLAIN, no answer", format!("{}\n S: {PLAIN}", sasl("PLAIN")), "\"***\", which is no"),
+        (
+            "LOGIN",
+            format!(
+                "{}\n S: + VXNlcjo=\n C: YWxpY2U=\n S: + UGFzczo=\n C: {LOGIN}\n S: -ERR {LOGIN}?",
+                sasl("LOGIN")
+            ),
+            "said: ***?",
+        ),
+        (
+            "after the login",
+            format!("{}\n S: +OK in\n {in_again} S: -ERR unknown {PLAIN}", sasl("PLAIN")),
+            "unknown ***",
+        ),
+        (
+            "in a listing",
+            format!("{}\n S: +OK in\n {in_again} S: +OK\n S: {PLAIN} 1\n S: .", sasl("PLAIN")),
+            "line \"*** 1\"",
+        ),
+    ] {
+        let server = ScriptedServer::start(vec![parse(&script)]).await;
+        let mut settings = settings(server.port());
+        settings.login =
+            if script.contains("C: USER") { LoginMethod::UserPass } else { LoginMethod::ANY_SASL };
+        let transport = Pop3Transport::new(settings).unwrap();
+        let error = transport.receive(&mailbox("alice"), ReceiveOptions::default()).await.err().unwrap();
+        let shown = format!("{error} {error:?} {:?}", error.hint());
+        assert!(shown.contains(words) || error.to_string().contains(words), "{name}: {error}");
+        let shown = shown.to_ascii_lowercase();
+        for secret in ["secret", &PLAIN.to_ascii_lowercase()[..10], &LOGIN.to_ascii_lowercase()[..6]] {
+            assert!(!shown.contains(secret), "{name}: {shown}");
+        }
+        assert_eq!(server.heard().mismatches, Vec::<String>::new(), "{name}");
+    }
+}
+
 /// Answers smuggled in behind the agreement to start TLS end the session before anything secret is said.
 #[tokio::test]
 async fn injected_before_tls() {
