@@ -161,6 +161,39 @@ fn clear_text_in_the_file_is_refused_and_not_repeated() {
     }
 }
 
+/// A password that XML takes for markup: what is said about the damage repeats no piece of it.
+#[test]
+fn a_password_that_damages_the_file_is_not_repeated() {
+    let secret = |text: &str| COMPLETE.replace("<Password>env:SMTP_PASSWORD</Password>", text);
+    for text in [
+        "<Password>hunter<Secr3t</Password>",
+        "<Password>hunter</Secr3t</Password>",
+        "<Password>hunter</Secr3t>",
+        "<Password>hunter<Secr3t></Password>",
+        "<Password>hunter<Secr3t/></Password>",
+        "<Password>hunter<Secr3t></Secr3t></Password>",
+        "<Password>hunter<Se Secr3t</Password>",
+        "<Password>hunter<Se Secr3t='' Secr3t=''/></Password>",
+        "<Password>ab&Secr3t;x</Password>",
+        "<Password>ab&#Secr3t;x</Password>",
+        "<Password>ab&Secr3t</Password>",
+        "<Password Secr3t=''>env:X</Password>",
+        "<Password=Secr3t/>",
+        "<Password>ab<!Secr3t</Password>",
+        "<Password>ab<?Secr3t</Password>",
+        "<Password>ab<Secr3t>",
+    ] {
+        for text in [secret(text), secret(text).split_inclusive("Secr3t").take(1).collect()] {
+            let (_, findings) = check(&text, Path::new("E.xml"));
+            assert!(!findings.is_empty(), "{text}");
+            let shown = findings.iter().map(|f| format!("{f} {f:?}\n")).collect::<String>();
+            assert!(!shown.to_lowercase().contains("secr3t"), "{shown}");
+            let document = Document::parse(text).map_err(|e| format!("{e} {e:?}"));
+            assert!(!document.is_err_and(|e| e.to_lowercase().contains("secr3t")));
+        }
+    }
+}
+
 #[test]
 fn nothing_shows_a_secret() {
     let folder = tempfile::tempdir().unwrap();
