@@ -19,8 +19,8 @@ pub struct Published {
     pub settings: Settings,
     /// Warnings.
     pub findings: Vec<Finding>,
-    /// Whether the file that was there before is kept as the previous generation; `false` where there was none, or a damaged one
-    /// that must not push out a good previous generation.
+    /// Whether the file that was there before is kept as the previous generation; `false` where there was none, or one that is
+    /// damaged or has faults and must not push out a good previous generation.
     pub kept_previous: bool,
 }
 
@@ -64,7 +64,7 @@ impl std::error::Error for PublishError {
 /// Publishes a text as the configuration file at `path`.
 ///
 /// In this order: the text is checked; it is held against the file it replaces, where a profile of the same name must have the
-/// same direction; the old file, if it can be read, becomes `NAME.previous`; the new one is written to a temporary file of its
+/// same direction; the old file, if settings can be made of it, becomes `NAME.previous`; the new one is written to a temporary file of its
 /// owner's only, synced, and renamed into place; the folder is synced. A crash at any moment leaves a whole file, the old or the new
 /// one. Publishers of one folder wait for each other.
 ///
@@ -92,6 +92,8 @@ pub(crate) fn publish_locked(path: &Path, text: &str) -> Result<Published, Publi
         Some(settings) if !findings.iter().any(Finding::is_error) => settings,
         _ => return Err(PublishError::Invalid(findings)),
     };
+    // what takes over when the new file is damaged has to be something that works
+    let current = current.filter(|text| matches!(examine(text, path), Ok((Some(_), _))));
     if let Some(current) = current {
         files::replace(&previous, current.as_bytes()).map_err(|e| io_error("write", &previous, e))?;
     }
@@ -114,7 +116,7 @@ fn read_old(path: &Path) -> Result<Option<Vec<u8>>, PublishError> {
     }
 }
 
-/// The text, where it is at least well-formed: a file with faults is still what somebody wrote, and is kept.
+/// The text, where it is at least well-formed: the directions in it can be read whatever other faults it has.
 fn usable(bytes: &[u8]) -> Option<&str> {
     text_of(bytes).ok().filter(|text| tree::parse(text).is_ok())
 }

@@ -338,8 +338,29 @@ fn publishing_keeps_a_generation_and_loading_falls_back() {
         assert_eq!(outcome.generation, Generation::Previous);
         assert_eq!(outcome.findings[0].message, message);
     }
+    // neither can be used: the faults of both are told
+    fs::write(previous_path(&file), COMPLETE.replace("<MaxThreads>8", "<MaxThreads>0")).unwrap();
+    let Err(LoadError::Invalid(findings)) = Settings::load(&file) else { panic!("loaded") };
+    let said: Vec<_> = findings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            format!("{name}:1:1: error: the file is damaged: the file is UTF-16; save it as UTF-8 [damaged]"),
+            format!(
+                "{name}.previous:5:5: error: the previous generation cannot be used either: MaxThreads is 0; it must be between 1 \
+                 and 10000 [out-of-range]"
+            ),
+        ]
+    );
     fs::write(previous_path(&file), "<").unwrap();
-    assert!(matches!(Settings::load(&file), Err(LoadError::Invalid(f)) if f[0].code == Code::Damaged));
+    assert!(matches!(Settings::load(&file), Err(LoadError::Invalid(f)) if f.len() == 2 && f[1].code == Code::Damaged));
+    fs::remove_file(previous_path(&file)).unwrap();
+    fs::create_dir(previous_path(&file)).unwrap();
+    assert!(
+        matches!(Settings::load(&file), Err(LoadError::Invalid(f)) if f.len() == 2 && f[1].code == Code::PreviousGeneration)
+    );
+    fs::remove_dir(previous_path(&file)).unwrap();
+    assert!(matches!(Settings::load(&file), Err(LoadError::Invalid(f)) if f.len() == 1 && f[0].code == Code::Damaged));
 
     // a file with faults is not damaged: whoever wrote it has to hear of them
     fs::write(previous_path(&file), PUBLISHED).unwrap();
@@ -347,6 +368,11 @@ fn publishing_keeps_a_generation_and_loading_falls_back() {
     let error = Settings::load(&file).unwrap_err();
     assert!(error.to_string().contains(": Type is \"Elsewhere\", which is not one of MyCompany,"), "{error}");
     assert!(matches!(Settings::load(&folder.path().join("no.xml")), Err(LoadError::Unreadable(_))));
+
+    // and it never becomes the previous generation, which has to work when it is needed
+    let fourth = publish(&file, COMPLETE).unwrap();
+    assert!(!fourth.kept_previous);
+    assert_eq!(read(&previous_path(&file)), PUBLISHED);
 }
 
 #[test]
