@@ -523,6 +523,45 @@ fn deployment_families() {
          AllowEmbeddedBesideOthers allows [mixed-deployment-families]",
         ],
     );
+    // the embedded CRM in front does not open a way for the other two to mix, in whatever order they come
+    let error = |line: u32, name: &str, kind: &str, other: &str, other_kind: &str, at: u32| {
+        format!(
+            "E.xml:{line}: error: deployment \"{name}\": Type {kind} cannot stand beside deployment \"{other}\" of type \
+             {other_kind} at line {at}; one router serves either MyCompany and OnlineServiceProvider, or CrmOnline, or Embedded \
+             [mixed-deployment-families]"
+        )
+    };
+    let warning = |line: u32, name: &str, kind: &str, other: &str, other_kind: &str| {
+        format!(
+            "E.xml:{line}: warning: deployment \"{name}\": Type {kind} stands beside deployment \"{other}\" of type {other_kind}, \
+             as AllowEmbeddedBesideOthers allows [mixed-deployment-families]"
+        )
+    };
+    for (three, expected) in [
+        (
+            [EMBEDDED, company, online],
+            [
+                warning(6, "C", "MyCompany", "D", "Embedded"),
+                error(7, "O", "CrmOnline", "C", "MyCompany", 6),
+            ],
+        ),
+        (
+            [company, EMBEDDED, online],
+            [
+                warning(6, "D", "Embedded", "C", "MyCompany"),
+                error(7, "O", "CrmOnline", "C", "MyCompany", 5),
+            ],
+        ),
+        (
+            [online, company, EMBEDDED],
+            [
+                error(6, "C", "MyCompany", "O", "CrmOnline", 5),
+                warning(7, "D", "Embedded", "O", "CrmOnline"),
+            ],
+        ),
+    ] {
+        assert_eq!(findings(&file("", &[], &three, &[], allow)), expected);
+    }
     let local =
         online.replace("<UserName>", "<AccessCredentials>LocalSystemAccount</AccessCredentials><UserName>");
     says(

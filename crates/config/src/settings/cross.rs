@@ -71,32 +71,36 @@ pub(super) fn deployments(
         deployment.default_outgoing_profile =
             reference(cx, section, "DefaultOutgoingProfile", &outgoing, profiles, Outgoing);
     }
-    let mut first: Option<(&Deployment, &Section)> = None;
+    // the first of each family: whoever comes next may stand beside one of them and not beside another
+    let mut firsts: Vec<(&Deployment, &Section)> = Vec::new();
     for Named { section, value, .. } in deployments.iter() {
         let Some(deployment) = value else { continue };
-        let Some((other, place)) = first else {
-            first = Some((deployment, section));
-            continue;
+        let kind = deployment.target.deployment_type();
+        let type_of = |(other, _): &(&Deployment, &Section)| other.target.deployment_type();
+        let tolerated = |other: DeploymentType| {
+            let embedded = [kind, other].iter().any(|k| k.family() == DeploymentFamily::Embedded);
+            embedded && allow.embedded_beside_others
         };
-        let (kind, other_kind) = (deployment.target.deployment_type(), other.target.deployment_type());
-        if kind.family() == other_kind.family() {
-            continue;
-        }
-        let line = cx.places.find(&place.path).line;
-        let message = format!(
-            "Type {kind} cannot stand beside deployment \"{}\" of type {other_kind} at line {line}; one router serves \
-             either MyCompany and OnlineServiceProvider, or CrmOnline, or Embedded",
-            shorten(&other.name)
-        );
-        let embedded = [kind, other_kind].iter().any(|k| k.family() == DeploymentFamily::Embedded);
-        if embedded && allow.embedded_beside_others {
+        let others = || firsts.iter().filter(|first| type_of(first).family() != kind.family());
+        if let Some(first) = others().find(|first| !tolerated(type_of(first))) {
+            let line = cx.places.find(&first.1.path).line;
             let message = format!(
-                "Type {kind} stands beside deployment \"{}\" of type {other_kind}, as AllowEmbeddedBesideOthers allows",
-                shorten(&other.name)
+                "Type {kind} cannot stand beside deployment \"{}\" of type {} at line {line}; one router serves \
+                 either MyCompany and OnlineServiceProvider, or CrmOnline, or Embedded",
+                shorten(&first.0.name),
+                type_of(first)
+            );
+            cx.error(section, "Type", Code::MixedFamilies, message);
+        } else if let Some(first) = others().next() {
+            let message = format!(
+                "Type {kind} stands beside deployment \"{}\" of type {}, as AllowEmbeddedBesideOthers allows",
+                shorten(&first.0.name),
+                type_of(first)
             );
             cx.warn(section, "Type", Code::MixedFamilies, message);
-        } else {
-            cx.error(section, "Type", Code::MixedFamilies, message);
+        }
+        if firsts.iter().all(|first| type_of(first).family() != kind.family()) {
+            firsts.push((deployment, section));
         }
     }
 }
