@@ -139,7 +139,7 @@ pub fn rotate(path: &Path, store: &SecretStore, entropy: &dyn Entropy) -> Result
         previous_secrets = count;
         resealed_previous = Some(older);
     }
-    publish_locked(path, document.as_str())?;
+    publish_locked(path, document.as_str().as_bytes())?;
     // publishing has kept the file with the old ciphertext as the previous generation; what was before it goes back there
     match resealed_previous {
         Some(older) => files::replace(&previous, older.as_str().as_bytes()),

@@ -501,17 +501,17 @@ pub fn settings(path: &Path) -> Result<Settings> {
     load(path).map(|outcome| outcome.settings)
 }
 
-/// Checks a new configuration and puts it in the place of `path`, atomically; returns the warnings. `from` is where the text comes from:
+/// Checks a new configuration and puts it in the place of `path`, atomically; returns the warnings. `from` is where the bytes come from:
 /// findings name it, since that is the file to correct.
 ///
 /// # Errors
 /// [`Error::Configuration`] when the new one has errors, else what kept it from being written; the file is as it was then.
-pub fn publish(path: &Path, text: &str, from: &Path) -> Result<Vec<Finding>> {
+pub fn publish(path: &Path, new: &[u8], from: &Path) -> Result<Vec<Finding>> {
     let renamed = |mut findings: Vec<Finding>| {
         findings.iter_mut().filter(|f| f.path == path).for_each(|f| f.path = from.to_owned());
         findings
     };
-    match email_router_config::publish(path, text) {
+    match email_router_config::publish(path, new) {
         Ok(published) => Ok(renamed(published.findings)),
         Err(email_router_config::PublishError::Invalid(findings)) => {
             let findings = renamed(findings);

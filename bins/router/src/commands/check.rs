@@ -31,8 +31,7 @@ pub(crate) fn run(global: &Global, strict: bool) -> email_router::Result<ExitCod
             ),
             findings: Vec::new(),
         })?;
-    let text = String::from_utf8_lossy(&bytes);
-    let (settings, findings) = config::check(&text, &global.config);
+    let (settings, findings) = config::check_bytes(&bytes, &global.config);
     print(global, &findings)?;
     let errors = findings.iter().filter(|f| f.is_error()).count();
     if settings.is_none() || errors > 0 {
@@ -61,10 +60,8 @@ pub(crate) fn publish(global: &Global, new: &Path) -> email_router::Result<ExitC
         read_file_capped(new, limit)
     };
     let bytes = read.map_err(|e| email_router::Error::Request(e.to_string()))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|e| email_router::Error::Request(format!("{}: not UTF-8: {e}", new.display())))?;
     let from = if new == Path::new("-") { Path::new("standard input") } else { new };
-    let findings = email_router::service::publish(&global.config, &text, from)?;
+    let findings = email_router::service::publish(&global.config, &bytes, from)?;
     print(global, &findings)?;
     if !global.json {
         output::line(&format!(

@@ -106,3 +106,23 @@ fn a_damaged_file_falls_back_to_the_previous_one_and_says_where() {
     let status = world.run(["status"]);
     assert!(status.out.contains("the file is damaged"), "{status:?}");
 }
+
+#[test]
+fn what_run_refuses_as_no_text_check_and_publish_refuse_too() {
+    let good = maildir_config("", "");
+    let world = World::with(&good);
+    let wide: Vec<u8> = good.replace("utf-8", "utf-16").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let latin = good.replace("Ann Lee", "Ann L\u{1}e").into_bytes();
+    let latin: Vec<u8> = latin.into_iter().map(|b| if b == 1 { 0xe9 } else { b }).collect();
+    for (bytes, message) in [
+        (latin, ":22:22: error: the file is damaged: here is a byte that is not UTF-8; save the file as UTF-8"),
+        ([&[0xff, 0xfe][..], &wide].concat(), ":1:1: error: the file is damaged: the file is UTF-16; save it as UTF-8"),
+    ] {
+        world.write("new.xml", &bytes);
+        world.run(["--config", "new.xml", "check"]).with_code(3).says(&format!("new.xml{message}"));
+        world.run(["--config", "new.xml", "status"]).with_code(3).complains(&format!("new.xml{message}"));
+        world.run(["publish", "new.xml"]).with_code(3).complains(&format!("new.xml{message}"));
+        assert_eq!(world.read("EmailAgent.xml"), good);
+    }
+    assert_eq!(world.names("."), ["EmailAgent.xml", "new.xml"]);
+}
