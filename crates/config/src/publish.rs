@@ -65,7 +65,8 @@ impl std::error::Error for PublishError {
 ///
 /// In this order: the text is checked, as a router that loads it would; it is held against the file it replaces, where a profile of the same name must have the
 /// same direction; the old file, if settings can be made of it, becomes `NAME.previous`; the new one is written to a temporary file of its
-/// owner's only, synced, and renamed into place; the folder is synced. A crash at any moment leaves a whole file, the old or the new
+/// owner's only, given the owner and permissions of the old one, synced, and renamed into place; the folder is synced. Where `path`
+/// is a symbolic link, the file it leads to is replaced; `NAME.previous` stands beside the link, where loading looks for it. A crash at any moment leaves a whole file, the old or the new
 /// one. Publishers of one folder wait for each other.
 ///
 /// # Errors
@@ -92,7 +93,7 @@ pub(crate) fn publish_locked(path: &Path, new: &[u8]) -> Result<Published, Publi
     // what takes over when the new file is damaged has to be something that works
     let current = current.filter(|text| check(text, path).0.is_some());
     if let Some(current) = current {
-        files::replace(&previous, current.as_bytes()).map_err(|e| io_error("write", &previous, e))?;
+        files::replace_like(&previous, current.as_bytes(), path).map_err(|e| io_error("write", &previous, e))?;
     }
     files::replace(path, new).map_err(|e| io_error("write", path, e))?;
     Ok(Published { settings, findings, kept_previous: current.is_some() })

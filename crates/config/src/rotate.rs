@@ -142,8 +142,8 @@ pub fn rotate(path: &Path, store: &SecretStore, entropy: &dyn Entropy) -> Result
     publish_locked(path, document.as_str().as_bytes())?;
     // publishing has kept the file with the old ciphertext as the previous generation; what was before it goes back there
     match resealed_previous {
-        Some(older) => files::replace(&previous, older.as_str().as_bytes()),
-        None => files::replace(&previous, document.as_str().as_bytes()),
+        Some(older) => files::replace_like(&previous, older.as_str().as_bytes(), path),
+        None => files::replace_like(&previous, document.as_str().as_bytes(), path),
     }
     .map_err(|source| PublishError::Io { what: format!("write {}", previous.display()), source })?;
     write_key_file(key_file, &[&new])?;

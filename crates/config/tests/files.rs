@@ -387,6 +387,42 @@ fn a_left_over_temporary_file_is_no_obstacle() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
 }
 
+/// Whoever publishes must not lock the service out of its own files.
+#[cfg(unix)]
+#[test]
+fn publishing_keeps_owner_permissions_and_links() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+    let folder = tempfile::tempdir().unwrap();
+    let (real, link) = (folder.path().join("etc/real.xml"), folder.path().join("EmailAgent.xml"));
+    fs::create_dir(folder.path().join("etc")).unwrap();
+    fs::write(&real, PUBLISHED).unwrap();
+    fs::set_permissions(&real, fs::Permissions::from_mode(0o640)).unwrap();
+    symlink("etc/real.xml", &link).unwrap();
+    // only root can give files away
+    let owner = chown(&real, Some(4711), Some(4712)).is_ok();
+    let shown = |path: &Path| {
+        let m = fs::metadata(path).unwrap();
+        (m.mode() & 0o777, m.uid(), m.gid())
+    };
+    let before = shown(&real);
+    assert_eq!((before.0, owner), (0o640, before.1 == 4711 && before.2 == 4712));
+    publish(&link, COMPLETE).unwrap();
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(read(&real), COMPLETE);
+    assert_eq!(read(&previous_path(&link)), PUBLISHED);
+    assert_eq!([shown(&real), shown(&previous_path(&link))], [before, before]);
+    // what is there already takes the file's owner and permissions too
+    fs::set_permissions(&real, fs::Permissions::from_mode(0o600)).unwrap();
+    publish(&link, PUBLISHED).unwrap();
+    assert_eq!([shown(&real).0, shown(&previous_path(&link)).0], [0o600, 0o600]);
+    assert_eq!(shown(&previous_path(&link)).1, before.1);
+    // a link that leads nowhere is not replaced by a file
+    fs::remove_file(&real).unwrap();
+    let error = publish(&link, COMPLETE).unwrap_err().to_string();
+    assert!(error.starts_with("nothing was published, cannot lock the folder of"), "{error}");
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink() && !real.exists());
+}
+
 #[cfg(unix)]
 #[test]
 fn publishers_take_turns() {

@@ -249,6 +249,19 @@ fn setting_and_rotating() {
         assert_eq!(now.as_str(), old.replace(before.get(&path).unwrap(), sealed));
     }
 
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt as _, chown};
+        // only root can give files away; where it can, the key stays the service's
+        let key = folder.path().join("key");
+        if chown(&key, Some(4711), Some(4712)).is_ok() {
+            rotate(&file, &store, &entropy).unwrap();
+            let now = fs::metadata(&key).unwrap();
+            assert_eq!((now.uid(), now.gid(), now.mode() & 0o777), (4711, 4712, 0o600));
+        }
+    }
+    let rotated_key = store.keys().unwrap()[0].id().to_owned();
+
     // a ciphertext of an unknown key stops it, and nothing changes
     let stranger = Key::generate(&entropy).seal(&Secret::from("x"), &entropy).unwrap().to_string();
     let mut broken = Document::load(&file).unwrap();
@@ -256,5 +269,5 @@ fn setting_and_rotating() {
     publish(&file, broken.as_str()).unwrap();
     assert!(rotate(&file, &store, &entropy).unwrap_err().to_string().contains("was encrypted under the key"));
     assert_eq!(read(&file), broken.as_str());
-    assert_eq!(store.keys().unwrap()[0].id(), rotated.key_id);
+    assert_eq!(store.keys().unwrap()[0].id(), rotated_key);
 }
