@@ -1,6 +1,6 @@
 //! From checked settings and the CRM's list of users and queues to a [`Plan`].
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -330,16 +330,31 @@ fn fingerprint(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// The thresholds of the original's state file that concern mailboxes of these settings: (mailbox, threshold).
+/// What the threshold dates of the original's state file come to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Thresholds {
+    /// Mailboxes and their thresholds. An address that is a mailbox in several organizations sets each of them.
+    pub taken: Vec<(MailboxId, Timestamp)>,
+    /// Addresses that belong to no mailbox.
+    pub unknown: Vec<EmailAddress>,
+}
+
+/// The thresholds of the original's state file that concern these mailboxes.
 #[must_use]
-pub fn thresholds(
-    settings: &Settings,
+pub fn thresholds<'a>(
+    mailboxes: impl IntoIterator<Item = &'a Mailbox>,
     imported: &[(EmailAddress, Timestamp)],
-) -> Vec<(MailboxId, Timestamp)> {
-    let wanted: HashMap<&EmailAddress, Timestamp> = imported.iter().map(|(a, t)| (a, *t)).collect();
-    settings
-        .mailboxes
-        .iter()
-        .filter_map(|m| Some((m.mailbox.id.clone(), *wanted.get(&m.mailbox.address)?)))
-        .collect()
+) -> Thresholds {
+    let mut by_address: HashMap<&EmailAddress, BTreeSet<&MailboxId>> = HashMap::new();
+    for mailbox in mailboxes {
+        by_address.entry(&mailbox.address).or_default().insert(&mailbox.id);
+    }
+    let mut thresholds = Thresholds::default();
+    for (address, threshold) in imported {
+        match by_address.get(address) {
+            Some(ids) => thresholds.taken.extend(ids.iter().map(|id| ((*id).clone(), *threshold))),
+            None => thresholds.unknown.push(address.clone()),
+        }
+    }
+    thresholds
 }

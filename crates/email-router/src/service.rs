@@ -17,14 +17,14 @@ use email_router_engine::router::{Plan, Router, RouterParts, RunReport};
 use email_router_engine::{DecisionRecord, IncomingSettings, StateStore};
 use email_router_model::{
     Clock, Direction, EmailAddress, Entropy, Headers, Mailbox, MailboxId, RawMessage, RecordRef, SystemClock,
-    SystemEntropy,
+    SystemEntropy, Timestamp,
 };
 use email_router_state::SqliteState;
 use tokio::sync::{Mutex, RwLock, watch};
 use tokio::task::JoinSet;
 
 use crate::access::AccessTarget;
-use crate::assemble::{Assembled, Unserved, assemble};
+use crate::assemble::{Assembled, Thresholds, Unserved, assemble, thresholds};
 use crate::{Error, Result};
 
 /// What a service works with beside its configuration.
@@ -176,7 +176,7 @@ impl Service {
 
     /// The time now.
     #[must_use]
-    pub fn now(&self) -> email_router_model::Timestamp {
+    pub fn now(&self) -> Timestamp {
         self.options.clock.now()
     }
 
@@ -317,6 +317,28 @@ impl Service {
     pub async fn status(&self) -> Result<(Vec<ProviderStatus>, Vec<Unserved>)> {
         let unserved = self.organizations.iter().flat_map(|o| o.assembled.unserved.clone()).collect();
         Ok((self.state.statuses().await?, unserved))
+    }
+
+    /// Sets the threshold dates of the original's state file for the mailboxes of the configuration, disabled ones included, and for those
+    /// loaded from the CRM. With `dry_run` nothing is written.
+    ///
+    /// # Errors
+    /// The state store's.
+    pub async fn import_thresholds(
+        &self,
+        imported: &[(EmailAddress, Timestamp)],
+        dry_run: bool,
+    ) -> Result<Thresholds> {
+        let settings = self.settings().await;
+        let configured = settings.mailboxes.iter().map(|m| &m.mailbox);
+        let loaded = self.organizations.iter().flat_map(|o| &o.assembled.targets).map(|t| &t.mailbox);
+        let thresholds = thresholds(configured.chain(loaded), imported);
+        if !dry_run {
+            for (mailbox, threshold) in &thresholds.taken {
+                self.state().set_threshold(mailbox, Some(*threshold)).await?;
+            }
+        }
+        Ok(thresholds)
     }
 
     /// Reads every mailbox once and sends what is pending. What is configured and not served is among the failures of the report.
