@@ -143,7 +143,15 @@ impl Service {
         let secrets = SecretStore::new(settings.router.secret_key_file.clone());
         let mut organizations = Vec::new();
         for deployment in &settings.deployments {
-            organizations.push(organization(&settings, deployment, &secrets, &state, &options).await?);
+            match organization(&settings, deployment, &secrets, &state, &options).await? {
+                Some(organization) => organizations.push(organization),
+                // none of its mailboxes is enabled: the check of the configuration sees to that
+                None => tracing::warn!(
+                    deployment = deployment.name,
+                    kind = %deployment.target.deployment_type(),
+                    "this version serves deployments of type Embedded only; this one is passed over"
+                ),
+            }
         }
         Ok(Self {
             path: path.to_owned(),
@@ -180,7 +188,7 @@ impl Service {
         self.options.clock.now()
     }
 
-    /// The deployments.
+    /// The deployments that this version serves.
     #[must_use]
     pub fn organizations(&self) -> &[Organization] {
         &self.organizations
@@ -204,7 +212,9 @@ impl Service {
             None => match self.organizations.as_slice() {
                 [one] => Ok(one),
                 [] => Err(Error::Request(
-                    "the configuration has no deployment; add one under Deployments".to_owned(),
+                    "the configuration has no deployment that this version serves; add one of type Embedded under \
+                     Deployments"
+                        .to_owned(),
                 )),
                 _ => Err(Error::Request(format!("say which deployment: {}", names()))),
             },
@@ -582,20 +592,15 @@ fn load_error(error: LoadError) -> Error {
     }
 }
 
+/// What serves a deployment; `None` for a type that this version does not serve.
 async fn organization(
     settings: &Settings,
     deployment: &Deployment,
     secrets: &SecretStore,
     state: &Arc<dyn StateStore>,
     options: &OpenOptions,
-) -> Result<Organization> {
-    let DeploymentTarget::Embedded { path } = &deployment.target else {
-        let kind = deployment.target.deployment_type();
-        return Err(Error::Request(format!(
-            "deployment {}: this version serves the embedded CRM only, not {kind}",
-            deployment.name
-        )));
-    };
+) -> Result<Option<Organization>> {
+    let DeploymentTarget::Embedded { path } = &deployment.target else { return Ok(None) };
     let (file, clock, entropy) = (path.clone(), Arc::clone(&options.clock), Arc::clone(&options.entropy));
     let embedded = blocking(move || EmbeddedCrm::open(file, clock, entropy)).await??;
     let crm: Arc<dyn CrmClient> = Arc::new(embedded.clone());
@@ -610,7 +615,7 @@ async fn organization(
     }));
     let listed = crm.mailboxes().await?;
     let assembled = assemble(settings, deployment, &listed, secrets);
-    Ok(Organization { name: deployment.name.clone(), crm, embedded, router, listed, assembled })
+    Ok(Some(Organization { name: deployment.name.clone(), crm, embedded, router, listed, assembled }))
 }
 
 /// What a change of the settings cannot bring about while running.
