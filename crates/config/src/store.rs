@@ -1,7 +1,9 @@
 //! Looking secrets up, encrypting them, and the key that does it.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -225,7 +227,7 @@ pub(crate) fn write_key_file(path: &Path, keys: &[&Key]) -> Result<(), SecretErr
 
 type Environment = Box<dyn Fn(&str) -> Option<OsString> + Send + Sync>;
 
-/// Looks secrets up at the moment of use, so that a changed file or credential counts at the next log-in.
+/// Looks secrets up and keeps none: who keeps an answer asks again when [`Self::stamp`] changes.
 pub struct SecretStore {
     environment: Environment,
     key_file: PathBuf,
@@ -283,6 +285,29 @@ impl SecretStore {
         }
     }
 
+    /// A number that changes when a file changes that these references read, the key file included. It looks at the files' metadata and
+    /// not into them; it blocks as long as that takes. Environment variables do not change while a program runs.
+    #[must_use]
+    pub fn stamp<'a>(&self, references: impl IntoIterator<Item = &'a SecretRef>) -> u64 {
+        let mut files = BTreeSet::new();
+        for reference in references {
+            match reference {
+                SecretRef::Env(_) => {}
+                SecretRef::File(path) => drop(files.insert(path.clone())),
+                SecretRef::Credential(name) => {
+                    files.extend((self.environment)(CREDENTIALS_VARIABLE).map(|f| PathBuf::from(f).join(name)));
+                }
+                SecretRef::Aead(_) => drop(files.insert(self.key_file.clone())),
+            }
+        }
+        let mut stamp = DefaultHasher::new();
+        for file in files {
+            std::fs::metadata(&file).ok().map(|metadata| state_of(&metadata)).hash(&mut stamp);
+            file.hash(&mut stamp);
+        }
+        stamp.finish()
+    }
+
     /// The keys at hand, the one to encrypt with first.
     ///
     /// # Errors
@@ -332,6 +357,19 @@ impl SecretStore {
             self.key_file.display().to_string()
         }
     }
+}
+
+/// What differs when a file was written again or replaced. The time of the last change of the inode cannot be set back, as that of the
+/// content can (`cp -p`).
+#[cfg(unix)]
+fn state_of(metadata: &std::fs::Metadata) -> impl Hash + use<> {
+    use std::os::unix::fs::MetadataExt as _;
+    (metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec())
+}
+
+#[cfg(not(unix))]
+fn state_of(metadata: &std::fs::Metadata) -> impl Hash + use<> {
+    (metadata.len(), metadata.modified().ok())
 }
 
 fn secret_file(path: &Path) -> Result<Secret, SecretError> {

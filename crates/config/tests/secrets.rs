@@ -68,6 +68,41 @@ fn references_are_looked_up() {
 }
 
 #[test]
+fn the_stamp_changes_with_every_file_that_is_read_and_with_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let path = folder.path().to_str().unwrap();
+    let store = store(folder.path(), &[("P", "x"), ("CREDENTIALS_DIRECTORY", path)]);
+    let key = Key::generate(&SeededEntropy::new(9));
+    let sealed = key.seal(&Secret::from("x"), &SeededEntropy::new(9)).unwrap();
+    let references =
+        [SecretRef::Env("P".into()), SecretRef::File(at("file")), SecretRef::Credential("cred".into()), sealed];
+    let stamp = || store.stamp(&references);
+    let mut last = stamp();
+    assert_eq!(stamp(), last);
+    for name in ["file", "cred", "key"] {
+        // made, made longer, replaced by one of the same length, gone
+        let steps: [&dyn Fn(); 4] = [
+            &|| fs::write(at(name), "one").unwrap(),
+            &|| fs::write(at(name), "three").unwrap(),
+            &|| {
+                fs::write(at("new"), "seven").unwrap();
+                fs::rename(at("new"), at(name)).unwrap();
+            },
+            &|| fs::remove_file(at(name)).unwrap(),
+        ];
+        for (number, step) in steps.into_iter().enumerate() {
+            step();
+            assert_ne!(stamp(), last, "{name} {number}");
+            last = stamp();
+        }
+        fs::write(at("other"), name).unwrap();
+        assert_eq!(stamp(), last);
+    }
+    assert_eq!(store.stamp(&references[..1]), store.stamp([]));
+}
+
+#[test]
 fn encryption_binds_version_and_key() {
     let folder = tempfile::tempdir().unwrap();
     let entropy = SeededEntropy::new(1);

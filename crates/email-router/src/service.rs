@@ -57,6 +57,8 @@ impl Default for OpenOptions {
 pub struct Service {
     path: PathBuf,
     reloader: Mutex<Reloader>,
+    /// What the files of the passwords looked like just before the passwords in use were read.
+    secrets: Mutex<u64>,
     options: OpenOptions,
     settings: RwLock<Arc<Settings>>,
     findings: Vec<Finding>,
@@ -140,6 +142,8 @@ impl Service {
         let mut lock_file = state_file.clone().into_os_string();
         lock_file.push(".lock");
         let state: Arc<dyn StateStore> = Arc::new(blocking(move || SqliteState::open(&state_file)).await??);
+        let settings = Arc::new(settings);
+        let stamp = secrets_stamp(&settings).await?;
         let secrets = SecretStore::new(settings.router.secret_key_file.clone());
         let mut organizations = Vec::new();
         for deployment in &settings.deployments {
@@ -156,8 +160,9 @@ impl Service {
         Ok(Self {
             path: path.to_owned(),
             reloader: Mutex::new(reloader),
+            secrets: Mutex::new(stamp),
             options,
-            settings: RwLock::new(Arc::new(settings)),
+            settings: RwLock::new(settings),
             findings: outcome.findings,
             state,
             lock_file: lock_file.into(),
@@ -376,8 +381,8 @@ impl Service {
         Ok(sum)
     }
 
-    /// Runs until `stop` becomes true. Reads the configuration again when the file changes (ConfigRefreshPeriod) and the CRM's users
-    /// and queues at ConfigUpdatePeriod; a bad new file keeps the old settings running and says why.
+    /// Runs until `stop` becomes true. Reads the configuration again when the file changes, and the passwords when one of their files does
+    /// (ConfigRefreshPeriod), and the CRM's users and queues at ConfigUpdatePeriod; a bad new file keeps the old settings running and says why.
     ///
     /// # Errors
     /// What keeps the router from starting, another router that works with the same state file included.
@@ -473,7 +478,8 @@ impl Service {
                 tracing::info!(file = %self.path.display(), "the new configuration is in use");
             }
             self.options.observer.event(&Event::ConfigurationRefresh { changed: next.is_some() });
-            if next.is_none() && since_update.elapsed() < settings.system.config_update_period {
+            let passwords = self.passwords_changed(next.as_ref().unwrap_or(&settings)).await;
+            if next.is_none() && !passwords && since_update.elapsed() < settings.system.config_update_period {
                 continue;
             }
             since_update = tokio::time::Instant::now();
@@ -482,6 +488,18 @@ impl Service {
                 self.replan(&settings, organization, plan).await;
             }
         }
+    }
+
+    /// Whether a file changed since the passwords were read; they are to be read again then.
+    async fn passwords_changed(&self, settings: &Arc<Settings>) -> bool {
+        let mut seen = self.secrets.lock().await;
+        // an error means that the program is ending
+        let Ok(now) = secrets_stamp(settings).await else { return false };
+        let changed = std::mem::replace(&mut *seen, now) != now;
+        if changed {
+            tracing::info!("a file of the passwords or of their key changed; they are read again");
+        }
+        changed
     }
 
     async fn replan(
@@ -590,6 +608,12 @@ fn load_error(error: LoadError) -> Error {
             Error::Configuration { message: invalid.to_string(), findings: invalid.findings().to_vec() }
         }
     }
+}
+
+/// [`SecretStore::stamp`] of everything that these settings read.
+async fn secrets_stamp(settings: &Arc<Settings>) -> Result<u64> {
+    let settings = Arc::clone(settings);
+    blocking(move || SecretStore::new(settings.router.secret_key_file.clone()).stamp(settings.secrets())).await
 }
 
 /// What serves a deployment; `None` for a type that this version does not serve.

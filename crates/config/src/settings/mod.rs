@@ -380,6 +380,15 @@ impl Settings {
         self.mailboxes.iter().filter(|m| !m.disabled)
     }
 
+    /// Every reference to a password of a mail system.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretRef> {
+        let profiles = self.profiles.iter().filter_map(|p| match &p.credentials {
+            Credentials::OtherSpecified { password, .. } | Credentials::EachAddress { password } => Some(password),
+            Credentials::LocalSystem | Credentials::UserSpecified => None,
+        });
+        profiles.chain(self.enabled_mailboxes().filter_map(|m| m.password.as_ref()))
+    }
+
     /// The id of a mailbox in state, logs and metrics: `deployment/address` in lower case, so it survives a change of the display
     /// name. The same address in two organizations is two mailboxes.
     #[must_use]
