@@ -46,7 +46,7 @@ pub use settings::{
     Credentials, DEFAULT_KEY_FILE, Deployment, DeploymentTarget, EnvelopeSender, Location, MailboxSettings,
     Profile, ProviderOverrides, RouterSettings, Settings, SystemSettings, Tuning,
 };
-pub use store::{Key, SecretError, SecretStore};
+pub use store::{Key, SecretError, SecretStore, key_file_of};
 pub use system_state::SystemState;
 pub use tree::{Damage, MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS};
 pub use words::{

@@ -4,16 +4,21 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
-use email_router_model::{Entropy, Secret, read_file_capped};
+use email_router_model::{CapError, Entropy, Secret, read_file_capped};
 use zeroize::Zeroizing;
 
+use crate::document::{Document, ElementPath};
+use crate::load::{previous_path, text_of};
 use crate::secret::{Sealed, SecretRef};
+use crate::settings::is_windows_path;
+use crate::tree::MAX_BYTES;
 
 /// The longest secret, in bytes; a private key fits.
 pub const MAX_SECRET: usize = 64 * 1024;
@@ -177,6 +182,44 @@ fn checked<'a>(text: &'a str, source: &str) -> Result<&'a str, SecretError> {
         return Err(SecretError::NotText(source.to_owned()));
     }
     Ok(text)
+}
+
+/// Which key file a configuration means: what its `Router/SecretKeyFile` says, whatever else is wrong with it, or
+/// [`DEFAULT_KEY_FILE`](crate::DEFAULT_KEY_FILE) beside it. A first password has to be encrypted before there is a complete configuration, so
+/// one that is not there or not valid yet is no error. Of a damaged one the previous generation is asked, as by
+/// [`Settings::load`](crate::Settings::load).
+///
+/// # Errors
+/// [`SecretError::File`] where the answer would be a guess: the configuration cannot be read, it is damaged and so is its previous
+/// generation, or it names no one file of this system.
+pub fn key_file_of(configuration: &Path) -> Result<PathBuf, SecretError> {
+    let folder = crate::files::folder(configuration);
+    let document = match read_file_capped(configuration, MAX_BYTES as u64) {
+        Ok(bytes) => text_of(&bytes).and_then(Document::parse).or_else(|damage| {
+            Document::load(&previous_path(configuration)).map_err(|previous| {
+                SecretError::File(format!(
+                    "{}:{damage}; nor does its previous generation say which key file is used ({previous}); repair the file first",
+                    configuration.display()
+                ))
+            })
+        })?,
+        Err(CapError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Document::empty(),
+        Err(error) => return Err(SecretError::File(error.to_string())),
+    };
+    let section = ElementPath::new("Router");
+    let element = section.clone().child("SecretKeyFile");
+    if document.count(&section) > 1 || document.count(&element) > 1 {
+        let message = format!("{} has {element} more than once; remove one", configuration.display());
+        return Err(SecretError::File(message));
+    }
+    match document.get(&element).filter(|text| !text.is_empty()) {
+        None => Ok(folder.join(crate::DEFAULT_KEY_FILE)),
+        Some(text) if cfg!(not(windows)) && is_windows_path(text) => Err(SecretError::File(format!(
+            "{element} of {} is a Windows path, which means nothing on this system",
+            configuration.display()
+        ))),
+        Some(text) => Ok(folder.join(text)),
+    }
 }
 
 /// Creates a key file, readable by its owner only, with one fresh key.
@@ -350,7 +393,9 @@ impl SecretStore {
         (self.environment)(KEY_VARIABLE).is_some()
     }
 
-    fn key_source(&self) -> String {
+    /// Where the key comes from, for people: the variable or the key file.
+    #[must_use]
+    pub fn key_source(&self) -> String {
         if self.key_is_from_environment() {
             format!("the environment variable {KEY_VARIABLE}")
         } else {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use email_router_config::{
     Deployment, DeploymentTarget, Finding, LoadError, LoadOutcome, Reload, Reloader, SecretStore, Settings,
+    key_file_of,
 };
 use email_router_crm::{CrmClient, CrmMailbox, embedded::EmbeddedCrm};
 use email_router_engine::decide::{MailboxContext, OrganizationView};
@@ -577,20 +578,11 @@ pub fn publish(path: &Path, new: &[u8], from: &Path) -> Result<Vec<Finding>> {
 /// # Errors
 /// [`Error::Request`] with what is wrong; every password can still be decrypted then.
 pub fn rotate_secrets(path: &Path) -> Result<usize> {
-    let store = SecretStore::new(key_file(path));
-    let rotated = email_router_config::rotate(path, &store, &SystemEntropy)
-        .map_err(|e| Error::Request(e.to_string()))?;
+    let request = |e: &dyn std::error::Error| Error::Request(e.to_string());
+    let store = SecretStore::new(key_file_of(path).map_err(|e| request(&e))?);
+    let rotated =
+        email_router_config::rotate(path, &store, &SystemEntropy).map_err(|e| request(&e))?;
     Ok(rotated.secrets)
-}
-
-/// Where the key of the encrypted passwords is: what the configuration says, or beside a configuration that cannot be used yet (a first
-/// password has to be encrypted before there is a complete one).
-#[must_use]
-pub fn key_file(path: &Path) -> PathBuf {
-    match Settings::load(path) {
-        Ok(outcome) => outcome.settings.router.secret_key_file,
-        Err(_) => path.parent().unwrap_or(Path::new("")).join(email_router_config::DEFAULT_KEY_FILE),
-    }
 }
 
 /// Loads the configuration; errors keep all findings.

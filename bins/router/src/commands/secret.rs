@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
-use email_router::config::SecretStore;
+use email_router::config::{SecretError, SecretStore, key_file_of};
 use email_router::model::{Secret, SystemEntropy, read_capped};
 
 use super::printing;
@@ -25,7 +25,9 @@ pub(crate) fn run(global: &Global, action: &SecretAction) -> email_router::Resul
 }
 
 fn set(global: &Global) -> email_router::Result<ExitCode> {
-    let file = email_router::service::key_file(&global.config);
+    let request = |e: SecretError| email_router::Error::Request(e.to_string());
+    // before anybody types a password in vain
+    let store = SecretStore::new(key_file_of(&global.config).map_err(request)?);
     if io::stdin().is_terminal() {
         let _ = output::line("type the password (it is shown), then Enter and Ctrl-D; better: pipe it in");
     }
@@ -40,9 +42,9 @@ fn set(global: &Global) -> email_router::Result<ExitCode> {
             "the password is empty; pipe it in: printf %s \"$PASSWORD\" | email-router secret set".to_owned(),
         ));
     }
-    let request = |e: email_router::config::SecretError| email_router::Error::Request(e.to_string());
-    let key = SecretStore::new(file).key_or_create(&SystemEntropy).map_err(request)?;
+    let key = store.key_or_create(&SystemEntropy).map_err(request)?;
     let sealed = key.seal(&secret, &SystemEntropy).map_err(request)?;
+    output::note(&format!("encrypted with the key {} in {}", key.id(), store.key_source()));
     output::line(&sealed.to_string()).map_err(printing)?;
     Ok(ExitCode::SUCCESS)
 }

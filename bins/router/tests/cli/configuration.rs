@@ -115,7 +115,7 @@ fn what_run_refuses_as_no_text_check_and_publish_refuse_too() {
     let latin = good.replace("Ann Lee", "Ann L\u{1}e").into_bytes();
     let latin: Vec<u8> = latin.into_iter().map(|b| if b == 1 { 0xe9 } else { b }).collect();
     for (bytes, message) in [
-        (latin, ":22:22: error: the file is damaged: here is a byte that is not UTF-8; save the file as UTF-8"),
+        (latin, ":18:22: error: the file is damaged: here is a byte that is not UTF-8; save the file as UTF-8"),
         ([&[0xff, 0xfe][..], &wide].concat(), ":1:1: error: the file is damaged: the file is UTF-16; save it as UTF-8"),
     ] {
         world.write("new.xml", &bytes);

@@ -25,6 +25,7 @@ use crate::words::{
 };
 
 pub(crate) use convert::convert;
+pub(crate) use read::is_windows_path;
 
 /// Everything a configuration file says, checked. Paths are absolute or relative to the working directory of whoever loaded the
 /// file, never to the file. Secrets are references; [`SecretStore`](crate::SecretStore) looks them up.
