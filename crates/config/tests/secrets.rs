@@ -196,6 +196,33 @@ fn clear_text_in_the_file_is_refused_and_not_repeated() {
     }
 }
 
+/// Rotations that fail again and again do not fill the key file until it cannot be read any more.
+#[cfg(unix)]
+#[test]
+fn failing_rotations_do_not_pile_up_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("EmailAgent.xml");
+    let entropy = SeededEntropy::new(7);
+    let store = store(folder.path(), &[]);
+    let mut document = Document::parse(COMPLETE).unwrap();
+    let path = "ConfigurationProfiles/ConfigurationProfile[Name=Mail out]/Password".parse().unwrap();
+    set_secret(&mut document, &path, &Secret::from(HUNTER), &store, &entropy).unwrap();
+    publish(&file, document.as_str()).unwrap();
+    let sealed = document.get(&path).unwrap().to_owned();
+    // the temporary file cannot be made
+    let obstacle = folder.path().join("EmailAgent.xml.previous.new");
+    fs::create_dir(&obstacle).unwrap();
+    for _ in 0..80 {
+        rotate(&file, &store, &entropy).unwrap_err();
+        assert_eq!(read(&file), document.as_str());
+        assert!(store.keys().unwrap().len() <= 3);
+        assert_eq!(text(&store, &sealed).as_deref(), Ok(HUNTER));
+    }
+    fs::remove_dir(&obstacle).unwrap();
+    let rotated = rotate(&file, &store, &entropy).unwrap();
+    assert_eq!(store.keys().unwrap().iter().map(Key::id).collect::<Vec<_>>(), [rotated.key_id.as_str()]);
+}
+
 /// A password that XML takes for markup: what is said about the damage repeats no piece of it.
 #[test]
 fn a_password_that_damages_the_file_is_not_repeated() {

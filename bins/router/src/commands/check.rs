@@ -53,7 +53,7 @@ pub(crate) fn publish(global: &Global, new: &Path) -> email_router::Result<ExitC
     let limit = config::MAX_BYTES as u64;
     let read = if new == Path::new("-") {
         if io::stdin().is_terminal() {
-            let _ = output::line("type or paste the configuration, then end the input");
+            output::note("type or paste the configuration, then end the input");
         }
         read_capped(io::stdin().lock(), limit, "standard input")
     } else {

@@ -126,3 +126,17 @@ fn what_run_refuses_as_no_text_check_and_publish_refuse_too() {
     }
     assert_eq!(world.names("."), ["EmailAgent.xml", "new.xml"]);
 }
+
+/// The first line is the first error, wherever it stands; everything else follows once.
+#[test]
+fn a_warning_before_the_error_is_told_and_the_error_not_twice() {
+    let world = World::with(&BAD.replace("<MaxThreads>0", "<Odd/><MaxThreads>0"));
+    for command in [&["status"][..], &["publish", "EmailAgent.xml"]] {
+        let ran = world.run(command).with_code(3);
+        let lines: Vec<&str> = ran.err.lines().collect();
+        assert_eq!(lines.len(), 3, "{}", ran.err);
+        assert!(lines[0].starts_with("email-router: ") && lines[0].contains(":3:11: error: MaxThreads is 0"), "{}", ran.err);
+        assert!(lines[1].starts_with("  EmailAgent.xml:3:5: warning: unknown element Odd"), "{}", ran.err);
+        assert!(lines[2].starts_with("  EmailAgent.xml:4:5: error: LogLevel is 9"), "{}", ran.err);
+    }
+}
