@@ -631,6 +631,13 @@ fn shared_sources() {
          own, for example with {address} in the profile's Path or UserName [shared-source]",
         ],
     );
+    // another spelling is not another source
+    let own_path = |path: &str| two.replace("</Name>", &format!("</Name><Path>{path}</Path>"));
+    for path in ["mail/", ".//mail", "./mail/."] {
+        let found = findings(&file("", &[folder], &[EMBEDDED], &[one, &own_path(path)], ""));
+        assert!(found.len() == 1 && found[0].contains("(folder ./mail)"), "{path}: {found:?}");
+    }
+    says(&file("", &[folder], &[EMBEDDED], &[one, &own_path("mail/b")], ""), &[]);
     let own = folder.replace("mail<", "mail/{address}<");
     says(&file("", &[&own], &[EMBEDDED], &[one, &two], ""), &[]);
     let other = POP
@@ -640,10 +647,17 @@ fn shared_sources() {
     says(
         &file("", &[&other], &[EMBEDDED], &[&one, &two], ""),
         &[
-            "E.xml:8: error: user \"B\": reads the same messages as the mailbox at line 7 (box on pop.example:995); give each \
+            "E.xml:8: error: user \"B\": reads the same messages as the mailbox at line 7 (box on pop.example); give each \
          mailbox its own, for example with {address} in the profile's Path or UserName [shared-source]",
         ],
     );
+    let second = other.replace(">In<", ">In2<").replace("pop.example", "POP.Example.");
+    let on_second = two.replace(">In<", ">In2<");
+    for (port, same) in [("995", true), ("110", true), ("1995", false)] {
+        let second = second.replace("</Name>", &format!("</Name><NetworkPort>{port}</NetworkPort>"));
+        let found = findings(&file("", &[&other, &second], &[EMBEDDED], &[&one, &on_second], ""));
+        assert_eq!(found.iter().any(|f| f.contains("(box on pop.example)")), same, "{port}: {found:?}");
+    }
     let master = other.replace(">box<", ">{address}*box<");
     says(&file("", &[&master], &[EMBEDDED], &[&one, &two], ""), &[]);
 }

@@ -10,7 +10,7 @@ use email_router::config::{SecretStore, Settings, check};
 use email_router::crm::{Approval, CrmMailbox, DeliveryMethod, FilteringMethod};
 use email_router::crm::embedded::admin::fields;
 use email_router::engine::{Event, IncomingSettings, Observer, OutgoingSettings};
-use email_router::model::{EmailAddress, MailboxKind, RecordRef, read_file_capped};
+use email_router::model::{Direction, EmailAddress, MailboxKind, RecordRef, read_file_capped};
 use email_router::{OpenOptions, Service};
 use email_router_testkit::pop3::{Pop3Options, Pop3Server};
 use tokio::sync::watch;
@@ -96,6 +96,55 @@ fn each_profile_has_its_own_tuning_and_loaded_mailboxes_count_for_the_domain() {
         (one.message_id_domain.as_str(), two.message_id_domain.as_str()),
         ("second.example", "second.example")
     );
+}
+
+#[test]
+fn loaded_mailboxes_never_share_an_address_or_a_source() {
+    let mut user = queue(4, "two@second.example");
+    user.kind = MailboxKind::User;
+    let mut named = queue(5, "one@first.example");
+    named.kind = MailboxKind::User;
+    let mut mute = queue(6, "two@second.example");
+    mute.incoming = DeliveryMethod::None;
+    mute.outgoing = DeliveryMethod::None;
+    let listed = [queue(1, "one@first.example"), queue(2, "Two@second.example"), user, named, mute];
+    let assembled = self::assembled(MAILDIRS, &listed);
+    let mut ids: Vec<_> = assembled.plan.incoming.iter().map(|r| r.mailbox.id.as_str()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, ["crm/one@first.example", "crm/two@second.example"]);
+    assert_eq!(assembled.plan.outgoing.len(), 2);
+    let why: Vec<_> = assembled.unserved.iter().map(|u| (u.mailbox.as_str(), u.direction, u.reason.as_str())).collect();
+    assert_eq!(
+        why,
+        [
+            (
+                "crm/two@second.example",
+                None,
+                "the user two@second.example has the address of the queue Two@second.example, which is served; give one of them \
+                 another address in the CRM"
+            ),
+            (
+                "crm/one@first.example",
+                None,
+                "the user one@first.example has the address of the queue One, which is served; give one of them another address in \
+                 the CRM"
+            ),
+        ]
+    );
+
+    // one folder for all: the first reads it, all send
+    let text = MAILDIRS.replace("in/{address}", "in");
+    let assembled = self::assembled(&text, &[queue(1, "one@first.example"), queue(2, "two@second.example")]);
+    assert_eq!((assembled.plan.incoming.len(), assembled.plan.outgoing.len()), (1, 2));
+    let [not] = &assembled.unserved[..] else { panic!("{:?}", assembled.unserved) };
+    assert_eq!((not.mailbox.as_str(), not.direction), ("crm/two@second.example", Some(Direction::Incoming)));
+    assert_eq!(
+        not.reason,
+        "it would read the same messages as crm/one@first.example (folder /etc/email-router/in); give each mailbox its own, for \
+         example with {address} in the profile's Path or UserName"
+    );
+    // test access says so too
+    assert!(matches!(&assembled.targets[1].incoming, Some(Err(reason)) if *reason == not.reason));
 }
 
 /// Hears of every attempt to open a mailbox whether it succeeded.

@@ -9,7 +9,7 @@ use crate::settings::combine::user_specified_allowed;
 use crate::settings::convert::{Allow, Named};
 use crate::settings::mailbox::{find, names};
 use crate::settings::read::{Context, Section};
-use crate::settings::{Credentials, Deployment, Location, MailboxSettings, Profile, Settings};
+use crate::settings::{Credentials, Deployment, MailSource, MailboxSettings, Profile, Settings};
 use crate::tree::shorten;
 use crate::wire;
 use crate::words::{AuthenticationType as Auth, DeploymentFamily, DeploymentType, ServerType, list};
@@ -236,7 +236,7 @@ fn supported(cx: &mut Context<'_>, s: &Section, profile: &Profile) {
 pub(super) fn sources(cx: &mut Context<'_>, settings: &Settings, wire: &wire::Configuration) {
     let mut numbers: HashMap<MailboxKind, usize> = HashMap::new();
     let mut ids: HashMap<String, u32> = HashMap::new();
-    let mut sources: HashMap<String, u32> = HashMap::new();
+    let mut sources: HashMap<MailSource, u32> = HashMap::new();
     let complete =
         wire.mailboxes.as_ref().map_or(0, |m| m.users.len() + m.queues.len() + m.forward_mailboxes.len());
     if settings.mailboxes.len() != complete {
@@ -263,7 +263,7 @@ pub(super) fn sources(cx: &mut Context<'_>, settings: &Settings, wire: &wire::Co
             continue;
         }
         ids.insert(mailbox.mailbox.id.as_str().to_owned(), line);
-        let Some(source) = source(settings, mailbox).filter(|_| !mailbox.disabled) else { continue };
+        let Some(source) = settings.source(mailbox).filter(|_| !mailbox.disabled) else { continue };
         if let Some(first) = sources.get(&source) {
             let message = format!(
                 "reads the same messages as the mailbox at line {first} ({source}); give each mailbox its own, for \
@@ -273,21 +273,5 @@ pub(super) fn sources(cx: &mut Context<'_>, settings: &Settings, wire: &wire::Co
             continue;
         }
         sources.insert(source, line);
-    }
-}
-
-/// What a mailbox is read from, as far as this version knows; two mailboxes of different organizations may share it.
-fn source(settings: &Settings, mailbox: &MailboxSettings) -> Option<String> {
-    let profile = settings.profile_of(mailbox, Direction::Incoming)?;
-    match &profile.location {
-        Location::Folder(_) => {
-            let folder = settings.maildir(mailbox, Direction::Incoming)?;
-            Some(format!("folder {}", folder.display()))
-        }
-        Location::Server { host, port } if profile.server_type == ServerType::Pop3 => {
-            let login = settings.login(mailbox, Direction::Incoming)?;
-            Some(format!("{} on {host}:{port}", shorten(&login)))
-        }
-        _ => None,
     }
 }
