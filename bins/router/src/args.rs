@@ -192,7 +192,7 @@ pub(crate) struct Which {
 /// Actions of `secret`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SecretAction {
-    /// Encrypt a password, read from the standard input, and print the text to put into the configuration; makes the key file when there is none.
+    /// Encrypt a password, asked for at the terminal or read from the standard input, and print the text to put into the configuration; makes the key file when there is none.
     Set,
     /// Make a new key and encrypt every password of the configuration anew.
     Rotate,

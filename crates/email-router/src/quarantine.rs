@@ -2,7 +2,7 @@
 
 use email_router_engine::ports::QuarantineItem;
 use email_router_engine::{DecisionRecord, Verdict};
-use email_router_model::{RawMessage, Timestamp};
+use email_router_model::RawMessage;
 use serde::Serialize;
 
 use crate::{Error, Result, Service};
@@ -83,25 +83,5 @@ impl Service {
     /// The state store's.
     pub async fn delete_quarantined(&self, id: u64) -> Result<bool> {
         Ok(self.state().quarantine_delete(id).await?)
-    }
-
-    /// Sets the threshold dates of the original's state file for the mailboxes of the configuration; returns (mailbox, threshold). With `dry_run`
-    /// nothing is written.
-    ///
-    /// # Errors
-    /// The state store's.
-    pub async fn import_thresholds(
-        &self,
-        imported: &[(email_router_model::EmailAddress, Timestamp)],
-        dry_run: bool,
-    ) -> Result<Vec<(email_router_model::MailboxId, Timestamp)>> {
-        let settings = self.settings().await;
-        let found = crate::assemble::thresholds(&settings, imported);
-        if !dry_run {
-            for (mailbox, threshold) in &found {
-                self.state().set_threshold(mailbox, Some(*threshold)).await?;
-            }
-        }
-        Ok(found)
     }
 }

@@ -291,7 +291,8 @@ fn the_thresholds_of_the_original_are_taken_over() {
     world.write("State.xml", STATE);
     world
         .run(["import-state", "State.xml", "--dry-run"])
-        .ok()
+        .with_code(4)
+        .says("gone@example.com: not taken over, since no mailbox of this configuration has this address")
         .says("ann@example.com: only mail received after 2026-11-19")
         .says("1 of 2 threshold dates would be taken over");
     world.deliver(
@@ -302,8 +303,25 @@ fn the_thresholds_of_the_original_are_taken_over() {
     let file = world.path("mail/ann@example.com/new/1");
     let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_794_960_000); // 18 November 2026
     fs::File::options().write(true).open(&file).unwrap().set_modified(old).unwrap();
-    world.run(["import-state", "State.xml"]).ok().says("1 of 2 threshold dates taken over");
+    let shown = world.json(["import-state", "State.xml", "--dry-run"]);
+    assert_eq!(shown["unknown"], serde_json::json!(["gone@example.com"]));
+    world.run(["import-state", "State.xml"]).with_code(4).says("1 of 2 threshold dates taken over");
     world.run(["run", "--once"]).ok().says("0 delivered").says("1 too old");
+}
+
+#[test]
+fn thresholds_of_mailboxes_that_only_the_crm_lists_are_taken_over_too() {
+    let world = World::maildir();
+    let config = maildir_config("", "").replace("<Path>crm.sqlite", "<LoadMailboxes>true</LoadMailboxes><Path>crm.sqlite");
+    let (start, end) = (config.find("<User>").unwrap(), config.find("</User>").unwrap() + "</User>".len());
+    world.write("EmailAgent.xml", format!("{}{}", &config[..start], &config[end..]));
+    world.write("State.xml", STATE.replace("gone@", "support@"));
+    world
+        .run(["import-state", "State.xml"])
+        .ok()
+        .says("crm/ann@example.com: only mail received after 2026-11-19")
+        .says("crm/support@example.com: only mail received after 2026-11-01")
+        .says("2 of 2 threshold dates taken over");
 }
 
 #[test]
