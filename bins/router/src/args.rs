@@ -158,7 +158,8 @@ pub(crate) enum QuarantineAction {
         #[arg(long)]
         raw: bool,
     },
-    /// Route items again by the rules; what is settled leaves the quarantine.
+    /// Route items again by the rules; what is settled leaves the quarantine. A message whose bytes were never read is
+    /// read anew by the next pass over its mailbox.
     Retry {
         #[command(flatten)]
         which: Which,

@@ -353,14 +353,18 @@ fn publishing_keeps_a_generation_and_loading_falls_back() {
         ]
     );
     fs::write(previous_path(&file), "<").unwrap();
-    assert!(matches!(Settings::load(&file), Err(LoadError::Invalid(f)) if f.len() == 2 && f[1].code == Code::Damaged));
+    assert!(
+        matches!(Settings::load(&file), Err(LoadError::Invalid(f)) if f.len() == 2 && f[1].code == Code::Damaged)
+    );
     fs::remove_file(previous_path(&file)).unwrap();
     fs::create_dir(previous_path(&file)).unwrap();
     assert!(
         matches!(Settings::load(&file), Err(LoadError::Invalid(f)) if f.len() == 2 && f[1].code == Code::PreviousGeneration)
     );
     fs::remove_dir(previous_path(&file)).unwrap();
-    assert!(matches!(Settings::load(&file), Err(LoadError::Invalid(f)) if f.len() == 1 && f[0].code == Code::Damaged));
+    assert!(
+        matches!(Settings::load(&file), Err(LoadError::Invalid(f)) if f.len() == 1 && f[0].code == Code::Damaged)
+    );
 
     // a file with faults is not damaged: whoever wrote it has to hear of them
     fs::write(previous_path(&file), PUBLISHED).unwrap();

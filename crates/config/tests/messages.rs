@@ -540,24 +540,15 @@ fn deployment_families() {
     for (three, expected) in [
         (
             [EMBEDDED, company, online],
-            [
-                warning(6, "C", "MyCompany", "D", "Embedded"),
-                error(7, "O", "CrmOnline", "C", "MyCompany", 6),
-            ],
+            [warning(6, "C", "MyCompany", "D", "Embedded"), error(7, "O", "CrmOnline", "C", "MyCompany", 6)],
         ),
         (
             [company, EMBEDDED, online],
-            [
-                warning(6, "D", "Embedded", "C", "MyCompany"),
-                error(7, "O", "CrmOnline", "C", "MyCompany", 5),
-            ],
+            [warning(6, "D", "Embedded", "C", "MyCompany"), error(7, "O", "CrmOnline", "C", "MyCompany", 5)],
         ),
         (
             [online, company, EMBEDDED],
-            [
-                error(6, "C", "MyCompany", "O", "CrmOnline", 5),
-                warning(7, "D", "Embedded", "O", "CrmOnline"),
-            ],
+            [error(6, "C", "MyCompany", "O", "CrmOnline", 5), warning(7, "D", "Embedded", "O", "CrmOnline")],
         ),
     ] {
         assert_eq!(findings(&file("", &[], &three, &[], allow)), expected);

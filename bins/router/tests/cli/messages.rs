@@ -120,7 +120,7 @@ fn a_message_that_is_too_large_goes_to_quarantine_and_its_mailbox_goes_on() {
     let id = number(&items[0], "id").to_string();
     world.run(["quarantine", "show", &id]).ok().says("too-large: ").says("attempts");
     world.run(["quarantine", "show", &id, "--raw"]).with_code(1).complains("were never read");
-    world.run(["quarantine", "retry", &id]).with_code(4).says("stays in quarantine").says("never read");
+    world.run(["quarantine", "retry", &id]).with_code(4).says("stays in quarantine").says("move it back");
     // nothing is lost: the message is beside the inbox
     assert!(
         world.names("mail/ann@example.com/.Undeliverable/cur").len()
@@ -131,6 +131,26 @@ fn a_message_that_is_too_large_goes_to_quarantine_and_its_mailbox_goes_on() {
     world.run(["quarantine", "delete", &id]).with_code(4).says("there is no such item");
     world.run(["quarantine", "show", &id]).with_code(1).complains("quarantine list");
     world.run(["quarantine", "retry"]).with_code(2);
+}
+
+#[test]
+fn what_was_too_large_is_read_anew_when_the_limit_was_raised() {
+    let limited = maildir_config("", "").replacen(
+        "</MaxMessageSize>",
+        "</MaxMessageSize><MoveEmails>false</MoveEmails>",
+        1,
+    );
+    let world = World::maildir();
+    world.write("EmailAgent.xml", &limited);
+    let large = mail("tom@example.net", "ann@example.com", "large") + &"0123456789\n".repeat(4000);
+    world.deliver("ann@example.com", "1", &large);
+    world.run(["run", "--once"]).with_code(4).says("1 into quarantine");
+    let id = number(&world.json(["quarantine", "list"])[0], "id").to_string();
+    world.write("EmailAgent.xml", limited.replace(">20000<", ">200000<"));
+    world.run(["run", "--once"]).says(" 0 processed");
+    world.run(["quarantine", "retry", &id]).ok().says("the next pass over its mailbox reads it anew");
+    assert_eq!(world.json(["quarantine", "list"]), serde_json::json!([]));
+    world.run(["run", "--once"]).ok().says("1 delivered");
 }
 
 #[test]
@@ -312,7 +332,8 @@ fn the_thresholds_of_the_original_are_taken_over() {
 #[test]
 fn thresholds_of_mailboxes_that_only_the_crm_lists_are_taken_over_too() {
     let world = World::maildir();
-    let config = maildir_config("", "").replace("<Path>crm.sqlite", "<LoadMailboxes>true</LoadMailboxes><Path>crm.sqlite");
+    let config = maildir_config("", "")
+        .replace("<Path>crm.sqlite", "<LoadMailboxes>true</LoadMailboxes><Path>crm.sqlite");
     let (start, end) = (config.find("<User>").unwrap(), config.find("</User>").unwrap() + "</User>".len());
     world.write("EmailAgent.xml", format!("{}{}", &config[..start], &config[end..]));
     world.write("State.xml", STATE.replace("gone@", "support@"));
