@@ -365,6 +365,22 @@ async fn duplicates_are_delivered_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn copies_without_message_id_are_one_message() {
+    let (world, system, ann) = setup();
+    let ben = world.user("ben");
+    let text = "From: bob@contoso.example\r\nTo: ann@fabrikam.example\r\nSubject: scan\r\nDate: Sun, 1 Mar 2026 10:00:00 +0000\r\n\r\npage\r\n";
+    system.put(
+        ann.id(),
+        RawMessage::new(format!("Delivered-To: ann@fabrikam.example\r\nStatus: RO\r\n{text}")),
+    );
+    system.put(ben.id(), RawMessage::new(format!("\r\nReceived: by mx\r\n{text}")));
+    for (place, delivered) in [(&ann, 1), (&ben, 0)] {
+        assert_eq!(world.pass(&world.route(place, system.clone())).await.delivered, delivered);
+    }
+    assert_eq!(world.crm.received(), ["scan"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_duplicate_in_a_queue_gets_the_additional_queue_item() {
     let (world, system, ann) = setup();
     let help = world.queue("help");
