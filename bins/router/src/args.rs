@@ -193,7 +193,8 @@ pub(crate) enum QuarantineAction {
         #[arg(long)]
         raw: bool,
     },
-    /// Route items again by the rules; what is settled leaves the quarantine.
+    /// Route items again by the rules; what is settled leaves the quarantine. A message whose bytes were never read is
+    /// read anew by the next pass over its mailbox.
     Retry {
         #[command(flatten)]
         which: Which,
@@ -227,7 +228,7 @@ pub(crate) struct Which {
 /// Actions of `secret`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SecretAction {
-    /// Encrypt a password, read from the standard input, and print the text to put into the configuration; makes the key file when there is none.
+    /// Encrypt a password, asked for at the terminal or read from the standard input, and print the text to put into the configuration; makes the key file when there is none.
     Set,
     /// Make a new key and encrypt every password of the configuration anew.
     Rotate,

@@ -65,7 +65,9 @@ fn fail(error: &email_router::Error) -> ExitCode {
     }
     match error {
         email_router::Error::Configuration { findings, .. } => {
-            for finding in findings.iter().skip(1) {
+            // the first error is in the message; warnings may stand before it in the file
+            let told = findings.iter().position(email_router::config::Finding::is_error);
+            for (_, finding) in findings.iter().enumerate().filter(|(n, _)| Some(*n) != told) {
                 let _ = writeln!(out, "  {}", output::clean(&finding.to_string()));
             }
             ExitCode::from(3)

@@ -26,6 +26,12 @@ pub(crate) fn line(text: &str) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
+/// Tells a person something that is not the result: on the standard error, which nobody pipes on.
+pub(crate) fn note(text: &str) {
+    // who cannot be told goes on without
+    let _ = writeln!(io::stderr().lock(), "{}", clean(text));
+}
+
 /// The text without control characters, line breaks and tabs excepted.
 pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { ' ' } else { c }).collect()

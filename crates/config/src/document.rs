@@ -319,6 +319,18 @@ impl Document {
         Ok(true)
     }
 
+    /// The texts of all elements of this name, in the order of the file.
+    pub(crate) fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let mut rest = vec![&self.root];
+        std::iter::from_fn(move || {
+            let node = rest.pop()?;
+            rest.extend(node.children.iter().rev());
+            Some(node)
+        })
+        .filter(move |node| node.is(name))
+        .map(|node| node.text.trim())
+    }
+
     /// Replaces the text of every element that `change` has an answer for; `change` gets each element's name and text. How many.
     pub(crate) fn replace_all(
         &mut self,

@@ -22,18 +22,67 @@ pub(crate) fn create_private(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 /// Puts a file with this content in the place of `path`: temporary file in the same folder, fsync, rename, fsync of the folder.
-pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+///
+/// Where `path` is a symbolic link, the file it leads to is replaced and the link stays. Owner, group and permissions are those of
+/// `like` where that is there (on Unix), else the file belongs to whoever runs this and nobody else may read it: an administrator
+/// who publishes must not lock the account of the service out.
+pub(crate) fn replace_like(path: &Path, content: &[u8], like: &Path) -> io::Result<()> {
+    let path = &resolved(path)?;
     let temporary = beside(path, ".new");
     match std::fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {} // left over from a crash; writers hold the folder's lock
     }
     create_private(&temporary, content)?;
-    if let Err(error) = std::fs::rename(&temporary, path) {
-        let _ = std::fs::remove_file(&temporary); // the rename error is what the caller has to know
-        return Err(error);
+    let put = take_over_owner(&temporary, like).and_then(|()| std::fs::rename(&temporary, path));
+    if put.is_err() {
+        let _ = std::fs::remove_file(&temporary); // the first error is what the caller has to know
+        return put;
     }
     sync_folder(path)
+}
+
+/// The same with the owner and the permissions of the file that is replaced.
+pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace_like(path, content, path)
+}
+
+/// Where a path leads: itself, or the file that a symbolic link means. A link that leads nowhere is an error, as it was put there for
+/// a file that somebody expects to be changed.
+fn resolved(path: &Path) -> io::Result<PathBuf> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_symlink() => path.canonicalize(),
+        _ => Ok(path.to_owned()),
+    }
+}
+
+#[cfg(unix)]
+fn take_over_owner(file: &Path, like: &Path) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
+    let wanted = match std::fs::metadata(like) {
+        Ok(wanted) => wanted,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let file = File::options().write(true).open(file)?;
+    let now = file.metadata()?;
+    if (now.uid(), now.gid()) != (wanted.uid(), wanted.gid()) {
+        fchown(&file, Some(wanted.uid()), Some(wanted.gid())).map_err(|error| {
+            let message = format!(
+                "the file belongs to user {} and group {}, which cannot be kept ({error}); run this as that user or as root",
+                wanted.uid(),
+                wanted.gid()
+            );
+            io::Error::new(error.kind(), message)
+        })?;
+    }
+    file.set_permissions(std::fs::Permissions::from_mode(wanted.mode() & 0o777))?;
+    file.sync_all()
+}
+
+#[cfg(not(unix))]
+fn take_over_owner(_: &Path, _: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 /// `NAME` with something appended.
@@ -57,7 +106,8 @@ pub(crate) fn lock_folder(path: &Path) -> io::Result<Option<File>> {
     if cfg!(not(unix)) {
         return Ok(None);
     }
-    let file = File::open(folder(path))?;
+    // by the file and not by a link to it, so that those who publish through several links wait for each other
+    let file = File::open(folder(&resolved(path)?))?;
     file.lock()?;
     Ok(Some(file))
 }

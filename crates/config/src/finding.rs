@@ -66,7 +66,7 @@ codes! {
     ClearTextPassword "clear-text-password",
     /// A password would travel without encryption.
     ClearTextWithoutTls "clear-text-without-tls",
-    /// The previous generation of the file is used, since the current one is damaged.
+    /// The previous generation of the file is used, since the current one is damaged, or cannot be used either.
     PreviousGeneration "previous-generation",
     /// The file cannot be read as XML.
     Damaged "damaged",

@@ -10,7 +10,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`settings`] | [`Settings`]: the checked settings, and every rule of the dialogs |
-//! | [`load`] | [`check()`], [`Settings::load`]: text or file to settings and findings |
+//! | [`load`] | [`check()`], [`check_bytes`], [`Settings::load`]: text or file to settings and findings |
 //! | [`finding`] | [`Finding`]: what is wrong, with file, line and column |
 //! | [`words`] | the enumerations |
 //! | [`wire`] | the file's shape for yaserde |
@@ -37,16 +37,16 @@ pub mod words;
 
 pub use document::{Document, EditError, ElementPath};
 pub use finding::{Code, Finding, Position, Severity};
-pub use load::{Generation, LoadError, LoadOutcome, check, previous_path};
+pub use load::{Generation, LoadError, LoadOutcome, check, check_bytes, previous_path};
 pub use publish::{PublishError, Published, publish};
 pub use reload::{Reload, Reloader};
 pub use rotate::{RotateError, Rotated, rotate, set_secret};
 pub use secret::{Sealed, SecretRef, SecretRefError};
 pub use settings::{
-    Credentials, DEFAULT_KEY_FILE, Deployment, DeploymentTarget, EnvelopeSender, Location, MailboxSettings,
-    Profile, ProviderOverrides, RouterSettings, Settings, SystemSettings, Tuning,
+    Credentials, DEFAULT_KEY_FILE, Deployment, DeploymentTarget, EnvelopeSender, Location, MailSource,
+    MailboxSettings, Profile, ProviderOverrides, RouterSettings, Settings, SystemSettings, Tuning,
 };
-pub use store::{Key, SecretError, SecretStore};
+pub use store::{Key, SecretError, SecretStore, key_file_of};
 pub use system_state::SystemState;
 pub use tree::{Damage, MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS};
 pub use words::{

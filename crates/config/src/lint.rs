@@ -12,6 +12,9 @@ use crate::wire::{Configuration, Content, Element};
 /// What stands in the cleaned copy for a password that was refused and reported already.
 pub(crate) const REFUSED: &str = "refused:";
 
+/// The element whose content no message repeats, not even the name of an element in it, which may be a piece of a password.
+const PASSWORD: &str = "Password";
+
 /// Where each element stands, by its path. Elements that may repeat have `#N` after their name, N from 0.
 #[derive(Debug, Default)]
 pub(crate) struct Places(HashMap<String, Position>);
@@ -75,6 +78,10 @@ impl Pass<'_> {
     }
 
     fn attributes(&mut self, node: &Node, path: &str) {
+        if node.is(PASSWORD) && !node.attributes.is_empty() {
+            let message = format!("an attribute of {PASSWORD} has no effect; it is kept as it is");
+            return self.report(Severity::Warning, Code::UnknownAttribute, node, path, message);
+        }
         for attribute in &node.attributes {
             // declarations of namespaces, and what .NET's serializer adds to every root element, mean nothing here
             if attribute == "xmlns" || ["xmlns:", "xml:", "xsi:"].iter().any(|p| attribute.starts_with(p)) {
@@ -135,7 +142,7 @@ impl Pass<'_> {
             self.unknown(child, name, path, &[]);
         }
         let text = node.text.trim();
-        let text = if name == "Password" && !text.is_empty() && SecretRef::parse(text).is_err() {
+        let text = if name == PASSWORD && !text.is_empty() && SecretRef::parse(text).is_err() {
             self.password(node, text, path);
             REFUSED
         } else if text.contains(char::is_control) {
@@ -166,6 +173,10 @@ impl Pass<'_> {
     }
 
     fn unknown(&mut self, child: &Node, parent: &str, path: &str, elements: &[Element]) {
+        if parent == PASSWORD {
+            let message = format!("an element inside {PASSWORD} has no effect; write < in a value as &lt;");
+            return self.report(Severity::Warning, Code::UnknownElement, child, path, message);
+        }
         let name = shorten(&child.name);
         let mut message = format!("unknown element {name} in {parent} has no effect; it is kept as it is");
         if child.is("ProviderConfiguration") {

@@ -1,6 +1,7 @@
 //! From a text or a file to settings and findings.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use email_router_model::{CapError, read_file_capped};
@@ -27,7 +28,13 @@ use crate::wire;
 /// ```
 #[must_use]
 pub fn check(text: &str, path: &Path) -> (Option<Settings>, Vec<Finding>) {
-    match examine(text, path) {
+    check_bytes(text.as_bytes(), path)
+}
+
+/// The same for the bytes of a file, as a router that loads it sees them: what is not UTF-8 is damage.
+#[must_use]
+pub fn check_bytes(bytes: &[u8], path: &Path) -> (Option<Settings>, Vec<Finding>) {
+    match text_of(bytes).and_then(|text| examine(text, path)) {
         Ok(checked) => checked,
         Err(damage) => (None, vec![damaged(path, &damage)]),
     }
@@ -132,7 +139,7 @@ impl Settings {
     ///
     /// # Errors
     /// [`LoadError::Unreadable`] for a file that is not there; [`LoadError::Invalid`] for one with faults, and for a damaged one
-    /// whose previous generation cannot be used either.
+    /// whose previous generation cannot be used either, with the faults of both.
     pub fn load(path: &Path) -> Result<LoadOutcome, LoadError> {
         let bytes = match read_file_capped(path, MAX_BYTES as u64) {
             Ok(bytes) => bytes,
@@ -165,14 +172,13 @@ pub fn previous_path(path: &Path) -> PathBuf {
 
 fn fall_back(path: &Path, damage: Finding) -> Result<LoadOutcome, LoadError> {
     let previous = previous_path(path);
-    let read = read_file_capped(&previous, MAX_BYTES as u64).ok();
-    // relative paths start at the same folder, and findings have to name the file they are about
-    let outcome = read.and_then(|bytes| {
-        let text = text_of(&bytes).ok()?;
-        let (settings, findings) = examine(text, &previous).ok()?;
-        Some((settings?, findings))
-    });
-    let Some((settings, mut findings)) = outcome else { return Err(LoadError::Invalid(vec![damage])) };
+    let (settings, mut findings) = match load_previous(&previous) {
+        Ok(loaded) => loaded,
+        Err(mut findings) => {
+            findings.insert(0, damage);
+            return Err(LoadError::Invalid(findings));
+        }
+    };
     let message = format!(
         "the previous generation {} is used, since the current file is damaged; repair it and publish again",
         previous.display()
@@ -181,6 +187,34 @@ fn fall_back(path: &Path, damage: Finding) -> Result<LoadOutcome, LoadError> {
     let notice = Finding::new(Severity::Warning, Code::PreviousGeneration, path, at, "", message);
     findings.splice(0..0, [damage, notice]);
     Ok(LoadOutcome { settings, findings, generation: Generation::Previous })
+}
+
+/// The previous generation, or why it cannot be used: nothing where there is none.
+fn load_previous(previous: &Path) -> Result<(Settings, Vec<Finding>), Vec<Finding>> {
+    let bytes = match read_file_capped(previous, MAX_BYTES as u64) {
+        Ok(bytes) => bytes,
+        Err(CapError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Err(Vec::new());
+        }
+        Err(error) => {
+            let message = format!("the previous generation cannot be used either: {error}");
+            let at = Position::START;
+            let finding = Finding::new(Severity::Error, Code::PreviousGeneration, previous, at, "", message);
+            return Err(vec![finding]);
+        }
+    };
+    // relative paths start at the same folder, and findings have to name the file they are about
+    match check_bytes(&bytes, previous) {
+        (Some(settings), findings) => Ok((settings, findings)),
+        (None, mut findings) => {
+            findings.retain(Finding::is_error);
+            for finding in &mut findings {
+                finding.message =
+                    format!("the previous generation cannot be used either: {}", finding.message);
+            }
+            Err(findings)
+        }
+    }
 }
 
 /// The text of a file: UTF-8, with or without a byte order mark.

@@ -8,7 +8,7 @@ use email_router_model::{CapError, Direction, read_file_capped};
 
 use crate::files;
 use crate::finding::{Code, Finding, Severity};
-use crate::load::{examine, previous_path, text_of};
+use crate::load::{check, check_bytes, previous_path, text_of};
 use crate::settings::{Settings, same_name};
 use crate::tree::{self, MAX_BYTES, Node, shorten};
 
@@ -19,8 +19,8 @@ pub struct Published {
     pub settings: Settings,
     /// Warnings.
     pub findings: Vec<Finding>,
-    /// Whether the file that was there before is kept as the previous generation; `false` where there was none, or a damaged one
-    /// that must not push out a good previous generation.
+    /// Whether the file that was there before is kept as the previous generation; `false` where there was none, or one that is
+    /// damaged or has faults and must not push out a good previous generation.
     pub kept_previous: bool,
 }
 
@@ -61,41 +61,42 @@ impl std::error::Error for PublishError {
     }
 }
 
-/// Publishes a text as the configuration file at `path`.
+/// Publishes a text, or the bytes of a file, as the configuration file at `path`.
 ///
-/// In this order: the text is checked; it is held against the file it replaces, where a profile of the same name must have the
-/// same direction; the old file, if it can be read, becomes `NAME.previous`; the new one is written to a temporary file of its
-/// owner's only, synced, and renamed into place; the folder is synced. A crash at any moment leaves a whole file, the old or the new
+/// In this order: the text is checked, as a router that loads it would; it is held against the file it replaces, where a profile of the same name must have the
+/// same direction; the old file, if settings can be made of it, becomes `NAME.previous`; the new one is written to a temporary file of its
+/// owner's only, given the owner and permissions of the old one, synced, and renamed into place; the folder is synced. Where `path`
+/// is a symbolic link, the file it leads to is replaced; `NAME.previous` stands beside the link, where loading looks for it. A crash at any moment leaves a whole file, the old or the new
 /// one. Publishers of one folder wait for each other.
 ///
 /// # Errors
 /// [`PublishError`]; nothing has changed at `path` then.
-pub fn publish(path: &Path, text: &str) -> Result<Published, PublishError> {
+pub fn publish(path: &Path, new: &(impl AsRef<[u8]> + ?Sized)) -> Result<Published, PublishError> {
     let _lock = files::lock_folder(path).map_err(|e| io_error("lock the folder of", path, e))?;
-    publish_locked(path, text)
+    publish_locked(path, new.as_ref())
 }
 
 /// The same for a caller that holds the folder's lock.
-pub(crate) fn publish_locked(path: &Path, text: &str) -> Result<Published, PublishError> {
-    let (settings, mut findings) = match examine(text, path) {
-        Ok(checked) => checked,
-        Err(_) => crate::load::check(text, path), // says it as a finding
-    };
+pub(crate) fn publish_locked(path: &Path, new: &[u8]) -> Result<Published, PublishError> {
+    let (settings, mut findings) = check_bytes(new, path);
     let current = read_old(path)?;
     let current = current.as_deref().and_then(usable);
     let previous = previous_path(path);
     let older = read_old(&previous)?;
-    if let (Some(old), Ok(new)) = (current.or_else(|| older.as_deref().and_then(usable)), tree::parse(text)) {
-        findings.extend(changed_directions(&directions(old), &directions_of(&new), path));
+    if let (Some(old), Some(new)) = (current.or_else(|| older.as_deref().and_then(usable)), usable(new)) {
+        findings.extend(changed_directions(&directions(old), &directions(new), path));
     }
     let settings = match settings {
         Some(settings) if !findings.iter().any(Finding::is_error) => settings,
         _ => return Err(PublishError::Invalid(findings)),
     };
+    // what takes over when the new file is damaged has to be something that works
+    let current = current.filter(|text| check(text, path).0.is_some());
     if let Some(current) = current {
-        files::replace(&previous, current.as_bytes()).map_err(|e| io_error("write", &previous, e))?;
+        files::replace_like(&previous, current.as_bytes(), path)
+            .map_err(|e| io_error("write", &previous, e))?;
     }
-    files::replace(path, text.as_bytes()).map_err(|e| io_error("write", path, e))?;
+    files::replace(path, new).map_err(|e| io_error("write", path, e))?;
     Ok(Published { settings, findings, kept_previous: current.is_some() })
 }
 
@@ -114,7 +115,7 @@ fn read_old(path: &Path) -> Result<Option<Vec<u8>>, PublishError> {
     }
 }
 
-/// The text, where it is at least well-formed: a file with faults is still what somebody wrote, and is kept.
+/// The text, where it is at least well-formed: the directions in it can be read whatever other faults it has.
 fn usable(bytes: &[u8]) -> Option<&str> {
     text_of(bytes).ok().filter(|text| tree::parse(text).is_ok())
 }

@@ -1,5 +1,6 @@
 //! Setting secrets in a file, and exchanging the key they are encrypted under.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use email_router_model::{Entropy, Secret};
@@ -101,11 +102,22 @@ pub fn reseal(
     Ok(count)
 }
 
+/// The keys under which a document's secrets are encrypted.
+fn key_ids(document: &Document) -> BTreeSet<String> {
+    let values = document.values("Password");
+    let sealed = values.filter_map(|text| match SecretRef::parse(text) {
+        Ok(SecretRef::Aead(sealed)) => Some(sealed.key_id),
+        _ => None,
+    });
+    sealed.collect()
+}
+
 /// Exchanges the key: a fresh key, every ciphertext of the file and of its previous generation encrypted anew, the old key gone.
 ///
 /// The steps are ordered so that a crash between any two leaves every ciphertext with its key: both keys into the key file (the new
 /// one first), then the file, then the previous generation, then the old key out. Running it again completes it. A previous
-/// generation that is damaged or cannot be decrypted could not be used anyway; the file's own content takes its place.
+/// generation that is damaged or cannot be decrypted could not be used anyway; the file's own content takes its place. Keys that neither file
+/// uses and that are not the one in use, which rotations that failed left behind, are dropped first, so that the key file does not grow.
 ///
 /// # Errors
 /// [`RotateError`]. When the file itself could not be written, both keys stay in the key file.
@@ -125,12 +137,17 @@ pub fn rotate(path: &Path, store: &SecretStore, entropy: &dyn Entropy) -> Result
     if findings.iter().any(crate::Finding::is_error) {
         return Err(PublishError::Invalid(findings).into());
     }
+    let mut used = key_ids(&document);
     let new = Key::generate(entropy);
     let secrets = reseal(&mut document, store, &new, entropy)?;
-    let both: Vec<&Key> = std::iter::once(&new).chain(&old).collect();
-    write_key_file(key_file, &both)?;
-
     let previous = previous_path(path);
+    if let Ok(older) = Document::load(&previous) {
+        used.extend(key_ids(&older));
+    }
+    let kept = old.iter().enumerate().filter(|(n, key)| *n == 0 || used.contains(key.id()));
+    let keys: Vec<&Key> = std::iter::once(&new).chain(kept.map(|(_, key)| key)).collect();
+    write_key_file(key_file, &keys)?;
+
     let mut previous_secrets = 0;
     let mut resealed_previous = None;
     if let Ok(mut older) = Document::load(&previous)
@@ -139,11 +156,11 @@ pub fn rotate(path: &Path, store: &SecretStore, entropy: &dyn Entropy) -> Result
         previous_secrets = count;
         resealed_previous = Some(older);
     }
-    publish_locked(path, document.as_str())?;
+    publish_locked(path, document.as_str().as_bytes())?;
     // publishing has kept the file with the old ciphertext as the previous generation; what was before it goes back there
     match resealed_previous {
-        Some(older) => files::replace(&previous, older.as_str().as_bytes()),
-        None => files::replace(&previous, document.as_str().as_bytes()),
+        Some(older) => files::replace_like(&previous, older.as_str().as_bytes(), path),
+        None => files::replace_like(&previous, document.as_str().as_bytes(), path),
     }
     .map_err(|source| PublishError::Io { what: format!("write {}", previous.display()), source })?;
     write_key_file(key_file, &[&new])?;

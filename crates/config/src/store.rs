@@ -1,17 +1,24 @@
 //! Looking secrets up, encrypting them, and the key that does it.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
-use email_router_model::{Entropy, Secret, read_file_capped};
+use email_router_model::{CapError, Entropy, Secret, read_file_capped};
 use zeroize::Zeroizing;
 
+use crate::document::{Document, ElementPath};
+use crate::load::{previous_path, text_of};
 use crate::secret::{Sealed, SecretRef};
+use crate::settings::is_windows_path;
+use crate::tree::MAX_BYTES;
 
 /// The longest secret, in bytes; a private key fits.
 pub const MAX_SECRET: usize = 64 * 1024;
@@ -177,6 +184,44 @@ fn checked<'a>(text: &'a str, source: &str) -> Result<&'a str, SecretError> {
     Ok(text)
 }
 
+/// Which key file a configuration means: what its `Router/SecretKeyFile` says, whatever else is wrong with it, or
+/// [`DEFAULT_KEY_FILE`](crate::DEFAULT_KEY_FILE) beside it. A first password has to be encrypted before there is a complete configuration, so
+/// one that is not there or not valid yet is no error. Of a damaged one the previous generation is asked, as by
+/// [`Settings::load`](crate::Settings::load).
+///
+/// # Errors
+/// [`SecretError::File`] where the answer would be a guess: the configuration cannot be read, it is damaged and so is its previous
+/// generation, or it names no one file of this system.
+pub fn key_file_of(configuration: &Path) -> Result<PathBuf, SecretError> {
+    let folder = crate::files::folder(configuration);
+    let document = match read_file_capped(configuration, MAX_BYTES as u64) {
+        Ok(bytes) => text_of(&bytes).and_then(Document::parse).or_else(|damage| {
+            Document::load(&previous_path(configuration)).map_err(|previous| {
+                SecretError::File(format!(
+                    "{}:{damage}; nor does its previous generation say which key file is used ({previous}); repair the file first",
+                    configuration.display()
+                ))
+            })
+        })?,
+        Err(CapError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Document::empty(),
+        Err(error) => return Err(SecretError::File(error.to_string())),
+    };
+    let section = ElementPath::new("Router");
+    let element = section.clone().child("SecretKeyFile");
+    if document.count(&section) > 1 || document.count(&element) > 1 {
+        let message = format!("{} has {element} more than once; remove one", configuration.display());
+        return Err(SecretError::File(message));
+    }
+    match document.get(&element).filter(|text| !text.is_empty()) {
+        None => Ok(folder.join(crate::DEFAULT_KEY_FILE)),
+        Some(text) if cfg!(not(windows)) && is_windows_path(text) => Err(SecretError::File(format!(
+            "{element} of {} is a Windows path, which means nothing on this system",
+            configuration.display()
+        ))),
+        Some(text) => Ok(folder.join(text)),
+    }
+}
+
 /// Creates a key file, readable by its owner only, with one fresh key.
 ///
 /// # Errors
@@ -225,7 +270,7 @@ pub(crate) fn write_key_file(path: &Path, keys: &[&Key]) -> Result<(), SecretErr
 
 type Environment = Box<dyn Fn(&str) -> Option<OsString> + Send + Sync>;
 
-/// Looks secrets up at the moment of use, so that a changed file or credential counts at the next log-in.
+/// Looks secrets up and keeps none: who keeps an answer asks again when [`Self::stamp`] changes.
 pub struct SecretStore {
     environment: Environment,
     key_file: PathBuf,
@@ -283,6 +328,31 @@ impl SecretStore {
         }
     }
 
+    /// A number that changes when a file changes that these references read, the key file included. It looks at the files' metadata and
+    /// not into them; it blocks as long as that takes. Environment variables do not change while a program runs.
+    #[must_use]
+    pub fn stamp<'a>(&self, references: impl IntoIterator<Item = &'a SecretRef>) -> u64 {
+        let mut files = BTreeSet::new();
+        for reference in references {
+            match reference {
+                SecretRef::Env(_) => {}
+                SecretRef::File(path) => drop(files.insert(path.clone())),
+                SecretRef::Credential(name) => {
+                    files.extend(
+                        (self.environment)(CREDENTIALS_VARIABLE).map(|f| PathBuf::from(f).join(name)),
+                    );
+                }
+                SecretRef::Aead(_) => drop(files.insert(self.key_file.clone())),
+            }
+        }
+        let mut stamp = DefaultHasher::new();
+        for file in files {
+            std::fs::metadata(&file).ok().map(|metadata| state_of(&metadata)).hash(&mut stamp);
+            file.hash(&mut stamp);
+        }
+        stamp.finish()
+    }
+
     /// The keys at hand, the one to encrypt with first.
     ///
     /// # Errors
@@ -325,13 +395,35 @@ impl SecretStore {
         (self.environment)(KEY_VARIABLE).is_some()
     }
 
-    fn key_source(&self) -> String {
+    /// Where the key comes from, for people: the variable or the key file.
+    #[must_use]
+    pub fn key_source(&self) -> String {
         if self.key_is_from_environment() {
             format!("the environment variable {KEY_VARIABLE}")
         } else {
             self.key_file.display().to_string()
         }
     }
+}
+
+/// What differs when a file was written again or replaced. The time of the last change of the inode cannot be set back, as that of the
+/// content can (`cp -p`).
+#[cfg(unix)]
+fn state_of(metadata: &std::fs::Metadata) -> impl Hash + use<> {
+    use std::os::unix::fs::MetadataExt as _;
+    (
+        metadata.ino(),
+        metadata.len(),
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+        metadata.ctime(),
+        metadata.ctime_nsec(),
+    )
+}
+
+#[cfg(not(unix))]
+fn state_of(metadata: &std::fs::Metadata) -> impl Hash + use<> {
+    (metadata.len(), metadata.modified().ok())
 }
 
 fn secret_file(path: &Path) -> Result<Secret, SecretError> {

@@ -4,10 +4,12 @@
 use std::ops::Range;
 
 use quick_xml::Reader;
+use quick_xml::errors::{Error as XmlError, IllFormedError};
 use quick_xml::events::attributes::AttrError;
 use quick_xml::events::{BytesStart, Event};
 
 use crate::finding::{LineIndex, Position};
+use crate::wire::{Configuration, Content, Element};
 
 /// The largest file read, in bytes. A thousand mailboxes take about half a megabyte.
 pub const MAX_BYTES: usize = 4 * 1024 * 1024;
@@ -90,7 +92,7 @@ impl<'a> Parser<'a> {
             match event {
                 Err(error) => {
                     let at = self.offset(reader.error_position()).max(from);
-                    return Err(self.damage(at, lower(&error.to_string())));
+                    return Err(self.damage(at, self.ill_formed(&error)));
                 }
                 Ok(Event::Start(tag)) => self.start(&tag, from..to)?,
                 Ok(Event::Empty(tag)) => {
@@ -108,12 +110,9 @@ impl<'a> Parser<'a> {
                         Ok(Some(c)) => c.to_string(),
                         Ok(None) => match quick_xml::escape::resolve_xml_entity(&reference) {
                             Some(text) => text.to_owned(),
-                            None => {
-                                let name: String = reference.chars().take(40).collect();
-                                return Err(self.damage(from, format!("the entity &{name}; is not known")));
-                            }
+                            None => return Err(self.damage(from, ENTITY.to_owned())),
                         },
-                        Err(error) => return Err(self.damage(from, lower(&error.to_string()))),
+                        Err(_) => return Err(self.damage(from, ENTITY.to_owned())),
                     };
                     self.characters(&resolved, from..to)?;
                 }
@@ -136,7 +135,37 @@ impl<'a> Parser<'a> {
         Damage { at: self.index.position(offset), message }
     }
 
+    /// The library's message where it repeats nothing of the file, else our own.
+    fn ill_formed(&self, error: &XmlError) -> String {
+        match error {
+            XmlError::IllFormed(IllFormedError::MismatchedEndTag { found, .. }) => {
+                let found = known(found).map_or("this end tag".to_owned(), |n| format!("the end tag of {n}"));
+                match self.open.last() {
+                    Some(open) => format!(
+                        "{found} does not close {}, which was opened at line {}",
+                        spoken(&open.name),
+                        open.at.line
+                    ),
+                    None => format!("{found} closes nothing"),
+                }
+            }
+            XmlError::IllFormed(IllFormedError::UnmatchedEndTag(_)) => {
+                "there is an end tag, but no element is open".to_owned()
+            }
+            XmlError::IllFormed(IllFormedError::UnclosedReference) => ENTITY.to_owned(),
+            XmlError::IllFormed(IllFormedError::DoubleHyphenInComment) => {
+                "a comment holds --, which XML does not allow".to_owned()
+            }
+            XmlError::Syntax(error) => lower(&error.to_string()),
+            _ => "this is not well-formed XML".to_owned(),
+        }
+    }
+
     fn start(&mut self, tag: &BytesStart<'_>, span: Range<usize>) -> Result<(), Damage> {
+        if !is_xml_name(tag.name().as_ref()) {
+            let message = "here is a < that begins no tag; write < in a value as &lt;".to_owned();
+            return Err(self.damage(span.start, message));
+        }
         self.elements += 1;
         if self.elements > MAX_ELEMENTS {
             return Err(self.damage(span.start, format!("the file has more than {MAX_ELEMENTS} elements")));
@@ -153,12 +182,12 @@ impl<'a> Parser<'a> {
             match attribute {
                 Ok(attribute) => attributes.push(attribute.key.as_ref().to_owned()),
                 Err(AttrError::Duplicated(..)) => {
-                    let message = format!("an attribute of {} stands twice", shorten(tag.name().as_ref()));
+                    let message = format!("an attribute of {} stands twice", spoken(tag.name().as_ref()));
                     return Err(self.damage(span.start, message));
                 }
                 Err(_) => {
                     let message =
-                        format!("an attribute of {} is not well-formed", shorten(tag.name().as_ref()));
+                        format!("an attribute of {} is not well-formed", spoken(tag.name().as_ref()));
                     return Err(self.damage(span.start, message));
                 }
             }
@@ -206,7 +235,7 @@ impl<'a> Parser<'a> {
         if let Some(open) = self.open.last() {
             let message = format!(
                 "the file ends before the end tag of {}, which was opened at line {}",
-                shorten(&open.name),
+                spoken(&open.name),
                 open.at.line
             );
             return Err(self.damage(self.text.len(), message));
@@ -220,6 +249,35 @@ impl<'a> Parser<'a> {
             }
         }
     }
+}
+
+const ENTITY: &str = "here is an & that begins no entity of XML; write & in a value as &amp;";
+
+/// The format's own spelling of an element's name. In a damaged file any other name may be a piece of a password that holds a `<`,
+/// so no message about damage repeats one.
+fn known(name: &str) -> Option<&'static str> {
+    fn search(name: &str, elements: &[Element]) -> Option<&'static str> {
+        elements.iter().find_map(|element| match element.content {
+            _ if name.eq_ignore_ascii_case(element.name) => Some(element.name),
+            Content::Section(inner) => search(name, inner),
+            Content::Value => None,
+        })
+    }
+    if name.eq_ignore_ascii_case("Configuration") {
+        return Some("Configuration");
+    }
+    search(name, Configuration::ELEMENTS)
+}
+
+fn spoken(name: &str) -> &'static str {
+    known(name).unwrap_or("an element")
+}
+
+/// Whether a tag can have this name (XML 1.0 section 2.3). Beyond ASCII everything is taken for a letter.
+fn is_xml_name(name: &str) -> bool {
+    let letter = |c: char| !c.is_ascii() || c.is_ascii_alphabetic() || matches!(c, '_' | ':');
+    name.starts_with(letter)
+        && name.chars().all(|c| letter(c) || c.is_ascii_digit() || matches!(c, '-' | '.'))
 }
 
 /// At most 80 characters of a text, control characters escaped, for messages.
@@ -281,16 +339,29 @@ mod tests {
     fn damages() {
         for (text, expected) in [
             ("", "1:1: root element is missing"),
-            ("<a>\n<b>", "2:4: the file ends before the end tag of b, which was opened at line 2"),
+            ("<a>\n<b>", "2:4: the file ends before the end tag of an element, which was opened at line 2"),
+            ("<a>\n<user>", "2:7: the file ends before the end tag of User, which was opened at line 2"),
             ("<a></a><b/>", "1:8: there is a second root element"),
             ("<a/>x", "1:5: there is text outside of the root element"),
             (
                 "<!DOCTYPE a [<!ENTITY x 'y'>]><a/>",
                 "1:1: a document type declaration is not allowed in this file",
             ),
-            ("<a>&x;</a>", "1:4: the entity &x; is not known"),
-            ("<a b=1/>", "1:1: an attribute of a is not well-formed"),
-            ("<a b='1' b='2'/>", "1:1: an attribute of a stands twice"),
+            ("<a>&x;</a>", "1:4: here is an & that begins no entity of XML; write & in a value as &amp;"),
+            ("<a>&#x;</a>", "1:4: here is an & that begins no entity of XML; write & in a value as &amp;"),
+            ("<a>&x</a>", "1:4: here is an & that begins no entity of XML; write & in a value as &amp;"),
+            ("<a>x<y</a>", "1:5: here is a < that begins no tag; write < in a value as &lt;"),
+            ("<a>1 < 2</a>", "1:6: here is a < that begins no tag; write < in a value as &lt;"),
+            ("<a><!-- -- --></a>", "1:9: a comment holds --, which XML does not allow"),
+            ("<Router b=1/>", "1:1: an attribute of Router is not well-formed"),
+            ("<User b='1' b='2'/>", "1:1: an attribute of User stands twice"),
+            ("<a b='1' b='2'/>", "1:1: an attribute of an element stands twice"),
+            (
+                "<Queue>\n<x></User>",
+                "2:4: the end tag of User does not close an element, which was opened at line 2",
+            ),
+            ("<queue>\n</x>", "2:1: this end tag does not close Queue, which was opened at line 1"),
+            ("</x>", "1:1: there is an end tag, but no element is open"),
         ] {
             assert_eq!(parse(text).err().map(|e| e.to_string()).as_deref(), Some(expected), "{text}");
         }

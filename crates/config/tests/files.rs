@@ -338,8 +338,33 @@ fn publishing_keeps_a_generation_and_loading_falls_back() {
         assert_eq!(outcome.generation, Generation::Previous);
         assert_eq!(outcome.findings[0].message, message);
     }
+    // neither can be used: the faults of both are told
+    fs::write(previous_path(&file), COMPLETE.replace("<MaxThreads>8", "<MaxThreads>0")).unwrap();
+    let Err(LoadError::Invalid(findings)) = Settings::load(&file) else { panic!("loaded") };
+    let said: Vec<_> = findings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            format!("{name}:1:1: error: the file is damaged: the file is UTF-16; save it as UTF-8 [damaged]"),
+            format!(
+                "{name}.previous:5:5: error: the previous generation cannot be used either: MaxThreads is 0; it must be between 1 \
+                 and 10000 [out-of-range]"
+            ),
+        ]
+    );
     fs::write(previous_path(&file), "<").unwrap();
-    assert!(matches!(Settings::load(&file), Err(LoadError::Invalid(f)) if f[0].code == Code::Damaged));
+    assert!(
+        matches!(Settings::load(&file), Err(LoadError::Invalid(f)) if f.len() == 2 && f[1].code == Code::Damaged)
+    );
+    fs::remove_file(previous_path(&file)).unwrap();
+    fs::create_dir(previous_path(&file)).unwrap();
+    assert!(
+        matches!(Settings::load(&file), Err(LoadError::Invalid(f)) if f.len() == 2 && f[1].code == Code::PreviousGeneration)
+    );
+    fs::remove_dir(previous_path(&file)).unwrap();
+    assert!(
+        matches!(Settings::load(&file), Err(LoadError::Invalid(f)) if f.len() == 1 && f[0].code == Code::Damaged)
+    );
 
     // a file with faults is not damaged: whoever wrote it has to hear of them
     fs::write(previous_path(&file), PUBLISHED).unwrap();
@@ -347,6 +372,11 @@ fn publishing_keeps_a_generation_and_loading_falls_back() {
     let error = Settings::load(&file).unwrap_err();
     assert!(error.to_string().contains(": Type is \"Elsewhere\", which is not one of MyCompany,"), "{error}");
     assert!(matches!(Settings::load(&folder.path().join("no.xml")), Err(LoadError::Unreadable(_))));
+
+    // and it never becomes the previous generation, which has to work when it is needed
+    let fourth = publish(&file, COMPLETE).unwrap();
+    assert!(!fourth.kept_previous);
+    assert_eq!(read(&previous_path(&file)), PUBLISHED);
 }
 
 #[test]
@@ -359,6 +389,42 @@ fn a_left_over_temporary_file_is_no_obstacle() {
     publish(&file, COMPLETE).unwrap();
     assert_eq!(read(&file), COMPLETE);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+/// Whoever publishes must not lock the service out of its own files.
+#[cfg(unix)]
+#[test]
+fn publishing_keeps_owner_permissions_and_links() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+    let folder = tempfile::tempdir().unwrap();
+    let (real, link) = (folder.path().join("etc/real.xml"), folder.path().join("EmailAgent.xml"));
+    fs::create_dir(folder.path().join("etc")).unwrap();
+    fs::write(&real, PUBLISHED).unwrap();
+    fs::set_permissions(&real, fs::Permissions::from_mode(0o640)).unwrap();
+    symlink("etc/real.xml", &link).unwrap();
+    // only root can give files away
+    let owner = chown(&real, Some(4711), Some(4712)).is_ok();
+    let shown = |path: &Path| {
+        let m = fs::metadata(path).unwrap();
+        (m.mode() & 0o777, m.uid(), m.gid())
+    };
+    let before = shown(&real);
+    assert_eq!((before.0, owner), (0o640, before.1 == 4711 && before.2 == 4712));
+    publish(&link, COMPLETE).unwrap();
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(read(&real), COMPLETE);
+    assert_eq!(read(&previous_path(&link)), PUBLISHED);
+    assert_eq!([shown(&real), shown(&previous_path(&link))], [before, before]);
+    // what is there already takes the file's owner and permissions too
+    fs::set_permissions(&real, fs::Permissions::from_mode(0o600)).unwrap();
+    publish(&link, PUBLISHED).unwrap();
+    assert_eq!([shown(&real).0, shown(&previous_path(&link)).0], [0o600, 0o600]);
+    assert_eq!(shown(&previous_path(&link)).1, before.1);
+    // a link that leads nowhere is not replaced by a file
+    fs::remove_file(&real).unwrap();
+    let error = publish(&link, COMPLETE).unwrap_err().to_string();
+    assert!(error.starts_with("nothing was published, cannot lock the folder of"), "{error}");
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink() && !real.exists());
 }
 
 #[cfg(unix)]

@@ -523,6 +523,36 @@ fn deployment_families() {
          AllowEmbeddedBesideOthers allows [mixed-deployment-families]",
         ],
     );
+    // the embedded CRM in front does not open a way for the other two to mix, in whatever order they come
+    let error = |line: u32, name: &str, kind: &str, other: &str, other_kind: &str, at: u32| {
+        format!(
+            "E.xml:{line}: error: deployment \"{name}\": Type {kind} cannot stand beside deployment \"{other}\" of type \
+             {other_kind} at line {at}; one router serves either MyCompany and OnlineServiceProvider, or CrmOnline, or Embedded \
+             [mixed-deployment-families]"
+        )
+    };
+    let warning = |line: u32, name: &str, kind: &str, other: &str, other_kind: &str| {
+        format!(
+            "E.xml:{line}: warning: deployment \"{name}\": Type {kind} stands beside deployment \"{other}\" of type {other_kind}, \
+             as AllowEmbeddedBesideOthers allows [mixed-deployment-families]"
+        )
+    };
+    for (three, expected) in [
+        (
+            [EMBEDDED, company, online],
+            [warning(6, "C", "MyCompany", "D", "Embedded"), error(7, "O", "CrmOnline", "C", "MyCompany", 6)],
+        ),
+        (
+            [company, EMBEDDED, online],
+            [warning(6, "D", "Embedded", "C", "MyCompany"), error(7, "O", "CrmOnline", "C", "MyCompany", 5)],
+        ),
+        (
+            [online, company, EMBEDDED],
+            [error(6, "C", "MyCompany", "O", "CrmOnline", 5), warning(7, "D", "Embedded", "O", "CrmOnline")],
+        ),
+    ] {
+        assert_eq!(findings(&file("", &[], &three, &[], allow)), expected);
+    }
     let local =
         online.replace("<UserName>", "<AccessCredentials>LocalSystemAccount</AccessCredentials><UserName>");
     says(
@@ -592,6 +622,13 @@ fn shared_sources() {
          own, for example with {address} in the profile's Path or UserName [shared-source]",
         ],
     );
+    // another spelling is not another source
+    let own_path = |path: &str| two.replace("</Name>", &format!("</Name><Path>{path}</Path>"));
+    for path in ["mail/", ".//mail", "./mail/."] {
+        let found = findings(&file("", &[folder], &[EMBEDDED], &[one, &own_path(path)], ""));
+        assert!(found.len() == 1 && found[0].contains("(folder ./mail)"), "{path}: {found:?}");
+    }
+    says(&file("", &[folder], &[EMBEDDED], &[one, &own_path("mail/b")], ""), &[]);
     let own = folder.replace("mail<", "mail/{address}<");
     says(&file("", &[&own], &[EMBEDDED], &[one, &two], ""), &[]);
     let other = POP
@@ -601,10 +638,17 @@ fn shared_sources() {
     says(
         &file("", &[&other], &[EMBEDDED], &[&one, &two], ""),
         &[
-            "E.xml:8: error: user \"B\": reads the same messages as the mailbox at line 7 (box on pop.example:995); give each \
+            "E.xml:8: error: user \"B\": reads the same messages as the mailbox at line 7 (box on pop.example); give each \
          mailbox its own, for example with {address} in the profile's Path or UserName [shared-source]",
         ],
     );
+    let second = other.replace(">In<", ">In2<").replace("pop.example", "POP.Example.");
+    let on_second = two.replace(">In<", ">In2<");
+    for (port, same) in [("995", true), ("110", true), ("1995", false)] {
+        let second = second.replace("</Name>", &format!("</Name><NetworkPort>{port}</NetworkPort>"));
+        let found = findings(&file("", &[&other, &second], &[EMBEDDED], &[&one, &on_second], ""));
+        assert_eq!(found.iter().any(|f| f.contains("(box on pop.example)")), same, "{port}: {found:?}");
+    }
     let master = other.replace(">box<", ">{address}*box<");
     says(&file("", &[&master], &[EMBEDDED], &[&one, &two], ""), &[]);
 }

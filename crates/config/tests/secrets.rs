@@ -68,6 +68,45 @@ fn references_are_looked_up() {
 }
 
 #[test]
+fn the_stamp_changes_with_every_file_that_is_read_and_with_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let path = folder.path().to_str().unwrap();
+    let store = store(folder.path(), &[("P", "x"), ("CREDENTIALS_DIRECTORY", path)]);
+    let key = Key::generate(&SeededEntropy::new(9));
+    let sealed = key.seal(&Secret::from("x"), &SeededEntropy::new(9)).unwrap();
+    let references = [
+        SecretRef::Env("P".into()),
+        SecretRef::File(at("file")),
+        SecretRef::Credential("cred".into()),
+        sealed,
+    ];
+    let stamp = || store.stamp(&references);
+    let mut last = stamp();
+    assert_eq!(stamp(), last);
+    for name in ["file", "cred", "key"] {
+        // made, made longer, replaced by one of the same length, gone
+        let steps: [&dyn Fn(); 4] = [
+            &|| fs::write(at(name), "one").unwrap(),
+            &|| fs::write(at(name), "three").unwrap(),
+            &|| {
+                fs::write(at("new"), "seven").unwrap();
+                fs::rename(at("new"), at(name)).unwrap();
+            },
+            &|| fs::remove_file(at(name)).unwrap(),
+        ];
+        for (number, step) in steps.into_iter().enumerate() {
+            step();
+            assert_ne!(stamp(), last, "{name} {number}");
+            last = stamp();
+        }
+        fs::write(at("other"), name).unwrap();
+        assert_eq!(stamp(), last);
+    }
+    assert_eq!(store.stamp(&references[..1]), store.stamp([]));
+}
+
+#[test]
 fn encryption_binds_version_and_key() {
     let folder = tempfile::tempdir().unwrap();
     let entropy = SeededEntropy::new(1);
@@ -161,6 +200,66 @@ fn clear_text_in_the_file_is_refused_and_not_repeated() {
     }
 }
 
+/// Rotations that fail again and again do not fill the key file until it cannot be read any more.
+#[cfg(unix)]
+#[test]
+fn failing_rotations_do_not_pile_up_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("EmailAgent.xml");
+    let entropy = SeededEntropy::new(7);
+    let store = store(folder.path(), &[]);
+    let mut document = Document::parse(COMPLETE).unwrap();
+    let path = "ConfigurationProfiles/ConfigurationProfile[Name=Mail out]/Password".parse().unwrap();
+    set_secret(&mut document, &path, &Secret::from(HUNTER), &store, &entropy).unwrap();
+    publish(&file, document.as_str()).unwrap();
+    let sealed = document.get(&path).unwrap().to_owned();
+    // the temporary file cannot be made
+    let obstacle = folder.path().join("EmailAgent.xml.previous.new");
+    fs::create_dir(&obstacle).unwrap();
+    for _ in 0..80 {
+        rotate(&file, &store, &entropy).unwrap_err();
+        assert_eq!(read(&file), document.as_str());
+        assert!(store.keys().unwrap().len() <= 3);
+        assert_eq!(text(&store, &sealed).as_deref(), Ok(HUNTER));
+    }
+    fs::remove_dir(&obstacle).unwrap();
+    let rotated = rotate(&file, &store, &entropy).unwrap();
+    assert_eq!(store.keys().unwrap().iter().map(Key::id).collect::<Vec<_>>(), [rotated.key_id.as_str()]);
+}
+
+/// A password that XML takes for markup: what is said about the damage repeats no piece of it.
+#[test]
+fn a_password_that_damages_the_file_is_not_repeated() {
+    let secret = |text: &str| COMPLETE.replace("<Password>env:SMTP_PASSWORD</Password>", text);
+    for text in [
+        "<Password>hunter<Secr3t</Password>",
+        "<Password>hunter</Secr3t</Password>",
+        "<Password>hunter</Secr3t>",
+        "<Password>hunter<Secr3t></Password>",
+        "<Password>hunter<Secr3t/></Password>",
+        "<Password>hunter<Secr3t></Secr3t></Password>",
+        "<Password>hunter<Se Secr3t</Password>",
+        "<Password>hunter<Se Secr3t='' Secr3t=''/></Password>",
+        "<Password>ab&Secr3t;x</Password>",
+        "<Password>ab&#Secr3t;x</Password>",
+        "<Password>ab&Secr3t</Password>",
+        "<Password Secr3t=''>env:X</Password>",
+        "<Password=Secr3t/>",
+        "<Password>ab<!Secr3t</Password>",
+        "<Password>ab<?Secr3t</Password>",
+        "<Password>ab<Secr3t>",
+    ] {
+        for text in [secret(text), secret(text).split_inclusive("Secr3t").take(1).collect()] {
+            let (_, findings) = check(&text, Path::new("E.xml"));
+            assert!(!findings.is_empty(), "{text}");
+            let shown = findings.iter().map(|f| format!("{f} {f:?}\n")).collect::<String>();
+            assert!(!shown.to_lowercase().contains("secr3t"), "{shown}");
+            let document = Document::parse(text).map_err(|e| format!("{e} {e:?}"));
+            assert!(!document.is_err_and(|e| e.to_lowercase().contains("secr3t")));
+        }
+    }
+}
+
 #[test]
 fn nothing_shows_a_secret() {
     let folder = tempfile::tempdir().unwrap();
@@ -216,6 +315,19 @@ fn setting_and_rotating() {
         assert_eq!(now.as_str(), old.replace(before.get(&path).unwrap(), sealed));
     }
 
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt as _, chown};
+        // only root can give files away; where it can, the key stays the service's
+        let key = folder.path().join("key");
+        if chown(&key, Some(4711), Some(4712)).is_ok() {
+            rotate(&file, &store, &entropy).unwrap();
+            let now = fs::metadata(&key).unwrap();
+            assert_eq!((now.uid(), now.gid(), now.mode() & 0o777), (4711, 4712, 0o600));
+        }
+    }
+    let rotated_key = store.keys().unwrap()[0].id().to_owned();
+
     // a ciphertext of an unknown key stops it, and nothing changes
     let stranger = Key::generate(&entropy).seal(&Secret::from("x"), &entropy).unwrap().to_string();
     let mut broken = Document::load(&file).unwrap();
@@ -223,5 +335,5 @@ fn setting_and_rotating() {
     publish(&file, broken.as_str()).unwrap();
     assert!(rotate(&file, &store, &entropy).unwrap_err().to_string().contains("was encrypted under the key"));
     assert_eq!(read(&file), broken.as_str());
-    assert_eq!(store.keys().unwrap()[0].id(), rotated.key_id);
+    assert_eq!(store.keys().unwrap()[0].id(), rotated_key);
 }

@@ -425,6 +425,9 @@ async fn additional_queue_items_only_when_asked_for(f: &dyn Fixture) -> Result<(
         ..OrganizationSettings::default()
     })
     .await?;
+    // who only wants a queue item has nothing else to say
+    email.parties.clear();
+    email.body.clear();
     for _ in 0..2 {
         assert_eq!(crm.deliver_incoming(&email).await?, Delivered::AlreadyThere);
     }

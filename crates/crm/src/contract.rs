@@ -47,7 +47,9 @@ pub trait CrmClient: Debug + Display + Send + Sync + 'static {
     /// them a record for an unknown sender ([`IncomingEmail::new_sender`]), unless one with its id is there.
     ///
     /// Delivering the same id again changes nothing and answers [`Delivered::AlreadyThere`]; then queue items named in the call
-    /// and missing are added when `SSSCreateAdditionalQueueItemsForAlreadyTrackedEmail` is on.
+    /// and missing are added when `SSSCreateAdditionalQueueItemsForAlreadyTrackedEmail` is on, and nothing else in the call counts:
+    /// it may have no content and no parties. A new e-mail has exactly one sender (`crm-contract.md` 5.2), else the error is
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid).
     async fn deliver_incoming(&self, email: &IncomingEmail) -> Result<Delivered>;
 
     /// E-mails of these senders in Pending Send whose time has come, and those left in Sending longer than

@@ -1,6 +1,7 @@
 //! From checked settings and the CRM's list of users and queues to a [`Plan`].
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use email_router_auth::{CredentialSource, Credentials};
 use email_router_config::{
     AuthenticationType, Credentials as Whose, DecisionHistory, Deployment, InDoubtPolicy as Policy,
-    MailboxSettings, Profile, SecretStore, Settings,
+    MailSource, MailboxSettings, Profile, SecretStore, Settings,
 };
 use email_router_crm::{CrmMailbox, DeliveryMethod};
 use email_router_engine::router::{IncomingRoute, OutgoingRoute, Plan, Schedule, Server};
@@ -69,18 +70,27 @@ pub fn assemble(
     listed: &[CrmMailbox],
     secrets: &SecretStore,
 ) -> Assembled {
-    let mailboxes = mailboxes_of(settings, deployment, listed);
-    let mut transports = Transports { settings, secrets, mailboxes: &mailboxes, built: HashMap::new() };
     let mut out = Assembled::default();
-    let by_address: HashMap<(EmailAddress, MailboxKind), &CrmMailbox> =
-        listed.iter().filter_map(|m| Some(((m.address.clone()?, m.kind), m))).collect();
+    let mailboxes = mailboxes_of(settings, deployment, listed, &mut out.unserved);
+    let shared = shared_sources(settings, &mailboxes);
+    let mut transports = Transports { settings, secrets, mailboxes: &mailboxes, built: HashMap::new() };
+    // of several records with one address the first that uses the router, as in `mailboxes_of`
+    let mut by_address: HashMap<(EmailAddress, MailboxKind), &CrmMailbox> = HashMap::new();
+    let (using, others): (Vec<_>, Vec<_>) = listed.iter().partition(|m| !m.disabled && uses_router(m));
+    for record in using.into_iter().chain(others) {
+        let Some(address) = record.address.clone() else { continue };
+        by_address.entry((address, record.kind)).or_insert(record);
+    }
 
     let mut outgoing_period: Option<Duration> = None;
     let domain = message_id_domain(&mailboxes);
     for mailbox in &mailboxes {
-        let incoming = settings
-            .profile_of(mailbox, Direction::Incoming)
-            .map(|p| transports.get(p, Direction::Incoming, mailbox));
+        let incoming = settings.profile_of(mailbox, Direction::Incoming).map(|p| {
+            match shared.get(&mailbox.mailbox.id) {
+                Some(reason) => Err(reason.clone()),
+                None => transports.get(p, Direction::Incoming, mailbox),
+            }
+        });
         let outgoing = settings
             .profile_of(mailbox, Direction::Outgoing)
             .map(|p| transports.get(p, Direction::Outgoing, mailbox));
@@ -149,30 +159,82 @@ pub fn assemble(
     out
 }
 
-/// The enabled mailboxes of a deployment: those of the file, and those the CRM lists where the deployment wants them.
-fn mailboxes_of(settings: &Settings, deployment: &Deployment, listed: &[CrmMailbox]) -> Vec<MailboxSettings> {
+/// The enabled mailboxes of a deployment: those of the file, and those the CRM lists where the deployment wants them. An address is one mailbox:
+/// of several records that have it the first is served, or the one that the file names.
+fn mailboxes_of(
+    settings: &Settings,
+    deployment: &Deployment,
+    listed: &[CrmMailbox],
+    unserved: &mut Vec<Unserved>,
+) -> Vec<MailboxSettings> {
     let same = |name: &str| name.eq_ignore_ascii_case(&deployment.name);
     let mut mailboxes: Vec<MailboxSettings> =
         settings.enabled_mailboxes().filter(|m| same(&m.deployment)).cloned().collect();
-    if deployment.load_mailboxes {
-        let named: HashSet<&MailboxId> = settings.mailboxes.iter().map(|m| &m.mailbox.id).collect();
-        for record in listed.iter().filter(|r| !r.disabled) {
-            let Some(address) = record.address.clone() else { continue };
-            let uses_router = record.incoming == DeliveryMethod::EmailRouter
-                || record.outgoing == DeliveryMethod::EmailRouter;
-            let mut loaded = settings.loaded_mailbox(deployment, record.kind, &record.name, address);
-            if record.incoming != DeliveryMethod::EmailRouter {
-                loaded.incoming_profile = None;
-            }
-            if record.outgoing != DeliveryMethod::EmailRouter {
-                loaded.outgoing_profile = None;
-            }
-            if uses_router && !named.contains(&loaded.mailbox.id) {
+    if !deployment.load_mailboxes {
+        return mailboxes;
+    }
+    let mut taken: HashMap<MailboxId, (MailboxKind, String)> = settings
+        .mailboxes
+        .iter()
+        .map(|m| (m.mailbox.id.clone(), (m.mailbox.kind, m.mailbox.name.clone())))
+        .collect();
+    let named: HashSet<MailboxId> = taken.keys().cloned().collect();
+    for record in listed.iter().filter(|r| !r.disabled && uses_router(r)) {
+        let Some(address) = record.address.clone() else { continue };
+        let mut loaded = settings.loaded_mailbox(deployment, record.kind, &record.name, address);
+        if record.incoming != DeliveryMethod::EmailRouter {
+            loaded.incoming_profile = None;
+        }
+        if record.outgoing != DeliveryMethod::EmailRouter {
+            loaded.outgoing_profile = None;
+        }
+        let id = loaded.mailbox.id.clone();
+        match taken.get(&id) {
+            // the file speaks of this very record
+            Some((kind, _)) if *kind == record.kind && named.contains(&id) => {}
+            Some((kind, name)) => unserved.push(Unserved {
+                mailbox: id,
+                direction: None,
+                reason: format!(
+                    "the {} {} has the address of the {kind} {name}, which is served; give one of them another address in the CRM",
+                    record.kind, record.name
+                ),
+            }),
+            None => {
+                taken.insert(id, (record.kind, record.name.clone()));
                 mailboxes.push(loaded);
             }
         }
     }
     mailboxes
+}
+
+fn uses_router(record: &CrmMailbox) -> bool {
+    record.incoming == DeliveryMethod::EmailRouter || record.outgoing == DeliveryMethod::EmailRouter
+}
+
+/// The mailboxes that would read what another one reads already, and why they are not read. The check of the file has refused this among the
+/// mailboxes of the file, of all deployments; here come those that only the CRM knows.
+fn shared_sources(settings: &Settings, mailboxes: &[MailboxSettings]) -> HashMap<MailboxId, String> {
+    let mut readers: HashMap<MailSource, &MailboxId> = HashMap::new();
+    let mut shared = HashMap::new();
+    for mailbox in settings.enabled_mailboxes().chain(mailboxes) {
+        let (id, Some(source)) = (&mailbox.mailbox.id, settings.source(mailbox)) else { continue };
+        match readers.entry(source) {
+            Entry::Vacant(free) => drop(free.insert(id)),
+            Entry::Occupied(reader) if *reader.get() == id => {}
+            Entry::Occupied(reader) => {
+                let reason = format!(
+                    "it would read the same messages as {} ({}); give each mailbox its own, for example with {{address}} in \
+                     the profile's Path or UserName",
+                    reader.get(),
+                    reader.key()
+                );
+                shared.insert(id.clone(), reason);
+            }
+        }
+    }
+    shared
 }
 
 fn incoming_route(
@@ -334,16 +396,31 @@ fn fingerprint(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// The thresholds of the original's state file that concern mailboxes of these settings: (mailbox, threshold).
+/// What the threshold dates of the original's state file come to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Thresholds {
+    /// Mailboxes and their thresholds. An address that is a mailbox in several organizations sets each of them.
+    pub taken: Vec<(MailboxId, Timestamp)>,
+    /// Addresses that belong to no mailbox.
+    pub unknown: Vec<EmailAddress>,
+}
+
+/// The thresholds of the original's state file that concern these mailboxes.
 #[must_use]
-pub fn thresholds(
-    settings: &Settings,
+pub fn thresholds<'a>(
+    mailboxes: impl IntoIterator<Item = &'a Mailbox>,
     imported: &[(EmailAddress, Timestamp)],
-) -> Vec<(MailboxId, Timestamp)> {
-    let wanted: HashMap<&EmailAddress, Timestamp> = imported.iter().map(|(a, t)| (a, *t)).collect();
-    settings
-        .mailboxes
-        .iter()
-        .filter_map(|m| Some((m.mailbox.id.clone(), *wanted.get(&m.mailbox.address)?)))
-        .collect()
+) -> Thresholds {
+    let mut by_address: HashMap<&EmailAddress, BTreeSet<&MailboxId>> = HashMap::new();
+    for mailbox in mailboxes {
+        by_address.entry(&mailbox.address).or_default().insert(&mailbox.id);
+    }
+    let mut thresholds = Thresholds::default();
+    for (address, threshold) in imported {
+        match by_address.get(address) {
+            Some(ids) => thresholds.taken.extend(ids.iter().map(|id| ((*id).clone(), *threshold))),
+            None => thresholds.unknown.push(address.clone()),
+        }
+    }
+    thresholds
 }

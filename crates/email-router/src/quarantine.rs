@@ -2,7 +2,7 @@
 
 use email_router_engine::ports::QuarantineItem;
 use email_router_engine::{DecisionRecord, Verdict};
-use email_router_model::{RawMessage, Timestamp};
+use email_router_model::RawMessage;
 use serde::Serialize;
 
 use crate::{Error, Result, Service};
@@ -19,6 +19,8 @@ pub struct Retried {
     pub record: Option<DecisionRecord>,
     /// Why it stays in quarantine; `None`: it left.
     pub stays_because: Option<String>,
+    /// It left undecided: the next pass over its mailbox reads it anew.
+    pub read_again: bool,
 }
 
 impl Service {
@@ -51,15 +53,30 @@ impl Service {
     }
 
     /// Routes an item again, by the rules or (`release`) to the owner of its mailbox whatever the filters say. What is settled, also by
-    /// being discarded, leaves the quarantine.
+    /// being discarded, leaves the quarantine. An item whose bytes were never read leaves it too, if the message is still in its mailbox:
+    /// the next pass reads it anew, with the limits that hold then.
     ///
     /// # Errors
     /// The state store's, and [`Error::Request`] when there is no such item. What the CRM says is in the answer: the item stays then.
     pub async fn retry_quarantined(&self, id: u64, release: bool) -> Result<Retried> {
         let item = self.quarantined_item(id).await?;
-        let stays = |reason: String| Ok(Retried { id, record: None, stays_because: Some(reason) });
+        let stays =
+            |reason: String| Ok(Retried { id, record: None, stays_because: Some(reason), read_again: false });
         let Some(bytes) = item.raw else {
-            return stays("its bytes were never read (too large, or unreadable at its source); it is still in its mailbox".to_owned());
+            let ids = std::slice::from_ref(&item.remote_id);
+            let settled =
+                self.state().seen(&item.mailbox, ids).await?.into_iter().flatten().find_map(|s| s.settled);
+            if settled.is_none_or(|s| s.disposition != "keep") {
+                return stays(
+                    "its bytes were never read, and it is no longer where it was found (undeliverable messages are moved to a folder \
+                     of their own); move it back into its mailbox, where the next pass reads it anew, and delete this item"
+                        .to_owned(),
+                );
+            }
+            // in this order: a crash in between leaves an item too many, never a message too few
+            self.state().forget(&item.mailbox, ids).await?;
+            self.state().quarantine_delete(id).await?;
+            return Ok(Retried { id, record: None, stays_because: None, read_again: true });
         };
         let Ok(named) = self.mailbox(item.mailbox.as_str()) else {
             return stays(format!("its mailbox {} is no longer configured", item.mailbox));
@@ -67,11 +84,11 @@ impl Service {
         match self.route(&named, &RawMessage::new(bytes), release, false).await {
             Ok(record) if record.verdict == Verdict::Undeliverable => {
                 let because = record.because.clone();
-                Ok(Retried { id, record: Some(record), stays_because: Some(because) })
+                Ok(Retried { id, record: Some(record), stays_because: Some(because), read_again: false })
             }
             Ok(record) => {
                 self.state().quarantine_delete(id).await?;
-                Ok(Retried { id, record: Some(record), stays_because: None })
+                Ok(Retried { id, record: Some(record), stays_because: None, read_again: false })
             }
             Err(error) => stays(error.to_string()),
         }
@@ -83,25 +100,5 @@ impl Service {
     /// The state store's.
     pub async fn delete_quarantined(&self, id: u64) -> Result<bool> {
         Ok(self.state().quarantine_delete(id).await?)
-    }
-
-    /// Sets the threshold dates of the original's state file for the mailboxes of the configuration; returns (mailbox, threshold). With `dry_run`
-    /// nothing is written.
-    ///
-    /// # Errors
-    /// The state store's.
-    pub async fn import_thresholds(
-        &self,
-        imported: &[(email_router_model::EmailAddress, Timestamp)],
-        dry_run: bool,
-    ) -> Result<Vec<(email_router_model::MailboxId, Timestamp)>> {
-        let settings = self.settings().await;
-        let found = crate::assemble::thresholds(&settings, imported);
-        if !dry_run {
-            for (mailbox, threshold) in &found {
-                self.state().set_threshold(mailbox, Some(*threshold)).await?;
-            }
-        }
-        Ok(found)
     }
 }

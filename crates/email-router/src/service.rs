@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use email_router_config::{
     Deployment, DeploymentTarget, Finding, LoadError, LoadOutcome, Reload, Reloader, SecretStore, Settings,
+    key_file_of,
 };
 use email_router_crm::{CrmClient, CrmMailbox, embedded::EmbeddedCrm};
 use email_router_engine::decide::{Decider, MailboxContext, OrganizationView};
@@ -17,14 +18,14 @@ use email_router_engine::router::{Plan, Router, RouterParts, RunReport};
 use email_router_engine::{DecisionRecord, IncomingSettings, StateStore};
 use email_router_model::{
     Clock, Direction, EmailAddress, Entropy, Headers, Mailbox, MailboxId, RawMessage, RecordRef, SystemClock,
-    SystemEntropy,
+    SystemEntropy, Timestamp,
 };
 use email_router_state::SqliteState;
 use tokio::sync::{Mutex, RwLock, watch};
 use tokio::task::JoinSet;
 
 use crate::access::AccessTarget;
-use crate::assemble::{Assembled, Unserved, assemble};
+use crate::assemble::{Assembled, Thresholds, Unserved, assemble, thresholds};
 use crate::{Error, Result};
 
 /// How old the view of the CRM may be by which a single message is judged.
@@ -60,6 +61,8 @@ impl Default for OpenOptions {
 pub struct Service {
     path: PathBuf,
     reloader: Mutex<Reloader>,
+    /// What the files of the passwords looked like just before the passwords in use were read.
+    secrets: Mutex<u64>,
     options: OpenOptions,
     settings: RwLock<Arc<Settings>>,
     findings: Vec<Finding>,
@@ -143,16 +146,27 @@ impl Service {
         let mut lock_file = state_file.clone().into_os_string();
         lock_file.push(".lock");
         let state: Arc<dyn StateStore> = Arc::new(blocking(move || SqliteState::open(&state_file)).await??);
+        let settings = Arc::new(settings);
+        let stamp = secrets_stamp(&settings).await?;
         let secrets = SecretStore::new(settings.router.secret_key_file.clone());
         let mut organizations = Vec::new();
         for deployment in &settings.deployments {
-            organizations.push(organization(&settings, deployment, &secrets, &state, &options).await?);
+            match organization(&settings, deployment, &secrets, &state, &options).await? {
+                Some(organization) => organizations.push(organization),
+                // none of its mailboxes is enabled: the check of the configuration sees to that
+                None => tracing::warn!(
+                    deployment = deployment.name,
+                    kind = %deployment.target.deployment_type(),
+                    "this version serves deployments of type Embedded only; this one is passed over"
+                ),
+            }
         }
         Ok(Self {
             path: path.to_owned(),
             reloader: Mutex::new(reloader),
+            secrets: Mutex::new(stamp),
             options,
-            settings: RwLock::new(Arc::new(settings)),
+            settings: RwLock::new(settings),
             findings: outcome.findings,
             state,
             lock_file: lock_file.into(),
@@ -179,11 +193,11 @@ impl Service {
 
     /// The time now.
     #[must_use]
-    pub fn now(&self) -> email_router_model::Timestamp {
+    pub fn now(&self) -> Timestamp {
         self.options.clock.now()
     }
 
-    /// The deployments.
+    /// The deployments that this version serves.
     #[must_use]
     pub fn organizations(&self) -> &[Organization] {
         &self.organizations
@@ -207,7 +221,9 @@ impl Service {
             None => match self.organizations.as_slice() {
                 [one] => Ok(one),
                 [] => Err(Error::Request(
-                    "the configuration has no deployment; add one under Deployments".to_owned(),
+                    "the configuration has no deployment that this version serves; add one of type Embedded under \
+                     Deployments"
+                        .to_owned(),
                 )),
                 _ => Err(Error::Request(format!("say which deployment: {}", names()))),
             },
@@ -326,6 +342,28 @@ impl Service {
         Ok((self.state.statuses().await?, unserved))
     }
 
+    /// Sets the threshold dates of the original's state file for the mailboxes of the configuration, disabled ones included, and for those
+    /// loaded from the CRM. With `dry_run` nothing is written.
+    ///
+    /// # Errors
+    /// The state store's.
+    pub async fn import_thresholds(
+        &self,
+        imported: &[(EmailAddress, Timestamp)],
+        dry_run: bool,
+    ) -> Result<Thresholds> {
+        let settings = self.settings().await;
+        let configured = settings.mailboxes.iter().map(|m| &m.mailbox);
+        let loaded = self.organizations.iter().flat_map(|o| &o.assembled.targets).map(|t| &t.mailbox);
+        let thresholds = thresholds(configured.chain(loaded), imported);
+        if !dry_run {
+            for (mailbox, threshold) in &thresholds.taken {
+                self.state().set_threshold(mailbox, Some(*threshold)).await?;
+            }
+        }
+        Ok(thresholds)
+    }
+
     /// Reads every mailbox once and sends what is pending. What is configured and not served is among the failures of the report.
     ///
     /// # Errors
@@ -351,8 +389,8 @@ impl Service {
         Ok(sum)
     }
 
-    /// Runs until `stop` becomes true. Reads the configuration again when the file changes (ConfigRefreshPeriod) and the CRM's users
-    /// and queues at ConfigUpdatePeriod; a bad new file keeps the old settings running and says why.
+    /// Runs until `stop` becomes true. Reads the configuration again when the file changes, and the passwords when one of their files does
+    /// (ConfigRefreshPeriod), and the CRM's users and queues at ConfigUpdatePeriod; a bad new file keeps the old settings running and says why.
     ///
     /// # Errors
     /// What keeps the router from starting, another router that works with the same state file included.
@@ -448,7 +486,8 @@ impl Service {
                 tracing::info!(file = %self.path.display(), "the new configuration is in use");
             }
             self.options.observer.event(&Event::ConfigurationRefresh { changed: next.is_some() });
-            if next.is_none() && since_update.elapsed() < settings.system.config_update_period {
+            let passwords = self.passwords_changed(next.as_ref().unwrap_or(&settings)).await;
+            if next.is_none() && !passwords && since_update.elapsed() < settings.system.config_update_period {
                 continue;
             }
             since_update = tokio::time::Instant::now();
@@ -457,6 +496,18 @@ impl Service {
                 self.replan(&settings, organization, plan).await;
             }
         }
+    }
+
+    /// Whether a file changed since the passwords were read; they are to be read again then.
+    async fn passwords_changed(&self, settings: &Arc<Settings>) -> bool {
+        let mut seen = self.secrets.lock().await;
+        // an error means that the program is ending
+        let Ok(now) = secrets_stamp(settings).await else { return false };
+        let changed = std::mem::replace(&mut *seen, now) != now;
+        if changed {
+            tracing::info!("a file of the passwords or of their key changed; they are read again");
+        }
+        changed
     }
 
     async fn replan(
@@ -508,17 +559,17 @@ pub fn settings(path: &Path) -> Result<Settings> {
     load(path).map(|outcome| outcome.settings)
 }
 
-/// Checks a new configuration and puts it in the place of `path`, atomically; returns the warnings. `from` is where the text comes from:
+/// Checks a new configuration and puts it in the place of `path`, atomically; returns the warnings. `from` is where the bytes come from:
 /// findings name it, since that is the file to correct.
 ///
 /// # Errors
 /// [`Error::Configuration`] when the new one has errors, else what kept it from being written; the file is as it was then.
-pub fn publish(path: &Path, text: &str, from: &Path) -> Result<Vec<Finding>> {
+pub fn publish(path: &Path, new: &[u8], from: &Path) -> Result<Vec<Finding>> {
     let renamed = |mut findings: Vec<Finding>| {
         findings.iter_mut().filter(|f| f.path == path).for_each(|f| f.path = from.to_owned());
         findings
     };
-    match email_router_config::publish(path, text) {
+    match email_router_config::publish(path, new) {
         Ok(published) => Ok(renamed(published.findings)),
         Err(email_router_config::PublishError::Invalid(findings)) => {
             let findings = renamed(findings);
@@ -534,20 +585,10 @@ pub fn publish(path: &Path, text: &str, from: &Path) -> Result<Vec<Finding>> {
 /// # Errors
 /// [`Error::Request`] with what is wrong; every password can still be decrypted then.
 pub fn rotate_secrets(path: &Path) -> Result<usize> {
-    let store = SecretStore::new(key_file(path));
-    let rotated = email_router_config::rotate(path, &store, &SystemEntropy)
-        .map_err(|e| Error::Request(e.to_string()))?;
+    let request = |e: &dyn std::error::Error| Error::Request(e.to_string());
+    let store = SecretStore::new(key_file_of(path).map_err(|e| request(&e))?);
+    let rotated = email_router_config::rotate(path, &store, &SystemEntropy).map_err(|e| request(&e))?;
     Ok(rotated.secrets)
-}
-
-/// Where the key of the encrypted passwords is: what the configuration says, or beside a configuration that cannot be used yet (a first
-/// password has to be encrypted before there is a complete one).
-#[must_use]
-pub fn key_file(path: &Path) -> PathBuf {
-    match Settings::load(path) {
-        Ok(outcome) => outcome.settings.router.secret_key_file,
-        Err(_) => path.parent().unwrap_or(Path::new("")).join(email_router_config::DEFAULT_KEY_FILE),
-    }
 }
 
 /// Loads the configuration; errors keep all findings.
@@ -567,20 +608,22 @@ fn load_error(error: LoadError) -> Error {
     }
 }
 
+/// [`SecretStore::stamp`] of everything that these settings read.
+async fn secrets_stamp(settings: &Arc<Settings>) -> Result<u64> {
+    let settings = Arc::clone(settings);
+    blocking(move || SecretStore::new(settings.router.secret_key_file.clone()).stamp(settings.secrets()))
+        .await
+}
+
+/// What serves a deployment; `None` for a type that this version does not serve.
 async fn organization(
     settings: &Settings,
     deployment: &Deployment,
     secrets: &SecretStore,
     state: &Arc<dyn StateStore>,
     options: &OpenOptions,
-) -> Result<Organization> {
-    let DeploymentTarget::Embedded { path } = &deployment.target else {
-        let kind = deployment.target.deployment_type();
-        return Err(Error::Request(format!(
-            "deployment {}: this version serves the embedded CRM only, not {kind}",
-            deployment.name
-        )));
-    };
+) -> Result<Option<Organization>> {
+    let DeploymentTarget::Embedded { path } = &deployment.target else { return Ok(None) };
     let (file, clock, entropy) = (path.clone(), Arc::clone(&options.clock), Arc::clone(&options.entropy));
     let embedded = blocking(move || EmbeddedCrm::open(file, clock, entropy)).await??;
     let crm: Arc<dyn CrmClient> = Arc::new(embedded.clone());
@@ -595,7 +638,7 @@ async fn organization(
     }));
     let listed = crm.mailboxes().await?;
     let assembled = assemble(settings, deployment, &listed, secrets);
-    Ok(Organization { name: deployment.name.clone(), crm, embedded, router, listed, assembled })
+    Ok(Some(Organization { name: deployment.name.clone(), crm, embedded, router, listed, assembled }))
 }
 
 /// What a change of the settings cannot bring about while running.

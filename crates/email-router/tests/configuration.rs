@@ -2,14 +2,17 @@
 #![allow(clippy::unwrap_used)] // helpers of tests
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use email_router::assemble::{Assembled, assemble};
 use email_router::config::{SecretStore, Settings, check};
+use email_router::crm::embedded::admin::fields;
 use email_router::crm::{Approval, CrmMailbox, DeliveryMethod, FilteringMethod};
-use email_router::engine::{IncomingSettings, OutgoingSettings};
-use email_router::model::{EmailAddress, MailboxKind, RecordRef, read_file_capped};
+use email_router::engine::{Event, IncomingSettings, Observer, OutgoingSettings};
+use email_router::model::{Direction, EmailAddress, MailboxKind, RecordRef, read_file_capped};
 use email_router::{OpenOptions, Service};
+use email_router_testkit::pop3::{Pop3Options, Pop3Server};
 use tokio::sync::watch;
 
 const MAILDIRS: &str = r#"<Configuration>
@@ -93,6 +96,112 @@ fn each_profile_has_its_own_tuning_and_loaded_mailboxes_count_for_the_domain() {
         (one.message_id_domain.as_str(), two.message_id_domain.as_str()),
         ("second.example", "second.example")
     );
+}
+
+#[test]
+fn loaded_mailboxes_never_share_an_address_or_a_source() {
+    let mut user = queue(4, "two@second.example");
+    user.kind = MailboxKind::User;
+    let mut named = queue(5, "one@first.example");
+    named.kind = MailboxKind::User;
+    let mut mute = queue(6, "two@second.example");
+    mute.incoming = DeliveryMethod::None;
+    mute.outgoing = DeliveryMethod::None;
+    let listed = [queue(1, "one@first.example"), queue(2, "Two@second.example"), user, named, mute];
+    let assembled = self::assembled(MAILDIRS, &listed);
+    let mut ids: Vec<_> = assembled.plan.incoming.iter().map(|r| r.mailbox.id.as_str()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, ["crm/one@first.example", "crm/two@second.example"]);
+    assert_eq!(assembled.plan.outgoing.len(), 2);
+    let why: Vec<_> =
+        assembled.unserved.iter().map(|u| (u.mailbox.as_str(), u.direction, u.reason.as_str())).collect();
+    assert_eq!(
+        why,
+        [
+            (
+                "crm/two@second.example",
+                None,
+                "the user two@second.example has the address of the queue Two@second.example, which is served; give one of them \
+                 another address in the CRM"
+            ),
+            (
+                "crm/one@first.example",
+                None,
+                "the user one@first.example has the address of the queue One, which is served; give one of them another address in \
+                 the CRM"
+            ),
+        ]
+    );
+
+    // one folder for all: the first reads it, all send
+    let text = MAILDIRS.replace("in/{address}", "in");
+    let assembled = self::assembled(&text, &[queue(1, "one@first.example"), queue(2, "two@second.example")]);
+    assert_eq!((assembled.plan.incoming.len(), assembled.plan.outgoing.len()), (1, 2));
+    let [not] = &assembled.unserved[..] else { panic!("{:?}", assembled.unserved) };
+    assert_eq!((not.mailbox.as_str(), not.direction), ("crm/two@second.example", Some(Direction::Incoming)));
+    assert_eq!(
+        not.reason,
+        "it would read the same messages as crm/one@first.example (folder /etc/email-router/in); give each mailbox its own, for \
+         example with {address} in the profile's Path or UserName"
+    );
+    // test access says so too
+    assert!(matches!(&assembled.targets[1].incoming, Some(Err(reason)) if *reason == not.reason));
+}
+
+/// Hears of every attempt to open a mailbox whether it succeeded.
+#[derive(Debug)]
+struct Opened(tokio::sync::mpsc::UnboundedSender<Result<(), String>>);
+
+impl Observer for Opened {
+    fn event(&self, event: &Event<'_>) {
+        if let Event::MailboxAccess { error, .. } = event {
+            // who stopped listening knows enough
+            let _ = self.0.send(error.map_or(Ok(()), |e| Err(e.to_string())));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_changed_password_file_counts_without_a_change_of_the_configuration() {
+    let server = Pop3Server::start(Pop3Options::default()).await;
+    server.add_user("one@first.example", "changed");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("EmailAgent.xml");
+    let (hour, port) = ("<ConfigUpdatePeriod>3600000</ConfigUpdatePeriod>", server.port());
+    let text = format!(
+        "<Configuration><SystemConfiguration><SchedulingPeriod>10</SchedulingPeriod><ConfigRefreshPeriod>100</ConfigRefreshPeriod>{hour}\
+         </SystemConfiguration><ConfigurationProfiles><ConfigurationProfile><Name>in</Name><Direction>Incoming</Direction>\
+         <ServerType>Pop3</ServerType><AuthenticationType>ClearText</AuthenticationType><EmailServer>127.0.0.1</EmailServer>\
+         <NetworkPort>{port}</NetworkPort><TlsMode>None</TlsMode><AllowClearTextWithoutTls>true</AllowClearTextWithoutTls>\
+         <AccessCredentials>UserSpecified</AccessCredentials><PollingPeriod>86400000</PollingPeriod></ConfigurationProfile>\
+         </ConfigurationProfiles><Deployments><Deployment><Name>crm</Name><Type>Embedded</Type><Path>crm.sqlite</Path>\
+         <DefaultIncomingProfile>in</DefaultIncomingProfile></Deployment></Deployments><Mailboxes><Queue><Name>One</Name>\
+         <EmailAddress>one@first.example</EmailAddress><Password>file:password</Password></Queue></Mailboxes></Configuration>"
+    );
+    std::fs::write(&file, text).unwrap();
+    std::fs::write(folder.path().join("password"), "old").unwrap();
+    let service = Service::open(&file, OpenOptions::default()).await.unwrap();
+    let queue = fields([
+        ("name", "One"),
+        ("emailaddress", "one@first.example"),
+        ("emailrouteraccessapproval", "1"),
+        ("incomingemaildeliverymethod", "2"),
+    ]);
+    service.organization(None).unwrap().embedded().admin().add("queue", &queue).await.unwrap();
+    drop(service);
+
+    let (sender, mut opened) = tokio::sync::mpsc::unbounded_channel();
+    let options = OpenOptions { observer: Arc::new(Opened(sender)), ..OpenOptions::default() };
+    let service = Service::open(&file, options).await.unwrap();
+    let (stop, stopped) = watch::channel(false);
+    let running = tokio::spawn(async move { service.run(stopped).await });
+    let refused = opened.recv().await.unwrap().unwrap_err();
+    assert!(refused.contains("log"), "{refused}");
+    std::fs::write(folder.path().join("password"), "changed").unwrap();
+    // the mailbox is not due again for minutes: only the new password makes it
+    assert_eq!(opened.recv().await.unwrap(), Ok(()));
+    stop.send_replace(true);
+    running.await.unwrap().unwrap();
 }
 
 #[tokio::test]

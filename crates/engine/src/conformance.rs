@@ -34,6 +34,7 @@ pub async fn run(stores: &dyn Stores) {
     seen_settled(stores).await;
     seen_mailboxes_apart(stores).await;
     seen_many(stores).await;
+    forget(stores).await;
     forget_absent(stores).await;
     thresholds(stores).await;
     ledger(stores).await;
@@ -193,6 +194,23 @@ async fn seen_many(stores: &dyn Stores) {
     assert_eq!(ok(c, s.forget_absent(&m, &all[39_990..]).await), 39_990, "{c}");
     let seen = ok(c, s.seen(&m, &all[39_989..39_991]).await);
     assert_eq!((seen[0].is_none(), seen[1].is_some()), (true, true), "{c}");
+}
+
+async fn forget(stores: &dyn Stores) {
+    let (c, m) = ("forget", mailbox("ann"));
+    let s = stores.open("forget-some");
+    ok(c, s.settle(&m, &[settled("done", Verdict::Deliver), settled("stays", Verdict::Discard)]).await);
+    ok(c, s.begin(&m, &one("begun"), at(0)).await);
+    ok(c, s.settle(&mailbox("bob"), &[settled("done", Verdict::Deliver)]).await);
+    ok(c, s.forget(&m, &[]).await);
+    ok(c, s.forget(&mailbox("nobody"), &one("done")).await);
+    ok(c, s.forget(&m, &["done", "begun", "never"].map(RemoteId::new)).await);
+    drop(s);
+    let s = stores.open("forget-some");
+    let asked = ["done", "begun", "stays"].map(RemoteId::new);
+    let known: Vec<_> = ok(c, s.seen(&m, &asked).await).iter().map(Option::is_some).collect();
+    assert_eq!(known, [false, false, true], "{c}");
+    assert!(ok(c, s.seen(&mailbox("bob"), &one("done")).await)[0].is_some(), "{c}: other mailboxes stay");
 }
 
 async fn forget_absent(stores: &dyn Stores) {

@@ -15,7 +15,7 @@
 //! | put into quarantine | an item for (mailbox, remote id) | puts it again, which replaces it |
 //! | recorded ([`StateStore::settle`]) | an end with a disposition, the message still at its source | does the disposition, routes nothing |
 //! | disposed of, not closed | as before where disposing takes effect at close (POP3), else the message is gone | as before, else nothing |
-//! | closed | the message is gone or kept | nothing; the record of a gone message is dropped at the next listing |
+//! | closed, not forgotten ([`StateStore::forget`]) | the message is gone or kept | nothing; the record of a gone message is dropped at the next listing |
 
 mod forward;
 
@@ -172,24 +172,37 @@ impl IncomingParts {
             capability: route.transport.capability(),
             inbox: &mut *inbox,
             report,
+            removed: Vec::new(),
         };
-        if let Err(error) = session.route_all(stubs, stop).await {
+        let routed = session.route_all(stubs, stop).await;
+        let removed = session.removed;
+        let closed = match &routed {
+            Err(error) if error.kind() == ErrorKind::Transport => return routed,
+            _ => inbox.close().await,
+        };
+        match (closed, routed) {
+            (Ok(()), routed) => {
+                // Certainly gone now, so an id of these that is listed again is another message (some servers give the number of a
+                // message as its id): it must not be taken for the one that was removed.
+                if !removed.is_empty() {
+                    self.state.forget(&route.mailbox.id, &removed).await?;
+                }
+                routed
+            }
+            (Err(closing), Ok(())) => Err(closing.into()),
             // Where the session itself is in order, what was disposed of so far shall take effect (POP3 deletes at QUIT). Whether it
             // does changes nothing: the next pass disposes again.
-            if error.kind() != ErrorKind::Transport
-                && let Err(closing) = inbox.close().await
-            {
+            (Err(closing), routed) => {
                 tracing::debug!(mailbox = %route.mailbox.id, error = %closing, "the session could not be closed");
+                routed
             }
-            return Err(error);
         }
-        inbox.close().await?;
-        Ok(())
     }
 
     /// Judges and, unless `dry_run`, delivers one message that is at hand: backfill, retry from quarantine, `explain`.
     ///
-    /// `accept_anyway` delivers it to the mailbox's owner whatever the filters say (release from quarantine).
+    /// `accept_anyway` delivers it to the mailbox's owner whatever the filters say (release from quarantine). Without it, what is no
+    /// message at all is [`Verdict::Undeliverable`], and the caller keeps it.
     ///
     /// # Errors
     /// Whatever the CRM says; the message is untouched then.
@@ -241,11 +254,16 @@ impl IncomingParts {
         } else {
             self.decider.decide(view, context, &message).await?
         };
-        let record = match dry_run {
-            true => planned(view, settings, raw, &message, decision)?.0,
-            false => self.carry_out(view, settings, raw, &message, decision).await?,
+        let corrupt = message.is_unreadable();
+        let record = if corrupt && !accept_anyway {
+            // discarded for want of a sender, but perhaps a message that was damaged on its way: as in a pass, a person looks at it
+            DecisionRecord { verdict: Verdict::Undeliverable, ..decision.record }
+        } else if dry_run {
+            planned(view, settings, raw, &message, decision)?.0
+        } else {
+            self.carry_out(view, settings, raw, &message, decision).await?
         };
-        Ok((record, message.is_unreadable()))
+        Ok((record, corrupt))
     }
 
     /// The same for a wrapper at hand; `None` for any other message.
@@ -358,6 +376,8 @@ struct Session<'a> {
     capability: Capability,
     inbox: &'a mut dyn Inbox,
     report: &'a mut PassReport,
+    /// Deleted or moved in this session; certain when it is closed.
+    removed: Vec<RemoteId>,
 }
 
 /// Carries out decisions about messages of an open mailbox.
@@ -917,7 +937,10 @@ impl Session<'_> {
             },
         };
         match self.inbox.dispose(&settled.id, what).await {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.removed.push(settled.id.clone());
+                Ok(())
+            }
             Err(error)
                 if error.scope() == Scope::Message || error.kind() == TransportErrorKind::Unsupported =>
             {
@@ -965,7 +988,7 @@ fn tell(record: &DecisionRecord) {
 }
 
 /// The kind of a mail system's error.
-fn transport_kind(error: &Error) -> Option<TransportErrorKind> {
+pub(crate) fn transport_kind(error: &Error) -> Option<TransportErrorKind> {
     error.source()?.downcast_ref::<email_router_transport::Error>().map(email_router_transport::Error::kind)
 }
 

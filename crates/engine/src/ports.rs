@@ -55,6 +55,11 @@ pub trait StateStore: Debug + Send + Sync + 'static {
     /// the source. Returns how many. Begun and failed ones are forgotten too.
     async fn forget_absent(&self, mailbox: &MailboxId, present: &[RemoteId]) -> Result<u64, StateError>;
 
+    /// Forgets these messages, whatever is known of them. Called for those that a session removed from the source and that was closed
+    /// well, since an id of theirs that comes again names another message (RFC 1939 section 7 forbids reuse only while a message
+    /// exists), and for those that a person wants to be read anew.
+    async fn forget(&self, mailbox: &MailboxId, ids: &[RemoteId]) -> Result<(), StateError>;
+
     /// Only messages received after this are processed.
     async fn threshold(&self, mailbox: &MailboxId) -> Result<Option<Timestamp>, StateError>;
 

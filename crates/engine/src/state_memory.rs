@@ -133,6 +133,14 @@ impl StateStore for MemoryState {
         Ok((before - data.seen.len()) as u64)
     }
 
+    async fn forget(&self, mailbox: &MailboxId, ids: &[RemoteId]) -> Result<(), StateError> {
+        let mut data = self.data();
+        for id in ids {
+            data.seen.remove(&(mailbox.clone(), id.clone()));
+        }
+        Ok(())
+    }
+
     async fn threshold(&self, mailbox: &MailboxId) -> Result<Option<Timestamp>, StateError> {
         Ok(self.data().thresholds.get(mailbox).copied())
     }

@@ -6,7 +6,7 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
-use email_router_crm::{Error as CrmError, ErrorKind as CrmErrorKind};
+use email_router_crm::{Error as CrmError, ErrorKind as CrmErrorKind, ParticipationType};
 use email_router_engine::decide::MailboxContext;
 use email_router_engine::{IncomingSettings, StateStore as _, Verdict};
 use email_router_model::{Mailbox, MailboxKind, RawMessage, RemoteId, Scope};
@@ -365,6 +365,38 @@ async fn duplicates_are_delivered_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn copies_without_message_id_are_one_message() {
+    let (world, system, ann) = setup();
+    let ben = world.user("ben");
+    let text = "From: bob@contoso.example\r\nTo: ann@fabrikam.example\r\nSubject: scan\r\nDate: Sun, 1 Mar 2026 10:00:00 +0000\r\n\r\npage\r\n";
+    system.put(
+        ann.id(),
+        RawMessage::new(format!("Delivered-To: ann@fabrikam.example\r\nStatus: RO\r\n{text}")),
+    );
+    system.put(ben.id(), RawMessage::new(format!("\r\nReceived: by mx\r\n{text}")));
+    for (place, delivered) in [(&ann, 1), (&ben, 0)] {
+        assert_eq!(world.pass(&world.route(place, system.clone())).await.delivered, delivered);
+    }
+    assert_eq!(world.crm.received(), ["scan"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_duplicate_in_a_queue_gets_the_additional_queue_item() {
+    let (world, system, ann) = setup();
+    let help = world.queue("help");
+    world.crm.settings_mut(|s| s.create_additional_queue_items_for_already_tracked_email = true);
+    for place in [&ann, &help] {
+        system.put(place.id(), mail("both"));
+        assert_eq!(world.pass(&world.route(place, system.clone())).await.undeliverable, 0);
+    }
+    assert_eq!(
+        (world.crm.received(), world.crm.queued(&help.record)),
+        (vec!["both".into()], vec!["both".into()])
+    );
+    assert_eq!(world.quarantine().await, []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_close_that_fails_loses_nothing() {
     for effect in [false, true] {
         let world = World::new();
@@ -453,4 +485,37 @@ async fn one_message_at_hand() {
     assert_eq!(world.crm.received(), ["junk"], "released");
     let again = parts.route_one(&view, &context, &settings, &refused, true, false).await.unwrap();
     assert_eq!((again.record.verdict, MemoryCrm::received(&world.crm).len()), (Verdict::Discard, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_message_is_undeliverable_until_a_person_releases_it() {
+    let (world, _, ann) = setup();
+    let parts = world.parts(&Life::until(Point::Never));
+    let view = world.view().await;
+    let settings = IncomingSettings::default();
+    let context = MailboxContext::new(&ann.mailbox, Some(ann.record.clone()));
+    let raw = RawMessage::new("\r\n\r\nnot a message");
+    for dry_run in [true, false] {
+        let routed = parts.route_one(&view, &context, &settings, &raw, false, dry_run).await.unwrap();
+        assert_eq!(
+            (routed.record.verdict, routed.corrupt),
+            (Verdict::Undeliverable, true),
+            "dry run {dry_run}"
+        );
+    }
+    assert_eq!(world.crm.count("deliver_incoming"), 0);
+    // released: the mailbox's own address stands in for the sender, whatever From says
+    let invalid = RawMessage::new("From: Bob <bob@localhost>\r\nSubject: invalid\r\n\r\n");
+    for raw in [raw, invalid] {
+        let routed = parts.route_one(&view, &context, &settings, &raw, true, false).await.unwrap();
+        assert_eq!(routed.record.verdict, Verdict::Deliver);
+        let email = world.crm.email(routed.record.activity_id.unwrap());
+        let senders: Vec<_> =
+            email.parties.iter().filter(|p| p.participation == ParticipationType::Sender).collect();
+        let [sender] = senders[..] else { panic!("{senders:?}") };
+        assert_eq!(
+            (sender.address.as_ref(), sender.record.as_ref()),
+            (Some(&ann.mailbox.address), Some(&ann.record))
+        );
+    }
 }

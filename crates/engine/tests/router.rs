@@ -98,6 +98,24 @@ async fn a_dead_server_is_asked_by_one_and_the_others_go_on() {
     assert_eq!(world.crm.received().len(), 50);
 }
 
+/// Silence and a lost connection say nothing for a server: they do not open the way to it for all its mailboxes.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_says_nothing_is_not_alive() {
+    for kind in [ErrorKind::Timeout, ErrorKind::ConnectionLost] {
+        let (world, system, begin) = (World::new(), MemoryTransport::new(), Instant::now());
+        let watch = Arc::new(Watch::default());
+        let places: Vec<Place> = (0..20).map(|n| world.user(&format!("u{n}"))).collect();
+        system.deny(places[0].id(), refused);
+        for place in &places[1..] {
+            system.deny(place.id(), move || Error::new(kind, "pop3 hung.example:110: no answer"));
+        }
+        let routes = places.iter().map(|p| on("hung", 1, watched(&world, p, &system, &watch)));
+        run_for(&world, plan(routes), 2 * HOUR).await;
+        let tries = watch.opened(places[0].id(), begin);
+        assert!(tries.len() <= 8, "{kind:?}: the waits get longer and longer: {tries:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_wrong_password_waits_and_touches_no_neighbour() {
     let (world, system, begin) = (World::new(), MemoryTransport::new(), Instant::now());

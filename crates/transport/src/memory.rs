@@ -110,9 +110,16 @@ impl MemoryTransport {
         let mut state = self.state();
         state.next_id += 1;
         let id = RemoteId::new(format!("m{:012}", state.next_id)); // sorts by age
-        let stored = Stored { id: id.clone(), message, read: false };
-        state.mailboxes.entry(mailbox.clone()).or_default().insert(id.clone(), stored);
+        drop(state);
+        self.put_with_id(mailbox, id.clone(), message);
         id
+    }
+
+    /// Puts a message into a mailbox under an id of the caller's choice, as a server that gives the id of a deleted message to a new
+    /// one; replaces a message that has the id. Messages are listed in the order of their ids.
+    pub fn put_with_id(&self, mailbox: &MailboxId, id: RemoteId, message: RawMessage) {
+        let stored = Stored { id: id.clone(), message, read: false };
+        self.state().mailboxes.entry(mailbox.clone()).or_default().insert(id, stored);
     }
 
     /// Takes all messages out of a mailbox, as another client would.

@@ -425,6 +425,25 @@ async fn a_folder_name_cannot_lead_out() {
     assert!(world.root(&ann).join("new/1.x").exists());
 }
 
+/// What cannot be moved is a matter of that message: the session goes on, and so does the mailbox.
+#[tokio::test]
+async fn a_folder_that_cannot_be_had_does_not_end_the_session() {
+    let world = World::new(false);
+    let ann = mailbox("ann");
+    let root = world.root(&ann);
+    fs::write(root.join(".Undeliverable"), "a file where the folder should be").unwrap();
+    symlink("/etc", root.join(".Link")).unwrap();
+    fs::write(root.join("new/1.x"), "Subject: x\n\n").unwrap();
+    let mut inbox = world.transport.receive(&ann, ReceiveOptions::default()).await.unwrap();
+    for folder in ["Undeliverable", "Link", "../up", ""] {
+        let error = inbox.dispose(&"1.x".into(), Disposition::Move(folder.to_owned())).await.unwrap_err();
+        assert_eq!(error.scope(), Scope::Message, "{folder}: {error}");
+    }
+    inbox.fetch(&"1.x".into()).await.unwrap();
+    inbox.close().await.unwrap();
+    assert!(root.join("new/1.x").exists());
+}
+
 #[tokio::test]
 async fn unsafe_addresses_and_missing_paths_are_settings_errors() {
     let world = World::new(true);

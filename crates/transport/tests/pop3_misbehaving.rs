@@ -98,21 +98,31 @@ fn table() -> Vec<(&'static str, Vec<Step>, &'static str)> {
     const PROTOCOL: &str = "open: Protocol (mailbox, will be tried again)";
     const LOST: &str = "open: ConnectionLost (mailbox, will be tried again)";
     const TIMEOUT: &str = "open: Timeout (mailbox, will be tried again)";
+    // before anybody was named it is the server
+    const SERVER_PROTOCOL: &str = "open: Protocol (server, will be tried again)";
+    const SERVER_LOST: &str = "open: ConnectionLost (server, will be tried again)";
+    const SERVER_TIMEOUT: &str = "open: Timeout (server, will be tried again)";
     let pause = Duration::from_millis(5);
     vec![
-        ("garbage greeting", script("S: HTTP/1.1 400 Bad Request"), PROTOCOL),
-        ("an SMTP server", script("S: 220 mail ESMTP"), PROTOCOL),
-        ("binary greeting", vec![Step::send([0x16, 3, 1, 0, 10, b'\n'])], PROTOCOL),
-        ("endless greeting line", vec![Step::Flood(vec![b'x'; 4096], usize::MAX)], PROTOCOL),
+        ("garbage greeting", script("S: HTTP/1.1 400 Bad Request"), SERVER_PROTOCOL),
+        ("an SMTP server", script("S: 220 mail ESMTP"), SERVER_PROTOCOL),
+        ("binary greeting", vec![Step::send([0x16, 3, 1, 0, 10, b'\n'])], SERVER_PROTOCOL),
+        ("endless greeting line", vec![Step::Flood(vec![b'x'; 4096], usize::MAX)], SERVER_PROTOCOL),
         (
             "refusing greeting",
             script("S: -ERR too many users"),
             "open: Throttled (server, will be tried again)",
         ),
-        ("no greeting at all", vec![Step::Silence], TIMEOUT),
-        ("greeting by drips", vec![Step::Drip(b"+".to_vec(), pause)], TIMEOUT),
-        ("closes at once", vec![Step::Close], LOST),
-        ("closes in the greeting", vec![Step::send("+OK rea"), Step::Close], LOST),
+        ("no greeting at all", vec![Step::Silence], SERVER_TIMEOUT),
+        ("greeting by drips", vec![Step::Drip(b"+".to_vec(), pause)], SERVER_TIMEOUT),
+        ("closes at once", vec![Step::Close], SERVER_LOST),
+        ("closes in the greeting", vec![Step::send("+OK rea"), Step::Close], SERVER_LOST),
+        (
+            "refusing greeting that speaks of a mailbox",
+            script("S: -ERR [IN-USE] try later"),
+            "open: MailboxLocked (server, will be tried again)",
+        ),
+        ("closes instead of telling what it can do", and("S: +OK\n C: CAPA", [Step::Close]), SERVER_LOST),
         ("closes during the login", and("S: +OK\n C: CAPA\n S: -ERR\n C: USER", [Step::Close]), LOST),
         (
             "unknown answer to the password",
@@ -127,9 +137,14 @@ fn table() -> Vec<(&'static str, Vec<Step>, &'static str)> {
         (
             "answers before it is asked",
             and("", [Step::send("+OK ready\r\n+OK injected\r\n"), Step::Silence]),
-            PROTOCOL,
+            SERVER_PROTOCOL,
         ),
-        ("capabilities that never end", and("S: +OK\n C: CAPA\n S: +OK", [Step::Silence]), TIMEOUT),
+        (
+            "hangs in the login",
+            and("S: +OK\n C: CAPA\n S: -ERR\n C: USER\n S: +OK\n C: PASS", [Step::Silence]),
+            TIMEOUT,
+        ),
+        ("capabilities that never end", and("S: +OK\n C: CAPA\n S: +OK", [Step::Silence]), SERVER_TIMEOUT),
         (
             "pause between logins",
             script(
@@ -347,6 +362,75 @@ async fn broken_exchanges() {
     }
 }
 
+/// A server that quotes what it heard does not get a password into an error, whole or cut, in clear or in base64.
+#[tokio::test]
+async fn echoing_servers() {
+    const PLAIN: &str = "AGFsaWNlAFNlY3JldDEyMw==";
+    const LOGIN: &str = "U2VjcmV0MTIz";
+    let user = "S: +OK <1.2@h>\n C: CAPA\n S: -ERR\n C: USER\n";
+    let sasl = |name: &str| format!("S: +OK\n C: CAPA\n S: +OK\n S: SASL {name}\n S: .\n C: AUTH {name}");
+    let in_again = "C: CAPA\n S: +OK\n S: UIDL\n S: .\n C: LIST\n S: +OK\n S: 1 9\n S: .\n C: UIDL\n";
+    let filler = "x".repeat(40);
+    for (name, script, words) in [
+        (
+            "PASS",
+            format!("{user} S: +OK\n C: PASS\n S: -ERR unknown \"PASS Secret123\""),
+            "unknown \"PASS ***\"",
+        ),
+        (
+            "upper case",
+            format!("{user} S: +OK\n C: PASS\n S: -ERR unknown PASS SECRET123"),
+            "unknown PASS ***",
+        ),
+        ("response code", format!("{user} S: +OK\n C: PASS\n S: -ERR [Secret123] no"), "[***] no"),
+        ("no answer", format!("{user} S: +OK\n C: PASS\n S: PASS Secret123"), "\"PASS ***\", which is no"),
+        (
+            "cut",
+            format!("{user} S: +OK\n C: PASS\n S: what is this: {filler} Secret123"),
+            "***\", which is no",
+        ),
+        ("long", format!("{user} S: +OK\n C: PASS\n S: -ERR {} Secret123", "x".repeat(490)), "xxxx ***"),
+        (
+            "PLAIN",
+            format!("{}\n S: -ERR unknown AUTH PLAIN {PLAIN}", sasl("PLAIN")),
+            "unknown AUTH PLAIN ***",
+        ),
+        ("PLAIN, no answer", format!("{}\n S: {PLAIN}", sasl("PLAIN")), "\"***\", which is no"),
+        (
+            "LOGIN",
+            format!(
+                "{}\n S: + VXNlcjo=\n C: YWxpY2U=\n S: + UGFzczo=\n C: {LOGIN}\n S: -ERR {LOGIN}?",
+                sasl("LOGIN")
+            ),
+            "said: ***?",
+        ),
+        (
+            "after the login",
+            format!("{}\n S: +OK in\n {in_again} S: -ERR unknown {PLAIN}", sasl("PLAIN")),
+            "unknown ***",
+        ),
+        (
+            "in a listing",
+            format!("{}\n S: +OK in\n {in_again} S: +OK\n S: {PLAIN} 1\n S: .", sasl("PLAIN")),
+            "line \"*** 1\"",
+        ),
+    ] {
+        let server = ScriptedServer::start(vec![parse(&script)]).await;
+        let mut settings = settings(server.port());
+        settings.login =
+            if script.contains("C: USER") { LoginMethod::UserPass } else { LoginMethod::ANY_SASL };
+        let transport = Pop3Transport::new(settings).unwrap();
+        let error = transport.receive(&mailbox("alice"), ReceiveOptions::default()).await.err().unwrap();
+        let shown = format!("{error} {error:?} {:?}", error.hint());
+        assert!(shown.contains(words) || error.to_string().contains(words), "{name}: {error}");
+        let shown = shown.to_ascii_lowercase();
+        for secret in ["secret", &PLAIN.to_ascii_lowercase()[..10], &LOGIN.to_ascii_lowercase()[..6]] {
+            assert!(!shown.contains(secret), "{name}: {shown}");
+        }
+        assert_eq!(server.heard().mismatches, Vec::<String>::new(), "{name}");
+    }
+}
+
 /// Answers smuggled in behind the agreement to start TLS end the session before anything secret is said.
 #[tokio::test]
 async fn injected_before_tls() {
@@ -371,6 +455,20 @@ async fn injected_before_tls() {
         .unwrap();
     assert_eq!(format!("{:?}", error.kind()), "Tls(Injection)", "{error}");
     assert!(!server.heard().lines.join(" ").contains("AUTH"));
+}
+
+/// A server that hangs when it is asked for TLS hangs for everybody.
+#[tokio::test]
+async fn hangs_at_stls() {
+    let script = and("S: +OK\n C: CAPA\n S: +OK\n S: STLS\n S: .\n C: STLS", [Step::Silence]);
+    let server = ScriptedServer::start(vec![script]).await;
+    let mut settings = settings(server.port());
+    settings.endpoint.tls = TlsMode::StartTls;
+    settings.endpoint.operation_timeout = Duration::from_millis(100);
+    assert_eq!(
+        outcome(&Pop3Transport::new(settings).unwrap()).await,
+        "open: Timeout (server, will be tried again)"
+    );
 }
 
 /// A message that never ends is read and dropped up to a limit, a listing to its cap.

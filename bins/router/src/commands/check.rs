@@ -31,8 +31,7 @@ pub(crate) fn run(global: &Global, strict: bool) -> email_router::Result<ExitCod
             ),
             findings: Vec::new(),
         })?;
-    let text = String::from_utf8_lossy(&bytes);
-    let (settings, findings) = config::check(&text, &global.config);
+    let (settings, findings) = config::check_bytes(&bytes, &global.config);
     print(global, &findings)?;
     let errors = findings.iter().filter(|f| f.is_error()).count();
     if settings.is_none() || errors > 0 {
@@ -54,17 +53,15 @@ pub(crate) fn publish(global: &Global, new: &Path) -> email_router::Result<ExitC
     let limit = config::MAX_BYTES as u64;
     let read = if new == Path::new("-") {
         if io::stdin().is_terminal() {
-            let _ = output::line("type or paste the configuration, then end the input");
+            output::note("type or paste the configuration, then end the input");
         }
         read_capped(io::stdin().lock(), limit, "standard input")
     } else {
         read_file_capped(new, limit)
     };
     let bytes = read.map_err(|e| email_router::Error::Request(e.to_string()))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|e| email_router::Error::Request(format!("{}: not UTF-8: {e}", new.display())))?;
     let from = if new == Path::new("-") { Path::new("standard input") } else { new };
-    let findings = email_router::service::publish(&global.config, &text, from)?;
+    let findings = email_router::service::publish(&global.config, &bytes, from)?;
     print(global, &findings)?;
     if !global.json {
         output::line(&format!(

@@ -63,22 +63,30 @@ pub(crate) async fn run(global: &Global, args: &ImportArgs) -> email_router::Res
 pub(crate) async fn state(global: &Global, file: &Path, dry_run: bool) -> email_router::Result<ExitCode> {
     let imported = SystemState::load(file).map_err(|e| email_router::Error::Request(e.to_string()))?;
     let service = open(global, OpenOptions::default()).await?;
-    let set = service.import_thresholds(&imported.thresholds, dry_run).await?;
+    let thresholds = service.import_thresholds(&imported.thresholds, dry_run).await?;
+    let unknown: Vec<&str> = thresholds.unknown.iter().map(|address| address.as_str()).collect();
     if global.json {
         let findings: Vec<String> = imported.findings.iter().map(ToString::to_string).collect();
-        let shown = serde_json::json!({ "thresholds": set, "findings": findings });
+        let shown =
+            serde_json::json!({ "thresholds": thresholds.taken, "unknown": unknown, "findings": findings });
         output::json(&shown).map_err(printing)?;
     } else {
         for finding in &imported.findings {
             output::line(&finding.to_string()).map_err(printing)?;
         }
-        for (mailbox, threshold) in &set {
+        for (mailbox, threshold) in &thresholds.taken {
             output::line(&format!("{mailbox}: only mail received after {threshold}")).map_err(printing)?;
         }
-        let (of, would) = (imported.thresholds.len(), if dry_run { "would be " } else { "" });
-        output::line(&format!("{} of {of} threshold dates {would}taken over; the others belong to no mailbox of this configuration", set.len()))
+        for address in &unknown {
+            output::line(&format!(
+                "{address}: not taken over, since no mailbox of this configuration has this address"
+            ))
             .map_err(printing)?;
+        }
+        let (of, would) = (imported.thresholds.len(), if dry_run { "would be " } else { "" });
+        let taken = of - unknown.len();
+        output::line(&format!("{taken} of {of} threshold dates {would}taken over")).map_err(printing)?;
     }
     // what was passed over or damaged is a mailbox without a threshold: somebody has to look
-    Ok(code(!imported.findings.is_empty()))
+    Ok(code(!imported.findings.is_empty() || !unknown.is_empty()))
 }

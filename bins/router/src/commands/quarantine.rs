@@ -64,7 +64,7 @@ fn show(global: &Global, item: QuarantineItem, raw: bool) -> email_router::Resul
     if raw {
         let Some(bytes) = item.raw else {
             return Err(email_router::Error::Request(format!(
-                "the bytes of item {} were never read; it is still in its mailbox",
+                "the bytes of item {} were never read; it is still in its mailbox, or in the folder for undeliverable messages there",
                 item.id
             )));
         };
@@ -111,6 +111,10 @@ async fn again(
                 .unwrap_or_default();
             let text = match &result.stays_because {
                 Some(reason) => format!("{}: stays in quarantine: {reason}{decision}", result.id),
+                None if result.read_again => format!(
+                    "{}: its bytes were never read; the next pass over its mailbox reads it anew, by the rules",
+                    result.id
+                ),
                 None => format!("{}: settled{decision}", result.id),
             };
             output::line(&text).map_err(printing)?;

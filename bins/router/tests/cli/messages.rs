@@ -120,7 +120,7 @@ fn a_message_that_is_too_large_goes_to_quarantine_and_its_mailbox_goes_on() {
     let id = number(&items[0], "id").to_string();
     world.run(["quarantine", "show", &id]).ok().says("too-large: ").says("attempts");
     world.run(["quarantine", "show", &id, "--raw"]).with_code(1).complains("were never read");
-    world.run(["quarantine", "retry", &id]).with_code(4).says("stays in quarantine").says("never read");
+    world.run(["quarantine", "retry", &id]).with_code(4).says("stays in quarantine").says("move it back");
     // nothing is lost: the message is beside the inbox
     assert!(
         world.names("mail/ann@example.com/.Undeliverable/cur").len()
@@ -131,6 +131,26 @@ fn a_message_that_is_too_large_goes_to_quarantine_and_its_mailbox_goes_on() {
     world.run(["quarantine", "delete", &id]).with_code(4).says("there is no such item");
     world.run(["quarantine", "show", &id]).with_code(1).complains("quarantine list");
     world.run(["quarantine", "retry"]).with_code(2);
+}
+
+#[test]
+fn what_was_too_large_is_read_anew_when_the_limit_was_raised() {
+    let limited = maildir_config("", "").replacen(
+        "</MaxMessageSize>",
+        "</MaxMessageSize><MoveEmails>false</MoveEmails>",
+        1,
+    );
+    let world = World::maildir();
+    world.write("EmailAgent.xml", &limited);
+    let large = mail("tom@example.net", "ann@example.com", "large") + &"0123456789\n".repeat(4000);
+    world.deliver("ann@example.com", "1", &large);
+    world.run(["run", "--once"]).with_code(4).says("1 into quarantine");
+    let id = number(&world.json(["quarantine", "list"])[0], "id").to_string();
+    world.write("EmailAgent.xml", limited.replace(">20000<", ">200000<"));
+    world.run(["run", "--once"]).says(" 0 processed");
+    world.run(["quarantine", "retry", &id]).ok().says("the next pass over its mailbox reads it anew");
+    assert_eq!(world.json(["quarantine", "list"]), serde_json::json!([]));
+    world.run(["run", "--once"]).ok().says("1 delivered");
 }
 
 #[test]
@@ -174,6 +194,26 @@ fn what_the_crm_refuses_is_kept_retried_and_released() {
     assert_eq!(world.json(["crm", "stats"])["incoming"]["received"], 3);
     world.run(["quarantine", "list"]).ok();
     world.run(["status"]).ok();
+}
+
+#[test]
+fn what_is_no_message_stays_in_quarantine_until_it_is_released() {
+    let world = World::maildir();
+    let broken = "\n\nwhat was left of a message\n";
+    world.deliver("ann@example.com", "1", broken);
+    world.run(["run", "--once"]).with_code(4).says("1 into quarantine");
+    let file = world.write("broken.eml", broken);
+    world.run(["explain", file.to_str().unwrap(), "-m", "ann@example.com"]).ok().says("QUARANTINE ");
+    world.run(["quarantine", "retry", "--all"]).with_code(4).says("stays in quarantine");
+    let outcome = world.json(["import", "broken.eml", "-m", "ann@example.com"]);
+    assert_eq!((number(&outcome, "quarantined"), number(&outcome, "discarded")), (1, 0));
+    let items = world.json(["quarantine", "list"]);
+    let items = items.as_array().unwrap();
+    assert!(items.len() == 2 && items.iter().all(|i| i["class"] == "unreadable"), "{items:?}");
+    let id = number(&items[0], "id").to_string();
+    world.run(["quarantine", "release", &id]).ok().says("settled").says("DELIVERED");
+    let received = world.json(["crm", "list", "email"]);
+    assert_eq!(received[0]["sender"], "ann@example.com", "{received:#}");
 }
 
 /// Three samples in each form a person may have past mail in.
@@ -271,7 +311,8 @@ fn the_thresholds_of_the_original_are_taken_over() {
     world.write("State.xml", STATE);
     world
         .run(["import-state", "State.xml", "--dry-run"])
-        .ok()
+        .with_code(4)
+        .says("gone@example.com: not taken over, since no mailbox of this configuration has this address")
         .says("ann@example.com: only mail received after 2026-11-19")
         .says("1 of 2 threshold dates would be taken over");
     world.deliver(
@@ -282,8 +323,26 @@ fn the_thresholds_of_the_original_are_taken_over() {
     let file = world.path("mail/ann@example.com/new/1");
     let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_794_960_000); // 18 November 2026
     fs::File::options().write(true).open(&file).unwrap().set_modified(old).unwrap();
-    world.run(["import-state", "State.xml"]).ok().says("1 of 2 threshold dates taken over");
+    let shown = world.json(["import-state", "State.xml", "--dry-run"]);
+    assert_eq!(shown["unknown"], serde_json::json!(["gone@example.com"]));
+    world.run(["import-state", "State.xml"]).with_code(4).says("1 of 2 threshold dates taken over");
     world.run(["run", "--once"]).ok().says("0 delivered").says("1 too old");
+}
+
+#[test]
+fn thresholds_of_mailboxes_that_only_the_crm_lists_are_taken_over_too() {
+    let world = World::maildir();
+    let config = maildir_config("", "")
+        .replace("<Path>crm.sqlite", "<LoadMailboxes>true</LoadMailboxes><Path>crm.sqlite");
+    let (start, end) = (config.find("<User>").unwrap(), config.find("</User>").unwrap() + "</User>".len());
+    world.write("EmailAgent.xml", format!("{}{}", &config[..start], &config[end..]));
+    world.write("State.xml", STATE.replace("gone@", "support@"));
+    world
+        .run(["import-state", "State.xml"])
+        .ok()
+        .says("crm/ann@example.com: only mail received after 2026-11-19")
+        .says("crm/support@example.com: only mail received after 2026-11-01")
+        .says("2 of 2 threshold dates taken over");
 }
 
 #[test]

@@ -19,6 +19,8 @@ struct Row {
     file: String,
     reason: String,
     correlation: String,
+    /// Subject of the e-mail it answers.
+    answers: String,
     sender: String,
 }
 
@@ -29,10 +31,10 @@ fn expected(world: &World) -> Vec<Row> {
         .skip(1)
         .map(|line| {
             let cells: Vec<&str> = line.split('\t').collect();
-            let [mailbox, file, reason, correlation, sender] = cells[..] else { panic!("{line}") };
-            let [mailbox, file, reason, correlation, sender] =
-                [mailbox, file, reason, correlation, sender].map(str::to_owned);
-            Row { mailbox, file, reason, correlation, sender }
+            let [mailbox, file, reason, correlation, answers, sender] = cells[..] else { panic!("{line}") };
+            let [mailbox, file, reason, correlation, answers, sender] =
+                [mailbox, file, reason, correlation, answers, sender].map(str::to_owned);
+            Row { mailbox, file, reason, correlation, answers, sender }
         })
         .collect();
     assert!(rows.len() >= 40, "{} samples", rows.len());
@@ -74,9 +76,22 @@ fn every_sample_becomes_what_the_table_says_and_the_second_run_routes_nothing() 
     let messages = first["messages"].as_array().unwrap();
     let incoming: Vec<&Value> = messages.iter().filter(|m| m["event"] == "incoming").collect();
     assert_eq!(incoming.len(), rows.len());
+    let mut sent: Vec<&str> = messages
+        .iter()
+        .filter(|m| m["event"] == "outgoing" && m["outcome"]["outcome"] == "sent")
+        .map(|m| m["subject"].as_str().unwrap())
+        .collect();
+    sent.sort_unstable();
+    // each has a token that none of the imported e-mails has
     assert_eq!(
-        messages.iter().filter(|m| m["event"] == "outgoing" && m["outcome"]["outcome"] == "sent").count(),
-        5
+        sent,
+        [
+            "Delivery to the hut on 28 October CRM:0001002",
+            "Kayaks in two deliveries CRM:0002004",
+            "Prøvepakken er på vei CRM:0003002",
+            "Sliders two days later are fine CRM:0006002",
+            "保修登记完成 CRM:0005002",
+        ]
     );
 
     let mut names = HashMap::new();
@@ -108,6 +123,7 @@ fn every_sample_becomes_what_the_table_says_and_the_second_run_routes_nothing() 
             Some(other) => other.to_owned(),
         };
         assert_eq!(correlation, row.correlation, "{what}");
+        assert_eq!(hit["subject"].as_str().unwrap_or("-"), row.answers, "{what}");
         if decision["verdict"] == "deliver" {
             let id = decision["activity_id"].as_str().unwrap();
             let email = world.json(["-c", "qs/EmailAgent.xml", "crm", "show", "email", id]);

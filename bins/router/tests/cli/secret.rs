@@ -91,6 +91,47 @@ fn rotate_encrypts_everything_anew_and_the_passwords_stay_usable() {
 }
 
 #[test]
+fn the_key_file_is_the_configurations_whatever_else_is_wrong_with_it() {
+    let world = World::empty();
+    let named = |text: &str| {
+        text.replace(
+            "</Configuration>",
+            "<Router><SecretKeyFile>own.key</SecretKeyFile></Router></Configuration>",
+        )
+    };
+    // the password is not there yet, which is an error of the configuration
+    world.write("EmailAgent.xml", named(&accounts("env:X", "")));
+    world.run(["check"]).with_code(3);
+    let sealed = world.feed(["secret", "set"], PASSWORD).ok().complains("own.key").out.trim().to_owned();
+    assert_eq!(world.names("."), ["EmailAgent.xml", "own.key"]);
+    let whole = named(&accounts(&sealed, &sealed));
+    world.write("EmailAgent.xml", &whole);
+    world.people();
+    assert_eq!(world.json(["status"])["unserved"].to_string(), "[]");
+
+    // damaged: the previous generation says it; without one nobody knows, and no second key is made
+    world.feed(["publish", "-"], &whole).ok();
+    world.write("EmailAgent.xml", "<Configuration><Router>");
+    world.feed(["secret", "set"], PASSWORD).ok().complains("own.key");
+    fs::remove_file(world.path("EmailAgent.xml.previous")).unwrap();
+    for command in [["secret", "set"], ["secret", "rotate"]] {
+        world
+            .feed(command, PASSWORD)
+            .with_code(1)
+            .complains("EmailAgent.xml:1:24")
+            .complains("which key file is used");
+    }
+    assert!(!world.path("email-router.key").exists());
+    for (router, message) in [
+        ("<SecretKeyFile>a</SecretKeyFile><SecretKeyFile>b</SecretKeyFile>", "more than once"),
+        ("<SecretKeyFile>C:\\a.key</SecretKeyFile>", "Windows path"),
+    ] {
+        world.write("EmailAgent.xml", format!("<Configuration><Router>{router}</Router></Configuration>"));
+        world.feed(["secret", "set"], PASSWORD).with_code(1).complains(message);
+    }
+}
+
+#[test]
 fn a_key_that_others_can_read_is_refused() {
     let world = World::empty();
     let sealed = world.feed(["secret", "set"], PASSWORD).ok().out.trim().to_owned();

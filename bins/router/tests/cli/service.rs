@@ -63,6 +63,37 @@ fn the_service_routes_what_arrives_and_stops_cleanly() {
     assert_eq!(received(&world), 3);
 }
 
+/// The original's deployments are valid, and an error only for mailboxes that are worked on: `run` accepts what `check` accepts.
+#[test]
+fn a_deployment_that_is_not_served_yet_stops_nothing() {
+    let world = World::maildir();
+    let company = "<Deployments><Deployment><Name>company</Name><Type>MyCompany</Type><Url>https://crm.example.com/Org</Url>\
+                   <AccessCredentials>LocalSystemAccount</AccessCredentials></Deployment>";
+    let users = |disabled: &str| {
+        format!(
+            "<User><Name>Bob</Name><EmailAddress>bob@example.com</EmailAddress><Deployment>company</Deployment>{disabled}</User>\
+             <User><Deployment>crm</Deployment>"
+        )
+    };
+    let with = |disabled: &str| {
+        maildir_config(
+            "<LogLevel>1</LogLevel>",
+            "<AllowEmbeddedBesideOthers>true</AllowEmbeddedBesideOthers>",
+        )
+        .replace("<Deployments>", company)
+        .replacen("<User>", &users(disabled), 1)
+        .replace("<Queue>", "<Queue><Deployment>crm</Deployment>")
+    };
+    world.write("EmailAgent.xml", with(""));
+    world.run(["check"]).with_code(3).says("Bob").says("this version cannot serve yet");
+    world.write("EmailAgent.xml", with("<Disabled>true</Disabled>"));
+    world.run(["check"]).ok().says("as AllowEmbeddedBesideOthers allows");
+    world.deliver("ann@example.com", "1", &mail("tom@example.net", "ann@example.com", "served"));
+    let ran = world.run(["run", "--once"]).ok().says("1 delivered");
+    assert!(ran.err.contains("this one is passed over") && ran.err.contains("company"), "{}", ran.err);
+    world.run(["crm", "stats"]).ok();
+}
+
 #[test]
 fn ctrl_c_stops_it_too() {
     let world = World::maildir();

@@ -9,7 +9,7 @@ use crate::settings::combine::user_specified_allowed;
 use crate::settings::convert::{Allow, Named};
 use crate::settings::mailbox::{find, names};
 use crate::settings::read::{Context, Section};
-use crate::settings::{Credentials, Deployment, Location, MailboxSettings, Profile, Settings};
+use crate::settings::{Credentials, Deployment, MailSource, MailboxSettings, Profile, Settings};
 use crate::tree::shorten;
 use crate::wire;
 use crate::words::{AuthenticationType as Auth, DeploymentFamily, DeploymentType, ServerType, list};
@@ -71,32 +71,36 @@ pub(super) fn deployments(
         deployment.default_outgoing_profile =
             reference(cx, section, "DefaultOutgoingProfile", &outgoing, profiles, Outgoing);
     }
-    let mut first: Option<(&Deployment, &Section)> = None;
+    // the first of each family: whoever comes next may stand beside one of them and not beside another
+    let mut firsts: Vec<(&Deployment, &Section)> = Vec::new();
     for Named { section, value, .. } in deployments.iter() {
         let Some(deployment) = value else { continue };
-        let Some((other, place)) = first else {
-            first = Some((deployment, section));
-            continue;
+        let kind = deployment.target.deployment_type();
+        let type_of = |(other, _): &(&Deployment, &Section)| other.target.deployment_type();
+        let tolerated = |other: DeploymentType| {
+            let embedded = [kind, other].iter().any(|k| k.family() == DeploymentFamily::Embedded);
+            embedded && allow.embedded_beside_others
         };
-        let (kind, other_kind) = (deployment.target.deployment_type(), other.target.deployment_type());
-        if kind.family() == other_kind.family() {
-            continue;
-        }
-        let line = cx.places.find(&place.path).line;
-        let message = format!(
-            "Type {kind} cannot stand beside deployment \"{}\" of type {other_kind} at line {line}; one router serves \
-             either MyCompany and OnlineServiceProvider, or CrmOnline, or Embedded",
-            shorten(&other.name)
-        );
-        let embedded = [kind, other_kind].iter().any(|k| k.family() == DeploymentFamily::Embedded);
-        if embedded && allow.embedded_beside_others {
+        let others = || firsts.iter().filter(|first| type_of(first).family() != kind.family());
+        if let Some(first) = others().find(|first| !tolerated(type_of(first))) {
+            let line = cx.places.find(&first.1.path).line;
             let message = format!(
-                "Type {kind} stands beside deployment \"{}\" of type {other_kind}, as AllowEmbeddedBesideOthers allows",
-                shorten(&other.name)
+                "Type {kind} cannot stand beside deployment \"{}\" of type {} at line {line}; one router serves \
+                 either MyCompany and OnlineServiceProvider, or CrmOnline, or Embedded",
+                shorten(&first.0.name),
+                type_of(first)
+            );
+            cx.error(section, "Type", Code::MixedFamilies, message);
+        } else if let Some(first) = others().next() {
+            let message = format!(
+                "Type {kind} stands beside deployment \"{}\" of type {}, as AllowEmbeddedBesideOthers allows",
+                shorten(&first.0.name),
+                type_of(first)
             );
             cx.warn(section, "Type", Code::MixedFamilies, message);
-        } else {
-            cx.error(section, "Type", Code::MixedFamilies, message);
+        }
+        if firsts.iter().all(|first| type_of(first).family() != kind.family()) {
+            firsts.push((deployment, section));
         }
     }
 }
@@ -232,7 +236,7 @@ fn supported(cx: &mut Context<'_>, s: &Section, profile: &Profile) {
 pub(super) fn sources(cx: &mut Context<'_>, settings: &Settings, wire: &wire::Configuration) {
     let mut numbers: HashMap<MailboxKind, usize> = HashMap::new();
     let mut ids: HashMap<String, u32> = HashMap::new();
-    let mut sources: HashMap<String, u32> = HashMap::new();
+    let mut sources: HashMap<MailSource, u32> = HashMap::new();
     let complete =
         wire.mailboxes.as_ref().map_or(0, |m| m.users.len() + m.queues.len() + m.forward_mailboxes.len());
     if settings.mailboxes.len() != complete {
@@ -259,7 +263,7 @@ pub(super) fn sources(cx: &mut Context<'_>, settings: &Settings, wire: &wire::Co
             continue;
         }
         ids.insert(mailbox.mailbox.id.as_str().to_owned(), line);
-        let Some(source) = source(settings, mailbox).filter(|_| !mailbox.disabled) else { continue };
+        let Some(source) = settings.source(mailbox).filter(|_| !mailbox.disabled) else { continue };
         if let Some(first) = sources.get(&source) {
             let message = format!(
                 "reads the same messages as the mailbox at line {first} ({source}); give each mailbox its own, for \
@@ -269,21 +273,5 @@ pub(super) fn sources(cx: &mut Context<'_>, settings: &Settings, wire: &wire::Co
             continue;
         }
         sources.insert(source, line);
-    }
-}
-
-/// What a mailbox is read from, as far as this version knows; two mailboxes of different organizations may share it.
-fn source(settings: &Settings, mailbox: &MailboxSettings) -> Option<String> {
-    let profile = settings.profile_of(mailbox, Direction::Incoming)?;
-    match &profile.location {
-        Location::Folder(_) => {
-            let folder = settings.maildir(mailbox, Direction::Incoming)?;
-            Some(format!("folder {}", folder.display()))
-        }
-        Location::Server { host, port } if profile.server_type == ServerType::Pop3 => {
-            let login = settings.login(mailbox, Direction::Incoming)?;
-            Some(format!("{} on {host}:{port}", shorten(&login)))
-        }
-        _ => None,
     }
 }

@@ -11,6 +11,7 @@ mod read;
 
 pub use convert::DEFAULT_KEY_FILE;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,12 +20,14 @@ use email_router_model::{Direction, EmailAddress, Mailbox, MailboxId, MailboxKin
 use url::Url;
 
 use crate::secret::SecretRef;
+use crate::tree::shorten;
 use crate::words::{
     AccessCredentials, AccessType, AuthenticationType, DecisionHistory, DeploymentType, InDoubtPolicy,
     LogLevel, OverridePolicy, Protocol, ServerType, TlsMode, UserType,
 };
 
 pub(crate) use convert::convert;
+pub(crate) use read::is_windows_path;
 
 /// Everything a configuration file says, checked. Paths are absolute or relative to the working directory of whoever loaded the
 /// file, never to the file. Secrets are references; [`SecretStore`](crate::SecretStore) looks them up.
@@ -329,6 +332,32 @@ pub struct MailboxSettings {
     pub delete_after_processing: bool,
 }
 
+/// Where the messages of a mailbox lie. Two mailboxes with one source would take each message twice, whatever organizations they belong to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum MailSource {
+    /// A Maildir, without what is redundant in the spelling of its path (`a//b`, `a/./b`); links are not followed.
+    Folder(PathBuf),
+    /// A login on a server.
+    Login {
+        /// The name that logs in.
+        login: String,
+        /// The host in lower case, without a dot at its end.
+        host: String,
+        /// The port, where it is not one of the two usual ones (110, 995), behind which the same mailboxes lie.
+        port: Option<u16>,
+    },
+}
+
+impl fmt::Display for MailSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(folder) => write!(f, "folder {}", folder.display()),
+            Self::Login { login, host, port: None } => write!(f, "{} on {host}", shorten(login)),
+            Self::Login { login, host, port: Some(port) } => write!(f, "{} on {host}:{port}", shorten(login)),
+        }
+    }
+}
+
 /// `Router`: what the original does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouterSettings {
@@ -386,6 +415,17 @@ impl Settings {
         self.mailboxes.iter().filter(|m| !m.disabled)
     }
 
+    /// Every reference to a password of a mail system.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretRef> {
+        let profiles = self.profiles.iter().filter_map(|p| match &p.credentials {
+            Credentials::OtherSpecified { password, .. } | Credentials::EachAddress { password } => {
+                Some(password)
+            }
+            Credentials::LocalSystem | Credentials::UserSpecified => None,
+        });
+        profiles.chain(self.enabled_mailboxes().filter_map(|m| m.password.as_ref()))
+    }
+
     /// The id of a mailbox in state, logs and metrics: `deployment/address` in lower case, so it survives a change of the display
     /// name. The same address in two organizations is two mailboxes.
     #[must_use]
@@ -438,6 +478,26 @@ impl Settings {
             Direction::Outgoing => &mailbox.outgoing_path,
         };
         Some(own.clone().unwrap_or_else(|| with_address(folder, &mailbox.mailbox.address)))
+    }
+
+    /// Where the messages of a mailbox lie; `None` where it is not read, or by a protocol of which this version does not know.
+    #[must_use]
+    pub fn source(&self, mailbox: &MailboxSettings) -> Option<MailSource> {
+        let profile = self.profile_of(mailbox, Direction::Incoming)?;
+        match &profile.location {
+            Location::Folder(_) => {
+                let folder = self.maildir(mailbox, Direction::Incoming)?;
+                Some(MailSource::Folder(folder.components().collect()))
+            }
+            Location::Server { host, port } if profile.protocol == Protocol::Pop3 => {
+                Some(MailSource::Login {
+                    login: self.login(mailbox, Direction::Incoming)?,
+                    host: host.trim_end_matches('.').to_lowercase(),
+                    port: Some(*port).filter(|port| !matches!(port, 110 | 995)),
+                })
+            }
+            _ => None,
+        }
     }
 
     /// The name a mailbox's session in a direction logs in with; `None` where no name is used (the router's own account,

@@ -241,7 +241,7 @@ fn is_integer(text: &str) -> bool {
     !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
 }
 
-pub(super) fn is_windows_path(text: &str) -> bool {
+pub(crate) fn is_windows_path(text: &str) -> bool {
     let bytes = text.as_bytes();
     let drive = bytes.len() >= 3 && bytes[0].is_ascii_alphabetic() && bytes[1] == b':' && bytes[2] == b'\\';
     drive || text.starts_with("\\\\")

@@ -24,7 +24,6 @@ pub(super) fn deliver(
     queue_item_ids: &[Uuid],
     now: Timestamp,
 ) -> DbResult<Delivered> {
-    check(email)?;
     if lookup::exists(conn, email.activity_id)? {
         // a row, not a tombstone: what a person deleted gets nothing new
         if !email.queues.is_empty()
@@ -35,6 +34,7 @@ pub(super) fn deliver(
         }
         return Ok(Delivered::AlreadyThere);
     }
+    check(email)?;
     insert(conn, email, now)?;
     insert_parties(conn, email.activity_id, &email.parties)?;
     insert_attachments(conn, email.activity_id, &email.attachments)?;

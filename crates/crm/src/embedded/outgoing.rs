@@ -37,6 +37,12 @@ pub(super) const OUTGOING: &str = "SELECT e.directioncode, e.messageid, e.subjec
                 e.deliveryattempts, e.createdon
          FROM email e LEFT JOIN email p ON p.activityid = e.parentactivityid WHERE e.activityid = ?1";
 
+/// Whether an e-mail has this token.
+pub(super) const TOKEN_IN_USE: &str = "SELECT 1 FROM email WHERE trackingtokenkey = ?1 LIMIT 1";
+
+/// Once around the counter of Dynamics' default width, 999.
+const MAX_TOKENS_TRIED: u32 = 999;
+
 /// Attachments of an e-mail.
 pub(super) const ATTACHMENTS: &str =
     "SELECT filename, mimetype, attachmentcontentid, body FROM activitymimeattachment WHERE objectid = ?1
@@ -292,9 +298,24 @@ fn next_token(conn: &Connection, settings: &OrganizationSettings, email: &Outgoi
     let format = TokenFormat::new(settings);
     // a maximum that was lowered starts the counter over
     let counter = if counter > format.maximum { 0 } else { counter };
+    let counter = unused(conn, &format, user, counter)?;
     conn.prepare_cached(&format!("UPDATE {table} SET nexttrackingnumber = ?2 WHERE {key} = ?1"))?
         .execute(params![Id(sender.id), format.after(counter)])?;
     Ok(format.make(user, counter))
+}
+
+/// The first counter from this one on whose token no e-mail has: imported e-mails brought tokens of their own. When the counter went
+/// around and all tokens are in use they are used again, as Dynamics does; of a very wide counter only so many are looked at.
+fn unused(conn: &Connection, format: &TokenFormat, user: u32, first: u32) -> DbResult<u32> {
+    let mut in_use = conn.prepare_cached(TOKEN_IN_USE)?;
+    let mut counter = first;
+    for _ in 0..=format.maximum.min(MAX_TOKENS_TRIED) {
+        if !in_use.exists([format.make(user, counter).to_lowercase()])? {
+            return Ok(counter);
+        }
+        counter = format.after(counter);
+    }
+    Ok(first)
 }
 
 /// What became of a claimed e-mail.

@@ -19,7 +19,7 @@ pub(super) const APPLICATION_ID: i32 = 0x656d_7274;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The steps from an empty file to the newest version; step `n` makes version `n + 1`. A step that was released never changes.
-pub(super) const STEPS: &[&str] = &[RECORDS_AND_EMAILS, DELETED_EMAILS];
+pub(super) const STEPS: &[&str] = &[RECORDS_AND_EMAILS, DELETED_EMAILS, TOKENS_OF_IMPORTED_EMAILS];
 
 const RECORDS_AND_EMAILS: &str = "
 -- settings under their Dataverse names, values as JSON; a missing one has its documented default
@@ -126,6 +126,11 @@ CREATE UNIQUE INDEX queueitem_active ON queueitem (objectid, queueid) WHERE stat
 const DELETED_EMAILS: &str = "
 -- ours: e-mails that a person deleted, so that delivering them again does not bring them back
 CREATE TABLE deletedemail (activityid TEXT PRIMARY KEY NOT NULL, deletedon INTEGER NOT NULL) WITHOUT ROWID;
+";
+
+const TOKENS_OF_IMPORTED_EMAILS: &str = "
+-- e-mails imported from CSV lacked what their token is looked up by (lower of SQLite knows ASCII, and so do prefixes but for rare ones)
+UPDATE email SET trackingtokenkey = lower(trackingtoken) WHERE trackingtokenkey IS NULL AND trackingtoken IS NOT NULL;
 ";
 
 /// Opens the file for writing, creates it when it is not there, brings it to the newest version.

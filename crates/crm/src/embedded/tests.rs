@@ -11,8 +11,8 @@ use super::admin::{NewEmail, fields};
 use super::error::DbError;
 use super::{EmbeddedCrm, incoming, lookup, outgoing, schema};
 use crate::{
-    CorrelationMethod, CrmClient as _, Delivered, ErrorKind, IncomingEmail, ParticipationType, Party,
-    Priority,
+    CorrelationMethod, CrmClient as _, Delivered, EmailLookup, ErrorKind, IncomingEmail, ParticipationType,
+    Party, Priority,
 };
 
 fn file(folder: &tempfile::TempDir) -> PathBuf {
@@ -82,6 +82,7 @@ fn no_look_up_walks_through_a_table() {
         (outgoing::STALE.to_owned(), "email_sending"),
         (outgoing::CLAIM.to_owned(), "sqlite_autoindex_email_1"),
         (outgoing::OUTGOING.to_owned(), "sqlite_autoindex_email_1"),
+        (outgoing::TOKEN_IN_USE.to_owned(), "email_token"),
         (outgoing::ATTACHMENTS.to_owned(), "sqlite_autoindex_activitymimeattachment_1"),
         (incoming::ADD_QUEUE_ITEM.to_owned(), "queueitem_object"),
         (numbers.to_owned(), "sqlite_autoindex_usersettings"),
@@ -222,12 +223,18 @@ async fn an_older_file_is_brought_up_to_date() {
         assert_eq!(version, 1);
         incoming::insert_for_test(&conn, &email(7, "old".to_owned()));
         assert!(conn.prepare("SELECT * FROM deletedemail").is_err());
+        // as an import from CSV of that time left it
+        incoming::insert_for_test(&conn, &email(8, "imported".to_owned()));
+        conn.execute("UPDATE email SET trackingtoken = 'CRM:0001007' WHERE description = 'imported'", [])
+            .unwrap();
     }
     let crm = open(&folder).unwrap();
     let old = ActivityId::from_uuid(Uuid::from_u128(7));
     assert_eq!(crm.admin().email(old).await.unwrap().body, "old");
     crm.admin().delete_email(old).await.unwrap();
     assert!(crm.exists(&old).await.unwrap());
+    let found = crm.find_emails(&EmailLookup::TrackingToken("crm:0001007".to_owned()), 9).await.unwrap();
+    assert_eq!(found.len(), 1, "{found:?}");
     let id = crm.organization;
     crm.close().await.unwrap();
     let again = open(&folder).unwrap();
@@ -246,7 +253,7 @@ fn files_that_are_none_of_ours_are_refused_and_left_alone() {
         ("is an SQLite file, but not one of an embedded CRM", |p| {
             Connection::open(p).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
         }),
-        ("has version 99; this program knows versions up to 2", |p| {
+        ("has version 99; this program knows versions up to ", |p| {
             let conn = schema::connect_writer(p).unwrap();
             conn.pragma_update(None, "user_version", 99).unwrap();
         }),
@@ -345,6 +352,39 @@ async fn an_answer_keeps_the_token_of_its_thread() {
     let third = send("RE: Quote", Some(second.activity_id)).await;
     assert_eq!(third.subject, "RE: Quote CRM:0001002");
     assert_eq!(third.parent_references, [first.message_id.unwrap()]);
+}
+
+#[tokio::test]
+async fn tokens_of_imported_emails_are_found_and_not_given_out_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let crm = open(&folder).unwrap();
+    let admin = crm.admin();
+    admin.set_setting("maximumtrackingnumber", "9").await.unwrap();
+    let ann = admin
+        .add("systemuser", &fields([("fullname", "Ann"), ("internalemailaddress", "ann@f.example")]))
+        .await
+        .unwrap();
+    let mut csv = "activityid,statuscode,from,to,subject,trackingtoken\n".to_owned();
+    for (n, token) in [(1, "CRM:00011"), (2, "crm:00012"), (3, "CRM:00014")] {
+        csv += &format!("{},3,ann@f.example,ann@f.example,s,{token}\n", Uuid::from_u128(n));
+    }
+    admin.import_emails_csv(csv.as_bytes(), "email.csv", false).await.unwrap();
+    for token in ["crm:00011", "CRM:00012", "CRM:00014"] {
+        let found = crm.find_emails(&EmailLookup::TrackingToken(token.to_owned()), 9).await.unwrap();
+        assert_eq!(found.len(), 1, "{token}");
+    }
+    let mut given = Vec::new();
+    for _ in 0..8 {
+        let new = NewEmail::new(ann.reference(), ann.reference(), "s", "b");
+        let id = admin.create_outgoing(&new).await.unwrap().activity_id;
+        let mid = email_router_model::MessageId::parse(&format!("{id}@r")).unwrap();
+        given.push(crm.prepare_outgoing(&id, &mid, true).await.unwrap().tracking_token.unwrap());
+    }
+    // 0 follows the maximum 9; the last finds all in use and goes on with the counter
+    assert_eq!(
+        given,
+        ["00013", "00015", "00016", "00017", "00018", "00019", "00010", "00011"].map(|n| format!("CRM:{n}"))
+    );
 }
 
 #[test]

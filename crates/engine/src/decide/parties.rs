@@ -72,6 +72,8 @@ fn static_rank(r: &Resolution) -> (u8, bool, email_router_model::Timestamp, &Rec
 /// Who the sender is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sender {
+    /// The address it was looked up by: that of From, or what stands in where a person releases a message without one.
+    pub(super) address: EmailAddress,
     /// The one record; `None` is unresolved.
     pub(super) record: Option<RecordRef>,
     /// Its owner.
@@ -96,8 +98,15 @@ pub(super) fn sender(
     owner: Option<&RecordRef>,
     settings: &OrganizationSettings,
 ) -> Sender {
-    let unresolved = |how: String| Sender { record: None, owner: None, is_duplicate_unresolved: false, how };
+    let unresolved = |how: String| Sender {
+        address: address.clone(),
+        record: None,
+        owner: None,
+        is_duplicate_unresolved: false,
+        how,
+    };
     let chosen = |row: &Resolution, how: String| Sender {
+        address: address.clone(),
         record: Some(row.record.clone()),
         owner: row.owner.clone(),
         is_duplicate_unresolved: false,
@@ -153,9 +162,14 @@ pub(super) fn parties(
     settings: &OrganizationSettings,
 ) -> Vec<Party> {
     let mut parties = Vec::with_capacity(1 + message.to.len() + message.cc.len() + message.bcc.len());
-    if let Some(from) = &message.from {
-        parties.push(party(ParticipationType::Sender, from, sender.record.clone()));
-    }
+    // exactly one sender (crm-contract.md 5.2), also where From names nobody
+    let stand_in = Participant {
+        name: None,
+        address: Some(sender.address.clone()),
+        raw: sender.address.as_str().to_owned(),
+    };
+    let from = message.from.as_ref().filter(|from| from.address.as_ref() == Some(&sender.address));
+    parties.push(party(ParticipationType::Sender, from.unwrap_or(&stand_in), sender.record.clone()));
     for (participation, list) in [
         (ParticipationType::To, &message.to),
         (ParticipationType::Cc, &message.cc),

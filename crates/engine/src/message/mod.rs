@@ -109,7 +109,7 @@ impl Message {
         message.whole = true;
         message.received = raw.received.or(message.received);
         if message.message_id.is_none() {
-            message.digest = Some(raw.digest());
+            message.digest = Some(RawMessage::new(bytes.slice(skip..)).content_digest());
         }
         message.report = Report::read(raw, &message, caps);
         message
@@ -141,7 +141,7 @@ impl Message {
         Content::read(raw, caps, settings)
     }
 
-    /// What tells this message from every other: its Message-ID, or `sha256:` and the digest of all its bytes when it has none. `None`
+    /// What tells this message from every other: its Message-ID, or `sha256:` and [`RawMessage::content_digest`] when it has none. `None`
     /// when it has none and only its header section was read: then the whole message must be fetched first.
     #[must_use]
     pub fn identity(&self) -> Option<String> {

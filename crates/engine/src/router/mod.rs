@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use email_router_crm::CrmClient;
 use email_router_model::{Classified, Clock, Entropy, MailboxId, Scope, Timestamp};
+use email_router_transport::ErrorKind as TransportErrorKind;
 use futures_util::FutureExt as _;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
@@ -24,7 +25,7 @@ pub use self::plan::{IncomingRoute, OutgoingRoute, Plan, Schedule, Server};
 use self::scheduler::Scheduler;
 use self::status::StatusBoard;
 use crate::decide::{Decider, OrganizationView};
-use crate::incoming::{IncomingParts, PassReport};
+use crate::incoming::{IncomingParts, PassReport, transport_kind};
 use crate::outgoing::InFlight;
 use crate::ports::{CorrelationIndex, Event, Observer, ProviderDirection, ProviderEvent, StateStore};
 use crate::{Error, ErrorKind, Result};
@@ -423,10 +424,15 @@ impl PassEnd {
         error.scope() == Scope::Server && error.kind() == ErrorKind::Transport
     }
 
-    /// The mail server said something, so that it is known to be alive.
+    /// The mail server said something, so that it is known to be alive. Silence and a lost connection are no answer.
     fn answered(&self) -> bool {
-        let transport = self.result.as_ref().is_err_and(|e| e.kind() == ErrorKind::Transport);
-        self.report.listed > 0 || (!self.skipped && !self.aborted && (self.result.is_ok() || transport))
+        let answer = match &self.result {
+            Ok(()) => true,
+            Err(error) => transport_kind(error).is_some_and(|kind| {
+                !matches!(kind, TransportErrorKind::ConnectionLost | TransportErrorKind::Timeout)
+            }),
+        };
+        self.report.listed > 0 || (!self.skipped && !self.aborted && answer)
     }
 }
 

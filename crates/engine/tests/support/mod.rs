@@ -441,6 +441,9 @@ impl StateStore for FusedState {
     async fn forget_absent(&self, m: &MailboxId, present: &[RemoteId]) -> Result<u64, StateError> {
         self.inner.forget_absent(m, present).await
     }
+    async fn forget(&self, m: &MailboxId, ids: &[RemoteId]) -> Result<(), StateError> {
+        self.inner.forget(m, ids).await
+    }
     async fn threshold(&self, m: &MailboxId) -> Result<Option<Timestamp>, StateError> {
         self.inner.threshold(m).await
     }

@@ -132,6 +132,9 @@ impl StateStore for MortalState {
     async fn forget_absent(&self, m: &MailboxId, present: &[RemoteId]) -> Stored<u64> {
         alive!(self, "forget_absent", self.inner.forget_absent(m, present))
     }
+    async fn forget(&self, m: &MailboxId, ids: &[RemoteId]) -> Stored<()> {
+        alive!(self, "forget", self.inner.forget(m, ids))
+    }
     async fn threshold(&self, m: &MailboxId) -> Stored<Option<Timestamp>> {
         alive!(self, "threshold", self.inner.threshold(m))
     }

@@ -199,6 +199,13 @@ impl MemoryCrm {
         self.data().emails.iter().find(|e| e.id == id).unwrap().clone()
     }
 
+    /// Subjects of the e-mails that a queue has an item for.
+    pub fn queued(&self, queue: &RecordRef) -> Vec<String> {
+        let data = self.data();
+        let items = data.queue_items.iter().filter(|(q, _)| *q == queue.id);
+        items.filter_map(|(_, id)| Some(data.emails.iter().find(|e| e.id == *id)?.subject.clone())).collect()
+    }
+
     pub fn settings_mut(&self, change: impl FnOnce(&mut OrganizationSettings)) {
         change(&mut self.data().settings);
     }
@@ -370,10 +377,6 @@ impl CrmClient for MemoryCrm {
     }
     async fn deliver_incoming(&self, email: &IncomingEmail) -> Result<Delivered> {
         self.call("deliver_incoming", |data, now| {
-            let senders = email.parties.iter().filter(|p| p.participation == ParticipationType::Sender);
-            if senders.count() != 1 {
-                return Err(Error::new(ErrorKind::Invalid, "an e-mail has one sender"));
-            }
             let queue_there =
                 |q: &Uuid| data.rows.iter().any(|r| r.mailbox.record == RecordRef::new("queue", *q));
             if let Some(missing) = email.queues.iter().find(|q| !queue_there(q)) {
@@ -387,6 +390,10 @@ impl CrmClient for MemoryCrm {
                     data.add_queue_items(email);
                 }
                 return Ok(Delivered::AlreadyThere);
+            }
+            let senders = email.parties.iter().filter(|p| p.participation == ParticipationType::Sender);
+            if senders.count() != 1 {
+                return Err(Error::new(ErrorKind::Invalid, "an e-mail has one sender"));
             }
             data.emails.push(Email {
                 id: email.activity_id,

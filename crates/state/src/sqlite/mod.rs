@@ -176,6 +176,11 @@ impl StateStore for SqliteState {
         self.write(Durability::Process, move |c| seen::forget_absent(c, &mailbox, &present)).await
     }
 
+    async fn forget(&self, mailbox: &MailboxId, ids: &[RemoteId]) -> Result<(), StateError> {
+        let (mailbox, ids) = (mailbox.clone(), ids.to_vec());
+        self.write(Durability::Process, move |c| seen::forget(c, &mailbox, &ids)).await
+    }
+
     async fn threshold(&self, mailbox: &MailboxId) -> Result<Option<Timestamp>, StateError> {
         let mailbox = mailbox.clone();
         self.read(move |c| {

@@ -140,6 +140,15 @@ pub(super) fn settle(c: &Connection, mailbox: &MailboxId, settled: &[Settled]) -
     Ok(())
 }
 
+pub(super) fn forget(c: &Connection, mailbox: &MailboxId, ids: &[RemoteId]) -> Result<(), Problem> {
+    let Some(key) = known_mailbox(c, mailbox)? else { return Ok(()) };
+    let mut delete = c.prepare_cached("DELETE FROM seen WHERE mailbox = ?1 AND remote_id = ?2")?;
+    for id in ids {
+        delete.execute(params![key, id.as_str()])?;
+    }
+    Ok(())
+}
+
 pub(super) fn forget_absent(
     c: &Connection,
     mailbox: &MailboxId,

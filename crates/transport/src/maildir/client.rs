@@ -257,18 +257,24 @@ fn probe_incoming(root: &Path) -> Result<Probe> {
     let mut steps = vec![step(format!("opened {}", root.display()))];
     let messages = store::scan(root)?.len() as u64;
     steps.push(step(format!("listed {messages} messages")));
-    let locked = ["new", "cur"].into_iter().find(|folder| !store::writable(&root.join(folder)));
-    steps.push(match locked {
-        None => step("messages can be marked, moved and deleted".to_owned()),
-        Some(folder) => ProbeStep {
-            what: "asked for permission to write".to_owned(),
-            warning: Some(format!(
-                "{} is not writable: messages cannot be marked, moved or deleted",
-                root.join(folder).display()
-            )),
-        },
-    });
+    steps.push(permission_step(root, store::writable));
     Ok(Probe { steps, messages: Some(messages) })
+}
+
+/// What may be done with messages. The folders beside the inbox, which are created as they are needed, lie in the root.
+fn permission_step(root: &Path, writable: impl Fn(&Path) -> bool) -> ProbeStep {
+    let locked = |folder: &PathBuf| !writable(folder);
+    let warning = if let Some(folder) = [root.join("new"), root.join("cur")].into_iter().find(locked) {
+        format!("{} is not writable: messages cannot be marked, moved or deleted", folder.display())
+    } else if locked(&root.to_owned()) {
+        format!(
+            "{} is not writable: no folder can be created there, so messages can be moved only to folders that exist",
+            root.display()
+        )
+    } else {
+        return step("messages can be marked, moved and deleted".to_owned());
+    };
+    ProbeStep { what: "asked for permission to write".to_owned(), warning: Some(warning) }
 }
 
 fn probe_outbox(root: &Path) -> Result<Probe> {
@@ -356,5 +362,26 @@ impl Inbox for MaildirInbox {
 
     async fn close(mut self: Box<Self>) -> Result<()> {
         self.with_store(Store::commit).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_writable_is_named() {
+        let root = Path::new("/mail/ann");
+        for (locked, told) in [
+            ("", None),
+            ("/mail/ann/new", Some("/mail/ann/new is not writable: messages cannot be")),
+            ("/mail/ann/cur", Some("/mail/ann/cur is not writable: messages cannot be")),
+            ("/mail/ann", Some("/mail/ann is not writable: no folder can be created")),
+        ] {
+            let step = permission_step(root, |path| path != Path::new(locked));
+            let warning = step.warning.as_deref();
+            assert_eq!(warning.is_some(), told.is_some(), "{step:?}");
+            assert!(warning.is_none_or(|w| w.starts_with(told.unwrap())), "{step:?}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use email_router_model::{Headers, MessageId, RawMessage, RemoteId, Timestamp, header, read_capped};
+use email_router_model::{Headers, MessageId, RawMessage, RemoteId, Scope, Timestamp, header, read_capped};
 
 use super::error;
 use super::proto::{self, FileName};
@@ -271,7 +271,8 @@ impl Store {
                 Disposition::Delete => fs::remove_file(&path).map_err(|e| ("remove it", e)),
                 Disposition::MarkRead => self.mark_read(&path, id).map_err(|e| ("mark it as read", e)),
                 Disposition::Move(folder) => {
-                    let target = self.folder(folder)?;
+                    // the folder is at fault, not the inbox: whoever cannot be moved stays, and the others go on
+                    let target = self.folder(folder).map_err(|e| e.with_scope(Scope::Message))?;
                     self.move_to(&path, &target).map_err(|e| ("move it", e))
                 }
             };

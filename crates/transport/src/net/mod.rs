@@ -10,6 +10,7 @@
 //! | [`fault`] | what went wrong, by kind, with a hint what to do |
 
 pub mod fault;
+mod redact;
 mod stream;
 mod tls;
 mod wire;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use email_router_auth::{CredentialSource, Credentials, SharedCredentials};
+pub(crate) use redact::Redactor;
 pub use stream::Stream;
 pub use tls::TlsConnector;
 pub use wire::{READ_BUFFER, Wire};

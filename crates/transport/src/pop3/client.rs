@@ -10,7 +10,7 @@ use super::proto::listing::{Capabilities, parse_list, parse_stat, parse_uidl};
 use super::proto::{Argument, BadArgument, Body, Command, Connection, Event, Limits, Status, Violation};
 use super::settings::{LoginMethod, Pop3Settings};
 use crate::contract::ProbeStep;
-use crate::net::{self, TlsConnector, TlsMode, Wire};
+use crate::net::{self, Redactor, TlsConnector, TlsMode, Wire};
 use crate::{Error, ErrorKind, Result};
 
 /// A mechanism that needs more challenges than this is not one.
@@ -44,15 +44,23 @@ pub(super) struct Session {
     pub(super) capabilities: Capabilities,
     timestamp: Option<String>,
     tls_mode: TlsMode,
+    /// What was sent to log in; a server that quotes it is not quoted.
+    secrets: Redactor,
 }
 
 impl Session {
     /// Connects, reads the greeting and the capabilities, and establishes TLS as the settings say.
+    ///
+    /// Nobody has been named yet, so whatever fails here is a matter of the whole server.
     pub(super) async fn open(
         settings: &Pop3Settings,
         tls: &TlsConnector,
         steps: &mut Vec<ProbeStep>,
     ) -> Result<Self> {
+        Self::reach(settings, tls, steps).await.map_err(|error| error.with_scope(Scope::Server))
+    }
+
+    async fn reach(settings: &Pop3Settings, tls: &TlsConnector, steps: &mut Vec<ProbeStep>) -> Result<Self> {
         let endpoint = &settings.endpoint;
         let wire = net::connect(endpoint, tls, "pop3").await?;
         let mut session = Self {
@@ -63,6 +71,7 @@ impl Session {
             capabilities: Capabilities::default(),
             timestamp: None,
             tls_mode: endpoint.tls,
+            secrets: Redactor::default(),
         };
         match session.event().await? {
             Event::Greeting(status) if status.ok => {
@@ -129,11 +138,13 @@ impl Session {
     ) -> Result<()> {
         let channel =
             Channel { encrypted: self.wire.is_encrypted(), cleartext_allowed: settings.cleartext_allowed };
+        self.secrets.add(credentials.secret.expose());
         let how = match self.choose(credentials, settings.login, channel)? {
             Chosen::Sasl(exchange) => self.sasl(exchange).await?,
             Chosen::Apop(timestamp) => {
-                let digest =
-                    self.argument("password digest", &apop_digest(&timestamp, &credentials.secret))?;
+                let digest = apop_digest(&timestamp, &credentials.secret);
+                self.secrets.add(&digest);
+                let digest = self.argument("password digest", &digest)?;
                 let name = self.argument("user name", &credentials.user)?;
                 let (status, _) = self.ask(Command::Apop(name, digest)).await?;
                 self.logged_in("APOP", &status)?;
@@ -209,11 +220,13 @@ impl Session {
     /// Runs an exchange (RFC 5034 section 4); returns its name and whether it showed the password.
     async fn sasl(&mut self, mut exchange: Box<dyn Exchange>) -> Result<(&'static str, bool)> {
         use base64::Engine as _;
+        let encode = |bytes: &[u8]| Zeroizing::new(base64::prelude::BASE64_STANDARD.encode(bytes));
         let mechanism = exchange.mechanism();
         let mut initial = exchange.initial();
         let encoded = initial
             .as_ref()
-            .map(|bytes| Zeroizing::new(base64::prelude::BASE64_STANDARD.encode(bytes.as_slice())))
+            .map(|bytes| encode(bytes.as_slice()))
+            .inspect(|text| self.secrets.add(text))
             .filter(|text| Command::initial_response_fits(mechanism, text.len()));
         if encoded.is_some() {
             initial = None;
@@ -235,7 +248,10 @@ impl Session {
                 None => exchange.step(&challenge),
             };
             match response {
-                Ok(response) => self.connection.answer(&response, &mut self.out),
+                Ok(response) => {
+                    self.secrets.add(&encode(&response));
+                    self.connection.answer(&response, &mut self.out);
+                }
                 Err(error) => {
                     self.connection.cancel(&mut self.out);
                     let _ = self.event().await; // the server's "-ERR"; what it says does not matter any more
@@ -284,7 +300,7 @@ impl Session {
             uidl = Some(self.ask(Command::Uidl).await?);
         }
         let Some((list_status, list_body)) = list else { return Err(self.lost()) };
-        let wrong = |v| violated(self.wire.place(), &v);
+        let wrong = |v| self.violated(v);
         let uids = match &uidl {
             Some((_, Some(body))) => Some(parse_uidl(&body.bytes).map_err(wrong)?),
             _ => None,
@@ -319,7 +335,7 @@ impl Session {
         // what is here already cannot be the answer: whoever sent it did not wait for the question
         if self.connection.waiting() == 0 && !self.wire.buffered().is_empty() {
             let early = self.wire.buffered().split(|b| *b == b'\n').next().unwrap_or_default();
-            return Err(violated(self.wire.place(), &Violation::Unasked(excerpt(early))));
+            return Err(self.violated(Violation::Unasked(excerpt(early))));
         }
         self.push(&command, 0);
         self.answer().await
@@ -354,7 +370,7 @@ impl Session {
         let mut progress = 0;
         loop {
             match self.connection.feed(self.wire.buffered()) {
-                Err(violation) => return Err(violated(self.wire.place(), &violation)),
+                Err(violation) => return Err(self.violated(violation)),
                 Ok((used, event)) => {
                     self.wire.consume(used);
                     if let Some(event) = event {
@@ -375,7 +391,12 @@ impl Session {
     }
 
     pub(super) fn refusal(&self, stage: Stage, command: &str, status: &Status) -> Error {
-        refused(self.wire.place(), stage, command, status, self.capabilities.login_delay)
+        let status = status.map_words(|words| self.secrets.clean(words));
+        refused(self.wire.place(), stage, command, &status, self.capabilities.login_delay)
+    }
+
+    fn violated(&self, violation: Violation) -> Error {
+        violated(self.wire.place(), &violation.map_words(|words| self.secrets.clean_excerpt(words)))
     }
 
     fn logged_in(&self, command: &str, status: &Status) -> Result<()> {

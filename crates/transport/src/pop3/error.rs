@@ -15,7 +15,7 @@ use crate::{Error, ErrorKind};
 /// When the server refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Instead of a greeting: nobody has been named yet, so it is the whole server.
+    /// Instead of a greeting; whoever opens the session makes it a matter of the whole server.
     Greeting,
     /// While logging in.
     Login,
@@ -50,7 +50,6 @@ pub(super) fn refused(
     let temporary = || {
         let error = said(K::Throttled, format!("{place} cannot answer {command} now"));
         match stage {
-            Stage::Greeting => error.with_scope(Scope::Server),
             Stage::Message => error.with_scope(Scope::Message),
             _ => error,
         }
@@ -64,7 +63,7 @@ pub(super) fn refused(
             "ask the server's administrator: the account may be disabled, not enabled for POP3, or damaged",
         );
         match stage {
-            Stage::Greeting => error.with_retry(Retry::Later(None)).with_scope(Scope::Server),
+            Stage::Greeting => error.with_retry(Retry::Later(None)),
             Stage::Message => error.with_scope(Scope::Message),
             _ => error,
         }
@@ -187,7 +186,7 @@ mod tests {
     #[test]
     fn refusals() {
         use ErrorKind as K;
-        use Scope::{Mailbox, Message, Server};
+        use Scope::{Mailbox, Message};
         let now_and_then = Retry::Later(None);
         for (stage, line, kind, retry, scope) in [
             (
@@ -244,9 +243,9 @@ mod tests {
                 Mailbox,
             ),
             (Stage::Login, "-ERR too many connections, try again later", K::Throttled, now_and_then, Mailbox),
-            (Stage::Greeting, "-ERR server too busy", K::Throttled, now_and_then, Server),
-            (Stage::Greeting, "-ERR [SYS/TEMP] maintenance", K::Throttled, now_and_then, Server),
-            (Stage::Greeting, "-ERR [SYS/PERM] not for you", K::AccessDenied, now_and_then, Server),
+            (Stage::Greeting, "-ERR server too busy", K::Throttled, now_and_then, Mailbox),
+            (Stage::Greeting, "-ERR [SYS/TEMP] maintenance", K::Throttled, now_and_then, Mailbox),
+            (Stage::Greeting, "-ERR [SYS/PERM] not for you", K::AccessDenied, now_and_then, Mailbox),
             (Stage::Message, "-ERR no such message", K::MessageGone, Retry::Never, Message),
             (Stage::Message, "-ERR Message 3 has vanished", K::MessageGone, Retry::Never, Message),
             (Stage::Message, "-ERR [SYS/TEMP] disk", K::Throttled, now_and_then, Message),

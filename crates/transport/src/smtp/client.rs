@@ -5,17 +5,19 @@ use std::task::Poll;
 use std::time::Duration;
 
 use email_router_auth::Credentials;
-use email_router_model::{EmailAddress, Scope};
+use email_router_model::{EmailAddress, Scope, Secret};
+
+use zeroize::Zeroizing;
 
 use super::error;
 use super::proto::command::MailParameters;
 use super::proto::transaction::{Ending, Transaction};
 use super::proto::{
-    Capabilities, Command, HeloName, Malformed, Obstacle, Opening, OpeningRules, Outcome, Phase, Plan, Reply,
-    ReplyReader, Step,
+    Capabilities, Class, Command, HeloName, Malformed, Obstacle, Opening, OpeningRules, Outcome, Phase, Plan,
+    Reply, ReplyReader, Step,
 };
 use super::settings::SmtpSettings;
-use crate::net::{TlsConnector, TlsMode, Wire, connect, fault};
+use crate::net::{Redactor, TlsConnector, TlsMode, Wire, connect, fault};
 use crate::{Error, ErrorKind, Result, TlsFault};
 
 /// What an answer that came ahead of time may take to be read once the connection is broken.
@@ -36,6 +38,8 @@ pub(super) struct Connection {
     out: Vec<u8>,
     capabilities: Capabilities,
     mechanism: Option<&'static str>,
+    /// What was sent to log in; a server that quotes it is not quoted.
+    secrets: Redactor,
     /// Transactions so far.
     pub(super) transactions: u32,
 }
@@ -78,6 +82,7 @@ impl Connection {
             (None, Some(ip)) => HeloName::literal(ip),
             (None, None) => HeloName::literal(std::net::Ipv4Addr::LOCALHOST.into()),
         };
+        let secret = credentials.as_ref().map(|c| c.secret.clone());
         let mut machine = Opening::new(OpeningRules {
             helo,
             tls: settings.endpoint.tls,
@@ -91,42 +96,61 @@ impl Connection {
             out: Vec::new(),
             capabilities: Capabilities::default(),
             mechanism: None,
+            secrets: Redactor::default(),
             transactions: 0,
         };
-        loop {
-            match machine.poll(&mut this.out) {
-                Step::Send(phase) => {
-                    this.nothing_unasked()?;
-                    this.wire.arm_for(settings.deadline(phase));
-                    let sent = this.wire.write_all(&this.out).await;
-                    this.out.fill(0); // it may have held a password
-                    this.out.clear();
-                    sent?;
-                }
-                Step::Await(phase) => {
-                    let reply = this.read_reply(settings.deadline(phase), phase).await.map_err(|e| {
-                        // not even a greeting: that is no fault of the mailbox
-                        if phase == Phase::Greeting { e.with_scope(Scope::Server) } else { e }
-                    })?;
-                    machine.on_reply(reply);
-                }
-                Step::Secure => {
-                    // what the reply reader already has came in clear, too; the wire checks its own buffer
-                    this.no_injection()?;
-                    this.wire.arm_for(settings.endpoint.connect_timeout);
-                    this.wire.start_tls(tls, &settings.endpoint.host).await?;
-                    machine.secured();
-                }
-                Step::Done => break,
-            }
-        }
-        let finished = machine.finish();
-        let (mut capabilities, mechanism) =
-            finished.map_err(|why| error::opening(this.wire.place(), settings.endpoint.tls, why))?;
+        let opened = this.drive(settings, tls, secret.as_ref(), &mut machine).await;
+        let named = machine.is_logging_in();
+        let finished = opened.and_then(|()| {
+            machine.finish().map_err(|why| error::opening(this.wire.place(), settings.endpoint.tls, why))
+        });
+        // before somebody logs in it is no fault of the mailbox, but for a mailbox whose credentials cannot be used here
+        let (mut capabilities, mechanism) = finished.map_err(|error| match error.kind() {
+            ErrorKind::Authentication => error,
+            _ if named => error,
+            _ => error.with_scope(Scope::Server),
+        })?;
         capabilities.pipelining &= settings.use_pipelining;
         capabilities.chunking &= settings.use_chunking;
         (this.capabilities, this.mechanism) = (capabilities, mechanism);
         Ok(this)
+    }
+
+    /// Does what the machine that opens the connection says, until it is done.
+    async fn drive(
+        &mut self,
+        settings: &SmtpSettings,
+        tls: &TlsConnector,
+        secret: Option<&Secret>,
+        machine: &mut Opening,
+    ) -> Result<()> {
+        loop {
+            match machine.poll(&mut self.out) {
+                Step::Send(phase) => {
+                    self.nothing_unasked()?;
+                    if let Some(secret) = secret.filter(|_| machine.is_logging_in()) {
+                        self.remember(secret);
+                    }
+                    self.wire.arm_for(settings.deadline(phase));
+                    let sent = self.wire.write_all(&self.out).await;
+                    self.out.fill(0); // it may have held a password
+                    self.out.clear();
+                    sent?;
+                }
+                Step::Await(phase) => {
+                    let reply = self.read_reply(settings.deadline(phase), phase).await?;
+                    machine.on_reply(reply);
+                }
+                Step::Secure => {
+                    // what the reply reader already has came in clear, too; the wire checks its own buffer
+                    self.no_injection()?;
+                    self.wire.arm_for(settings.endpoint.connect_timeout);
+                    self.wire.start_tls(tls, &settings.endpoint.host).await?;
+                    machine.secured();
+                }
+                Step::Done => return Ok(()),
+            }
+        }
     }
 
     /// The mechanism that was used to log in; `None` when nobody did.
@@ -329,7 +353,29 @@ impl Connection {
             self.replies.push(self.wire.buffered());
             self.wire.consume(count);
         }
-        self.replies.next_reply().map_err(|why: Malformed| error::malformed(self.wire.place(), &why))
+        let secrets = &self.secrets;
+        match self.replies.next_reply() {
+            // a challenge is for the mechanism, as it is; it is never shown
+            Ok(Some(reply)) if reply.class() != Class::Intermediate => {
+                Ok(Some(reply.map_words(|words| secrets.clean(words))))
+            }
+            Ok(reply) => Ok(reply),
+            Err(why) => {
+                let why: Malformed = why.map_words(|words| secrets.clean_excerpt(words));
+                Err(error::malformed(self.wire.place(), &why))
+            }
+        }
+    }
+
+    /// Notes what is about to be sent to log in: from now on no answer shows the secret, nor the responses in these commands.
+    fn remember(&mut self, secret: &Secret) {
+        self.secrets.add(secret.expose());
+        let said = Zeroizing::new(String::from_utf8_lossy(&self.out).into_owned());
+        for line in said.lines() {
+            let mut words = line.split(' ');
+            let response = if line.starts_with("AUTH ") { words.nth(2) } else { words.next() };
+            self.secrets.add(response.filter(|word| word.len() > 1).unwrap_or_default());
+        }
     }
 
     /// Before a command: nothing may be waiting, or the next answer would belong to something else.

@@ -167,6 +167,44 @@ async fn login_answers() {
     }
 }
 
+/// A server that quotes what it heard does not get a password into an error, whole or cut, in clear or in base64.
+#[tokio::test]
+async fn echoing_servers() {
+    const PLAIN: &str = "AHRpbQB0YW5zdGFhZnRhbnN0YWFm";
+    const LOGIN: &str = "dGFuc3RhYWZ0YW5zdGFhZg==";
+    let hello = |name: &str| format!("S: 220 hi\nC: EHLO\nS: 250-a\nS: 250 AUTH {name}\nC: AUTH {name}\n");
+    let plain = hello("PLAIN");
+    let login = format!("{}S: 334 VXNlcjo=\nC: dGlt\nS: 334 UGFzczo=\nC: {LOGIN}\n", hello("LOGIN"));
+    for (name, script, words) in [
+        (
+            "PLAIN",
+            format!("{plain}S: 500 5.5.1 unknown AUTH PLAIN {PLAIN}"),
+            "500 5.5.1 unknown AUTH PLAIN ***",
+        ),
+        ("in clear", format!("{plain}S: 535 5.7.8 {PASSWORD} is wrong"), "535 5.7.8 *** is wrong"),
+        ("lines", format!("{plain}S: 535-5.7.8 no\nS: 535 {PASSWORD}"), "535 5.7.8 no ***"),
+        ("long", format!("{plain}S: 535 {} {PASSWORD}", "x".repeat(490)), "xxxx ***"),
+        ("no answer", format!("{plain}S: what is {PLAIN}"), "\"what is ***\""),
+        ("cut", format!("{plain}S: what is this: {} {PASSWORD}", "x".repeat(55)), "***\""),
+        ("closing", format!("{plain}S: 421 you said {PLAIN}"), "421 you said ***"),
+        ("LOGIN", format!("{login}S: 535 what is {LOGIN}"), "535 what is ***"),
+        ("no answer to LOGIN", format!("{login}S: {LOGIN}"), "\"***\""),
+        ("after the login", format!("{plain}S: 235 ok\nC: MAIL\nS: 550 5.1.0 {PLAIN}?"), "550 5.1.0 ***?"),
+    ] {
+        let server = ScriptedServer::start(vec![parse(&script)]).await;
+        let mut settings = settings(server.port(), TlsMode::None);
+        settings.allow_cleartext_password = true;
+        let transport = SmtpTransport::new(settings, account("tim", PASSWORD)).unwrap();
+        let error = submit(&transport, &letter("x")).await.unwrap_err();
+        assert!(error.to_string().contains(words), "{name}: {error}");
+        let shown = format!("{error} {error:?} {:?}", error.hint());
+        for secret in [&PASSWORD[..5], &PLAIN[..10], &LOGIN[..6]] {
+            assert!(!shown.contains(secret), "{name}: {shown}");
+        }
+        assert_eq!(server.heard().mismatches, Vec::<String>::new(), "{name}");
+    }
+}
+
 /// A changed password is used at once: a connection opened with the old one is not.
 #[tokio::test]
 async fn connections_belong_to_their_credentials() {

@@ -176,7 +176,7 @@ fn table() -> Vec<Row> {
             Short::Command,
             K::Timeout,
             LATER,
-            mailbox,
+            server,
             "answer to a command",
         ),
         row(
@@ -185,7 +185,7 @@ fn table() -> Vec<Row> {
             Short::None,
             K::ConnectionLost,
             LATER,
-            mailbox,
+            server,
             "closed",
         ),
         row(
@@ -194,7 +194,7 @@ fn table() -> Vec<Row> {
             Short::None,
             K::Protocol,
             LATER,
-            mailbox,
+            server,
             "different codes, 250 and 251",
         ),
         row(
@@ -404,7 +404,7 @@ fn table() -> Vec<Row> {
             server,
             "does not offer STARTTLS",
         ),
-        starttls("250 to STARTTLS", with(TLS, &parse("S: 250 ok")), K::Protocol, mailbox, "STARTTLS"),
+        starttls("250 to STARTTLS", with(TLS, &parse("S: 250 ok")), K::Protocol, server, "STARTTLS"),
         starttls(
             "close in the handshake",
             with(TLS, &[Step::line("220 go"), Step::Close]),

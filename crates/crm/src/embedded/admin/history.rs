@@ -135,12 +135,14 @@ fn one(conn: &Connection, row: &Row, now: Timestamp) -> DbResult<bool> {
     };
     let token = Some(row.trackingtoken.as_str()).filter(|t| !t.is_empty());
     conn.prepare_cached(
-        "UPDATE email SET messageid = ?2, trackingtoken = ?3, statuscode = ?4, statecode = ?5, senton = ?6, actualend = ?6 WHERE activityid = ?1",
+        "UPDATE email SET messageid = ?2, trackingtoken = ?3, trackingtokenkey = ?4, statuscode = ?5, statecode = ?6, senton = ?7,
+           actualend = ?7 WHERE activityid = ?1",
     )?
     .execute(params![
         Id::from(id),
         message_id.as_ref().map(MessageId::as_str),
         token,
+        token.map(str::to_lowercase),
         status.code(),
         status.state_code(),
         sent.map(Time)

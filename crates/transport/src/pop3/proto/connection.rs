@@ -80,6 +80,19 @@ pub enum Violation {
     Challenge,
 }
 
+impl Violation {
+    /// The same with the server's words, where it quotes any, changed by `change`.
+    #[must_use]
+    pub(in crate::pop3) fn map_words(self, change: impl FnOnce(&str) -> String) -> Self {
+        match self {
+            Self::NotAnAnswer(words) => Self::NotAnAnswer(change(&words)),
+            Self::Unasked(words) => Self::Unasked(change(&words)),
+            Self::Listing(words) => Self::Listing(change(&words)),
+            other @ (Self::LineTooLong(_) | Self::TooMuch { .. } | Self::Challenge) => other,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Reading {
     status: Status,

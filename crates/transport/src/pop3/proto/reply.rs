@@ -99,6 +99,16 @@ impl Status {
         format!("[{code}] {}", self.text)
     }
 
+    /// The same with the server's words changed by `change`; a response code that says something stays.
+    #[must_use]
+    pub(in crate::pop3) fn map_words(&self, change: impl Fn(&str) -> String) -> Self {
+        let code = match &self.code {
+            Some(ResponseCode::Other(code)) => Some(ResponseCode::Other(change(code))),
+            known => known.clone(),
+        };
+        Self { ok: self.ok, code, text: change(&self.text) }
+    }
+
     /// The timestamp of a greeting, for APOP (RFC 1939 section 7).
     ///
     /// It must be a well-formed `msg-id` of printable ASCII with one `@`; anything else could be an attempt to learn the password

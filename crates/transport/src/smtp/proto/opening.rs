@@ -197,6 +197,12 @@ impl Opening {
         self.state = State::SendEhlo;
     }
 
+    /// Whether somebody has begun to log in. Up to then everything that fails is a matter of the server.
+    #[must_use]
+    pub fn is_logging_in(&self) -> bool {
+        self.exchange.is_some()
+    }
+
     /// What the server offers, and the mechanism that was used to log in.
     ///
     /// # Errors

@@ -69,6 +69,17 @@ pub enum Malformed {
     },
 }
 
+impl Malformed {
+    /// The same with the server's words, where it quotes any, changed by `change`.
+    #[must_use]
+    pub(in crate::smtp) fn map_words(self, change: impl FnOnce(&str) -> String) -> Self {
+        match self {
+            Self::NotAReply { line } => Self::NotAReply { line: change(&line) },
+            other @ (Self::LineTooLong | Self::ReplyTooLong | Self::CodesDiffer { .. }) => other,
+        }
+    }
+}
+
 impl Reply {
     /// The three digits.
     #[must_use]
@@ -135,6 +146,21 @@ impl Reply {
             subject,
             detail,
         })
+    }
+
+    /// The same with its text, but for an enhanced status code, changed by `change`.
+    #[must_use]
+    pub(in crate::smtp) fn map_words(mut self, change: impl Fn(&str) -> String) -> Self {
+        let code = self.enhanced().map(|e| e.to_string()).unwrap_or_default();
+        for (n, line) in self.lines.iter_mut().enumerate() {
+            // codes with leading zeros print shorter; what does not match is changed as a whole
+            let rest = line.strip_prefix(&code).filter(|_| n == 0);
+            *line = match rest {
+                Some(rest) => format!("{code}{}", change(rest)),
+                None => change(line),
+            };
+        }
+        self
     }
 
     /// Whether the enhanced status code has this subject and detail.
