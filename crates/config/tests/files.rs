@@ -545,7 +545,7 @@ fn usual_ports_and_encryption() {
              <AllowClearTextWithoutTls>true</AllowClearTextWithoutTls>{inner}</ConfigurationProfile></ConfigurationProfiles>\
              </Configuration>"
         );
-        let profile = settings(&text).profiles.remove(0);
+        let profile = settings(&text).profiles[0].clone();
         let Location::Server { port, .. } = profile.location else { panic!("{profile:?}") };
         (profile.tls, port)
     };
@@ -584,4 +584,27 @@ fn ten_thousand_mailboxes() {
         .collect();
     let settings = settings(&COMPLETE.replace("  <Mailboxes>\n", &format!("  <Mailboxes>\n{users}")));
     assert_eq!(settings.enabled_mailboxes().count(), 10_004);
+}
+
+/// Names are found at once: with a search through the list for each, this takes most of a minute.
+#[test]
+fn many_names_are_cheap() {
+    let profiles: String = (0..18_000)
+        .map(|i| {
+            format!(
+                "<ConfigurationProfile><Name>Profile {i}</Name><Direction>Incoming</Direction><ServerType>Maildir</ServerType>\
+                 </ConfigurationProfile>"
+            )
+        })
+        .collect();
+    let queues: String =
+        (0..18_000).map(|i| format!("<Queue><IncomingProfile>profile {i}</IncomingProfile></Queue>")).collect();
+    let text = format!(
+        "<Configuration><ConfigurationProfiles>{profiles}{}</ConfigurationProfiles><Deployments><Deployment><Name>D</Name>\
+         <Type>Embedded</Type><Path>x</Path></Deployment></Deployments><Mailboxes>{queues}</Mailboxes></Configuration>",
+        "<ConfigurationProfile><Name>PROFILE 17999</Name></ConfigurationProfile>"
+    );
+    let (_, findings) = check(&text, Path::new("E.xml"));
+    let count = |code: Code| findings.iter().filter(|f| f.code == code).count();
+    assert_eq!((count(Code::DuplicateName), count(Code::UnknownReference)), (1, 0));
 }

@@ -355,7 +355,7 @@ fn duplicate_names() {
         ],
     );
     says(
-        &file("", &[POP], &[EMBEDDED, EMBEDDED], &[], ""),
+        &file("", &[POP], &[EMBEDDED, &EMBEDDED.replace("crm.db", "other.db")], &[], ""),
         &[
             "E.xml:6: error: there is already a deployment \"D\" at line 5; names must differ, letter case does not count \
          [duplicate-name]",
@@ -375,6 +375,31 @@ fn duplicate_names() {
             "E.xml:2: error: MaxThreads appears more than once in SystemConfiguration; the first is at line 1; remove one \
          [duplicate-element]",
         ],
+    );
+}
+
+#[test]
+fn one_file_for_each_embedded_crm() {
+    let second = EMBEDDED.replace(">D<", ">E<").replace("crm.db", ".//crm.db");
+    says(
+        &file("", &[], &[EMBEDDED, &second], &[], ""),
+        &[
+            "E.xml:6: error: deployment \"E\": Path ././/crm.db is the CRM of the deployment at line 5 already; give each \
+         deployment a file of its own [shared-source]",
+        ],
+    );
+    says(&file("", &[], &[EMBEDDED, &second.replace("crm.db", "other.db")], &[], ""), &[]);
+}
+
+/// An empty element counts as none, and does not shift the lines of those after it.
+#[cfg(not(windows))]
+#[test]
+fn empty_files_do_not_shift_lines() {
+    let files = "<ExtraCaFiles>\n<File/>\n<File> </File>\n<File>C:\\ca.pem</File>\n</ExtraCaFiles>";
+    profile(
+        POP,
+        &[("</Name>", &format!("</Name>{files}"))],
+        &["E.xml:6: error: profile \"In\": File is a Windows path, which means nothing on this system [foreign-path]"],
     );
 }
 
@@ -413,7 +438,7 @@ fn absent_reference() {
          [missing-element]",
         ],
     );
-    let second = EMBEDDED.replace(">D<", ">E<");
+    let second = EMBEDDED.replace(">D<", ">E<").replace("crm.db", "other.db");
     says(
         &file("", &[POP, SMTP], &[EMBEDDED, &second], &[USER], ""),
         &["E.xml:9: error: user \"Ann\": Deployment is missing; give one of D, E [missing-element]"],

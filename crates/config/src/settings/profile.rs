@@ -133,8 +133,8 @@ fn common(cx: &mut Context<'_>, wire: &wire::ConfigurationProfile, s: &Section) 
     let mut extra_ca_files = Vec::new();
     let files = wire.extra_ca_files.as_ref().map_or(&[][..], |f| &f.files);
     for (i, file) in files.iter().enumerate() {
-        let inner = Section { path: format!("{}/ExtraCaFiles/File#{i}", s.path), label: s.label.clone() };
-        extra_ca_files.extend(cx.path(&inner, "", &Some(file.clone())));
+        let inner = Section { path: format!("{}/ExtraCaFiles", s.path), label: s.label.clone() };
+        extra_ca_files.extend(cx.path(&inner, &format!("File#{i}"), &Some(file.clone())));
     }
     let expiry = cx.millis(s, "MessageExpiry", &wire.message_expiry, 0..=3_155_760_000_000);
     Common {
