@@ -193,7 +193,9 @@ fn fall_back(path: &Path, damage: Finding) -> Result<LoadOutcome, LoadError> {
 fn load_previous(previous: &Path) -> Result<(Settings, Vec<Finding>), Vec<Finding>> {
     let bytes = match read_file_capped(previous, MAX_BYTES as u64) {
         Ok(bytes) => bytes,
-        Err(CapError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Err(Vec::new()),
+        Err(CapError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Err(Vec::new());
+        }
         Err(error) => {
             let message = format!("the previous generation cannot be used either: {error}");
             let at = Position::START;
@@ -207,7 +209,8 @@ fn load_previous(previous: &Path) -> Result<(Settings, Vec<Finding>), Vec<Findin
         (None, mut findings) => {
             findings.retain(Finding::is_error);
             for finding in &mut findings {
-                finding.message = format!("the previous generation cannot be used either: {}", finding.message);
+                finding.message =
+                    format!("the previous generation cannot be used either: {}", finding.message);
             }
             Err(findings)
         }

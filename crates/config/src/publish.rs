@@ -93,7 +93,8 @@ pub(crate) fn publish_locked(path: &Path, new: &[u8]) -> Result<Published, Publi
     // what takes over when the new file is damaged has to be something that works
     let current = current.filter(|text| check(text, path).0.is_some());
     if let Some(current) = current {
-        files::replace_like(&previous, current.as_bytes(), path).map_err(|e| io_error("write", &previous, e))?;
+        files::replace_like(&previous, current.as_bytes(), path)
+            .map_err(|e| io_error("write", &previous, e))?;
     }
     files::replace(path, new).map_err(|e| io_error("write", path, e))?;
     Ok(Published { settings, findings, kept_previous: current.is_some() })

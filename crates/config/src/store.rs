@@ -338,7 +338,9 @@ impl SecretStore {
                 SecretRef::Env(_) => {}
                 SecretRef::File(path) => drop(files.insert(path.clone())),
                 SecretRef::Credential(name) => {
-                    files.extend((self.environment)(CREDENTIALS_VARIABLE).map(|f| PathBuf::from(f).join(name)));
+                    files.extend(
+                        (self.environment)(CREDENTIALS_VARIABLE).map(|f| PathBuf::from(f).join(name)),
+                    );
                 }
                 SecretRef::Aead(_) => drop(files.insert(self.key_file.clone())),
             }
@@ -409,7 +411,14 @@ impl SecretStore {
 #[cfg(unix)]
 fn state_of(metadata: &std::fs::Metadata) -> impl Hash + use<> {
     use std::os::unix::fs::MetadataExt as _;
-    (metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec())
+    (
+        metadata.ino(),
+        metadata.len(),
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+        metadata.ctime(),
+        metadata.ctime_nsec(),
+    )
 }
 
 #[cfg(not(unix))]

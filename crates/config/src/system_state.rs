@@ -67,7 +67,14 @@ impl SystemState {
         }
         if scan.left_out > 0 {
             let message = format!("and {} more findings, which are not listed", scan.left_out);
-            scan.findings.push(Finding::new(Severity::Warning, Code::StateEntry, path, Position::START, "", message));
+            scan.findings.push(Finding::new(
+                Severity::Warning,
+                Code::StateEntry,
+                path,
+                Position::START,
+                "",
+                message,
+            ));
         }
         Self { thresholds: scan.entries, findings: scan.findings }
     }

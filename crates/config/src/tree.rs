@@ -276,7 +276,8 @@ fn spoken(name: &str) -> &'static str {
 /// Whether a tag can have this name (XML 1.0 section 2.3). Beyond ASCII everything is taken for a letter.
 fn is_xml_name(name: &str) -> bool {
     let letter = |c: char| !c.is_ascii() || c.is_ascii_alphabetic() || matches!(c, '_' | ':');
-    name.starts_with(letter) && name.chars().all(|c| letter(c) || c.is_ascii_digit() || matches!(c, '-' | '.'))
+    name.starts_with(letter)
+        && name.chars().all(|c| letter(c) || c.is_ascii_digit() || matches!(c, '-' | '.'))
 }
 
 /// At most 80 characters of a text, control characters escaped, for messages.
@@ -355,7 +356,10 @@ mod tests {
             ("<Router b=1/>", "1:1: an attribute of Router is not well-formed"),
             ("<User b='1' b='2'/>", "1:1: an attribute of User stands twice"),
             ("<a b='1' b='2'/>", "1:1: an attribute of an element stands twice"),
-            ("<Queue>\n<x></User>", "2:4: the end tag of User does not close an element, which was opened at line 2"),
+            (
+                "<Queue>\n<x></User>",
+                "2:4: the end tag of User does not close an element, which was opened at line 2",
+            ),
             ("<queue>\n</x>", "2:1: this end tag does not close Queue, which was opened at line 1"),
             ("</x>", "1:1: there is an end tag, but no element is open"),
         ] {

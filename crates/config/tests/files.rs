@@ -79,11 +79,10 @@ fn a_complete_file() {
     assert_eq!(input.location, Location::Server { host: "pop.contoso.example".into(), port: 995 });
     assert_eq!(input.extra_ca_files, [folder.join("ca.pem"), PathBuf::from("/etc/ca2.pem")]);
     assert_eq!((input.delete_emails, input.message_expiry), (true, Some(Duration::from_secs(2_592_000))));
-    // an override beats the profile's own value, which beats the default
-    assert_eq!((input.tuning.maximum_delivery_attempts, input.tuning.batch_size), (7, 9));
-    assert_eq!(input.tuning.request_batch_size, 5);
-
     let output = s.profile("Mail out").unwrap();
+    // an override beats the profile's own value, which beats the default
+    assert_eq!((output.tuning.maximum_delivery_attempts, output.tuning.batch_size), (7, 9));
+    assert_eq!(output.tuning.request_batch_size, 5);
     assert_eq!(
         (output.tls, &output.location),
         (TlsMode::StartTls, &Location::Server { host: "smtp.contoso.example".into(), port: 587 })
@@ -120,8 +119,8 @@ fn a_complete_file() {
 fn the_override_policy_can_be_turned_round() {
     let text = COMPLETE.replace("<Router>", "<Router><OverridePolicy>Profiles</OverridePolicy>");
     let s = settings(&text);
-    assert_eq!(s.profile("Mail in").unwrap().tuning.maximum_delivery_attempts, 3);
-    assert_eq!(s.profile("Mail out").unwrap().tuning.maximum_delivery_attempts, 7);
+    assert_eq!(s.profile("Mail out").unwrap().tuning.maximum_delivery_attempts, 3);
+    assert_eq!(s.profile("Folder out").unwrap().tuning.maximum_delivery_attempts, 7);
 }
 
 #[test]
@@ -353,14 +352,18 @@ fn publishing_keeps_a_generation_and_loading_falls_back() {
         ]
     );
     fs::write(previous_path(&file), "<").unwrap();
-    assert!(matches!(Settings::load(&file), Err(LoadError::Invalid(f)) if f.len() == 2 && f[1].code == Code::Damaged));
+    assert!(
+        matches!(Settings::load(&file), Err(LoadError::Invalid(f)) if f.len() == 2 && f[1].code == Code::Damaged)
+    );
     fs::remove_file(previous_path(&file)).unwrap();
     fs::create_dir(previous_path(&file)).unwrap();
     assert!(
         matches!(Settings::load(&file), Err(LoadError::Invalid(f)) if f.len() == 2 && f[1].code == Code::PreviousGeneration)
     );
     fs::remove_dir(previous_path(&file)).unwrap();
-    assert!(matches!(Settings::load(&file), Err(LoadError::Invalid(f)) if f.len() == 1 && f[0].code == Code::Damaged));
+    assert!(
+        matches!(Settings::load(&file), Err(LoadError::Invalid(f)) if f.len() == 1 && f[0].code == Code::Damaged)
+    );
 
     // a file with faults is not damaged: whoever wrote it has to hear of them
     fs::write(previous_path(&file), PUBLISHED).unwrap();
@@ -597,8 +600,9 @@ fn many_names_are_cheap() {
             )
         })
         .collect();
-    let queues: String =
-        (0..18_000).map(|i| format!("<Queue><IncomingProfile>profile {i}</IncomingProfile></Queue>")).collect();
+    let queues: String = (0..18_000)
+        .map(|i| format!("<Queue><IncomingProfile>profile {i}</IncomingProfile></Queue>"))
+        .collect();
     let text = format!(
         "<Configuration><ConfigurationProfiles>{profiles}{}</ConfigurationProfiles><Deployments><Deployment><Name>D</Name>\
          <Type>Embedded</Type><Path>x</Path></Deployment></Deployments><Mailboxes>{queues}</Mailboxes></Configuration>",

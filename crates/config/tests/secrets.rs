@@ -75,8 +75,12 @@ fn the_stamp_changes_with_every_file_that_is_read_and_with_no_other() {
     let store = store(folder.path(), &[("P", "x"), ("CREDENTIALS_DIRECTORY", path)]);
     let key = Key::generate(&SeededEntropy::new(9));
     let sealed = key.seal(&Secret::from("x"), &SeededEntropy::new(9)).unwrap();
-    let references =
-        [SecretRef::Env("P".into()), SecretRef::File(at("file")), SecretRef::Credential("cred".into()), sealed];
+    let references = [
+        SecretRef::Env("P".into()),
+        SecretRef::File(at("file")),
+        SecretRef::Credential("cred".into()),
+        sealed,
+    ];
     let stamp = || store.stamp(&references);
     let mut last = stamp();
     assert_eq!(stamp(), last);

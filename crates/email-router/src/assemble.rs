@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use email_router_auth::{CredentialSource, Credentials};
 use email_router_config::{
-    AuthenticationType, Credentials as Whose, Deployment, InDoubtPolicy as Policy, MailSource, MailboxSettings, Profile,
-    SecretStore, Settings,
+    AuthenticationType, Credentials as Whose, Deployment, InDoubtPolicy as Policy, MailSource,
+    MailboxSettings, Profile, SecretStore, Settings,
 };
 use email_router_crm::{CrmMailbox, DeliveryMethod};
 use email_router_engine::router::{IncomingRoute, OutgoingRoute, Plan, Schedule, Server};
@@ -85,12 +85,12 @@ pub fn assemble(
     let mut outgoing_period: Option<Duration> = None;
     let domain = message_id_domain(&mailboxes);
     for mailbox in &mailboxes {
-        let incoming = settings
-            .profile_of(mailbox, Direction::Incoming)
-            .map(|p| match shared.get(&mailbox.mailbox.id) {
+        let incoming = settings.profile_of(mailbox, Direction::Incoming).map(|p| {
+            match shared.get(&mailbox.mailbox.id) {
                 Some(reason) => Err(reason.clone()),
                 None => transports.get(p, Direction::Incoming, mailbox),
-            });
+            }
+        });
         let outgoing = settings
             .profile_of(mailbox, Direction::Outgoing)
             .map(|p| transports.get(p, Direction::Outgoing, mailbox));
@@ -175,8 +175,11 @@ fn mailboxes_of(
     if !deployment.load_mailboxes {
         return mailboxes;
     }
-    let mut taken: HashMap<MailboxId, (MailboxKind, String)> =
-        settings.mailboxes.iter().map(|m| (m.mailbox.id.clone(), (m.mailbox.kind, m.mailbox.name.clone()))).collect();
+    let mut taken: HashMap<MailboxId, (MailboxKind, String)> = settings
+        .mailboxes
+        .iter()
+        .map(|m| (m.mailbox.id.clone(), (m.mailbox.kind, m.mailbox.name.clone())))
+        .collect();
     let named: HashSet<MailboxId> = taken.keys().cloned().collect();
     for record in listed.iter().filter(|r| !r.disabled && uses_router(r) && r.kind != MailboxKind::Forward) {
         let Some(address) = record.address.clone() else { continue };

@@ -580,8 +580,7 @@ pub fn publish(path: &Path, new: &[u8], from: &Path) -> Result<Vec<Finding>> {
 pub fn rotate_secrets(path: &Path) -> Result<usize> {
     let request = |e: &dyn std::error::Error| Error::Request(e.to_string());
     let store = SecretStore::new(key_file_of(path).map_err(|e| request(&e))?);
-    let rotated =
-        email_router_config::rotate(path, &store, &SystemEntropy).map_err(|e| request(&e))?;
+    let rotated = email_router_config::rotate(path, &store, &SystemEntropy).map_err(|e| request(&e))?;
     Ok(rotated.secrets)
 }
 
@@ -605,7 +604,8 @@ fn load_error(error: LoadError) -> Error {
 /// [`SecretStore::stamp`] of everything that these settings read.
 async fn secrets_stamp(settings: &Arc<Settings>) -> Result<u64> {
     let settings = Arc::clone(settings);
-    blocking(move || SecretStore::new(settings.router.secret_key_file.clone()).stamp(settings.secrets())).await
+    blocking(move || SecretStore::new(settings.router.secret_key_file.clone()).stamp(settings.secrets()))
+        .await
 }
 
 /// What serves a deployment; `None` for a type that this version does not serve.

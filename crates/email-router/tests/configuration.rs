@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use email_router::assemble::{Assembled, assemble};
 use email_router::config::{SecretStore, Settings, check};
-use email_router::crm::{Approval, CrmMailbox, DeliveryMethod, FilteringMethod};
 use email_router::crm::embedded::admin::fields;
+use email_router::crm::{Approval, CrmMailbox, DeliveryMethod, FilteringMethod};
 use email_router::engine::{Event, IncomingSettings, Observer, OutgoingSettings};
 use email_router::model::{Direction, EmailAddress, MailboxKind, RecordRef, read_file_capped};
 use email_router::{OpenOptions, Service};
@@ -113,7 +113,8 @@ fn loaded_mailboxes_never_share_an_address_or_a_source() {
     ids.sort_unstable();
     assert_eq!(ids, ["crm/one@first.example", "crm/two@second.example"]);
     assert_eq!(assembled.plan.outgoing.len(), 2);
-    let why: Vec<_> = assembled.unserved.iter().map(|u| (u.mailbox.as_str(), u.direction, u.reason.as_str())).collect();
+    let why: Vec<_> =
+        assembled.unserved.iter().map(|u| (u.mailbox.as_str(), u.direction, u.reason.as_str())).collect();
     assert_eq!(
         why,
         [

@@ -115,8 +115,14 @@ fn what_run_refuses_as_no_text_check_and_publish_refuse_too() {
     let latin = good.replace("Ann Lee", "Ann L\u{1}e").into_bytes();
     let latin: Vec<u8> = latin.into_iter().map(|b| if b == 1 { 0xe9 } else { b }).collect();
     for (bytes, message) in [
-        (latin, ":18:22: error: the file is damaged: here is a byte that is not UTF-8; save the file as UTF-8"),
-        ([&[0xff, 0xfe][..], &wide].concat(), ":1:1: error: the file is damaged: the file is UTF-16; save it as UTF-8"),
+        (
+            latin,
+            ":18:22: error: the file is damaged: here is a byte that is not UTF-8; save the file as UTF-8",
+        ),
+        (
+            [&[0xff, 0xfe][..], &wide].concat(),
+            ":1:1: error: the file is damaged: the file is UTF-16; save it as UTF-8",
+        ),
     ] {
         world.write("new.xml", &bytes);
         world.run(["--config", "new.xml", "check"]).with_code(3).says(&format!("new.xml{message}"));
@@ -135,7 +141,11 @@ fn a_warning_before_the_error_is_told_and_the_error_not_twice() {
         let ran = world.run(command).with_code(3);
         let lines: Vec<&str> = ran.err.lines().collect();
         assert_eq!(lines.len(), 3, "{}", ran.err);
-        assert!(lines[0].starts_with("email-router: ") && lines[0].contains(":3:11: error: MaxThreads is 0"), "{}", ran.err);
+        assert!(
+            lines[0].starts_with("email-router: ") && lines[0].contains(":3:11: error: MaxThreads is 0"),
+            "{}",
+            ran.err
+        );
         assert!(lines[1].starts_with("  EmailAgent.xml:3:5: warning: unknown element Odd"), "{}", ran.err);
         assert!(lines[2].starts_with("  EmailAgent.xml:4:5: error: LogLevel is 9"), "{}", ran.err);
     }

@@ -292,7 +292,8 @@ fn the_thresholds_of_the_original_are_taken_over() {
 #[test]
 fn thresholds_of_mailboxes_that_only_the_crm_lists_are_taken_over_too() {
     let world = World::maildir();
-    let config = maildir_config("", "").replace("<Path>crm.sqlite", "<LoadMailboxes>true</LoadMailboxes><Path>crm.sqlite");
+    let config = maildir_config("", "")
+        .replace("<Path>crm.sqlite", "<LoadMailboxes>true</LoadMailboxes><Path>crm.sqlite");
     let (start, end) = (config.find("<User>").unwrap(), config.find("</User>").unwrap() + "</User>".len());
     world.write("EmailAgent.xml", format!("{}{}", &config[..start], &config[end..]));
     world.write("State.xml", STATE.replace("gone@", "support@"));

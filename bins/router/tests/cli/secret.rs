@@ -93,7 +93,12 @@ fn rotate_encrypts_everything_anew_and_the_passwords_stay_usable() {
 #[test]
 fn the_key_file_is_the_configurations_whatever_else_is_wrong_with_it() {
     let world = World::empty();
-    let named = |text: &str| text.replace("</Configuration>", "<Router><SecretKeyFile>own.key</SecretKeyFile></Router></Configuration>");
+    let named = |text: &str| {
+        text.replace(
+            "</Configuration>",
+            "<Router><SecretKeyFile>own.key</SecretKeyFile></Router></Configuration>",
+        )
+    };
     // the password is not there yet, which is an error of the configuration
     world.write("EmailAgent.xml", named(&accounts("env:X", "")));
     world.run(["check"]).with_code(3);
@@ -110,7 +115,11 @@ fn the_key_file_is_the_configurations_whatever_else_is_wrong_with_it() {
     world.feed(["secret", "set"], PASSWORD).ok().complains("own.key");
     fs::remove_file(world.path("EmailAgent.xml.previous")).unwrap();
     for command in [["secret", "set"], ["secret", "rotate"]] {
-        world.feed(command, PASSWORD).with_code(1).complains("EmailAgent.xml:1:24").complains("which key file is used");
+        world
+            .feed(command, PASSWORD)
+            .with_code(1)
+            .complains("EmailAgent.xml:1:24")
+            .complains("which key file is used");
     }
     assert!(!world.path("email-router.key").exists());
     for (router, message) in [

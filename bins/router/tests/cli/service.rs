@@ -76,10 +76,13 @@ fn a_deployment_that_is_not_served_yet_stops_nothing() {
         )
     };
     let with = |disabled: &str| {
-        maildir_config("<LogLevel>1</LogLevel>", "<AllowEmbeddedBesideOthers>true</AllowEmbeddedBesideOthers>")
-            .replace("<Deployments>", company)
-            .replacen("<User>", &users(disabled), 1)
-            .replace("<Queue>", "<Queue><Deployment>crm</Deployment>")
+        maildir_config(
+            "<LogLevel>1</LogLevel>",
+            "<AllowEmbeddedBesideOthers>true</AllowEmbeddedBesideOthers>",
+        )
+        .replace("<Deployments>", company)
+        .replacen("<User>", &users(disabled), 1)
+        .replace("<Queue>", "<Queue><Deployment>crm</Deployment>")
     };
     world.write("EmailAgent.xml", with(""));
     world.run(["check"]).with_code(3).says("Bob").says("this version cannot serve yet");

@@ -8,9 +8,7 @@ use crate::settings::deployment::deployment;
 use crate::settings::mailbox::mailboxes;
 use crate::settings::profile::profile;
 use crate::settings::read::{Context, Section, is_windows_path};
-use crate::settings::{
-    ByName, ProviderOverrides, RouterSettings, Settings, SystemSettings, Tuning, cross,
-};
+use crate::settings::{ByName, ProviderOverrides, RouterSettings, Settings, SystemSettings, Tuning, cross};
 use crate::wire;
 use crate::words::{InDoubtPolicy, LogLevel, OverridePolicy, Word};
 

@@ -12,7 +12,8 @@ use crate::settings::convert::{Allow, Named};
 use crate::settings::mailbox::names;
 use crate::settings::read::{Context, Section};
 use crate::settings::{
-    ByName, Credentials, Deployment, DeploymentTarget, MailSource, MailboxSettings, Profile, Settings};
+    ByName, Credentials, Deployment, DeploymentTarget, MailSource, MailboxSettings, Profile, Settings,
+};
 use crate::tree::shorten;
 use crate::wire;
 use crate::words::{AuthenticationType as Auth, DeploymentFamily, DeploymentType, ServerType, list};
@@ -113,7 +114,9 @@ pub(super) fn deployments(
 fn one_file_each(cx: &mut Context<'_>, deployments: &[Named<Deployment>]) {
     let mut files: HashMap<PathBuf, &Named<Deployment>> = HashMap::new();
     for named in deployments {
-        let Some(Deployment { target: DeploymentTarget::Embedded { path }, .. }) = &named.value else { continue };
+        let Some(Deployment { target: DeploymentTarget::Embedded { path }, .. }) = &named.value else {
+            continue;
+        };
         match files.entry(path.components().collect()) {
             Entry::Vacant(free) => drop(free.insert(named)),
             Entry::Occupied(first) => {

@@ -414,7 +414,9 @@ impl Settings {
     /// Every reference to a password of a mail system.
     pub fn secrets(&self) -> impl Iterator<Item = &SecretRef> {
         let profiles = self.profiles.iter().filter_map(|p| match &p.credentials {
-            Credentials::OtherSpecified { password, .. } | Credentials::EachAddress { password } => Some(password),
+            Credentials::OtherSpecified { password, .. } | Credentials::EachAddress { password } => {
+                Some(password)
+            }
             Credentials::LocalSystem | Credentials::UserSpecified => None,
         });
         profiles.chain(self.enabled_mailboxes().filter_map(|m| m.password.as_ref()))
@@ -483,11 +485,13 @@ impl Settings {
                 let folder = self.maildir(mailbox, Direction::Incoming)?;
                 Some(MailSource::Folder(folder.components().collect()))
             }
-            Location::Server { host, port } if profile.protocol == Protocol::Pop3 => Some(MailSource::Login {
-                login: self.login(mailbox, Direction::Incoming)?,
-                host: host.trim_end_matches('.').to_lowercase(),
-                port: Some(*port).filter(|port| !matches!(port, 110 | 995)),
-            }),
+            Location::Server { host, port } if profile.protocol == Protocol::Pop3 => {
+                Some(MailSource::Login {
+                    login: self.login(mailbox, Direction::Incoming)?,
+                    host: host.trim_end_matches('.').to_lowercase(),
+                    port: Some(*port).filter(|port| !matches!(port, 110 | 995)),
+                })
+            }
             _ => None,
         }
     }
