@@ -3,21 +3,23 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use email_router::config::LogLevel;
+use tracing::Metadata;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::writer::MakeWriterExt;
 
 use crate::args::{Global, LogFormat};
 
-/// What the published LogLevel means here: 0 errors only (a service that says nothing at all cannot be helped), 1 what an operator has to
-/// know, 2 each mailbox, 3 each message and protocol step.
+/// What the published LogLevel means here, the levels being what an operator has to do: 0 nothing but what needs a person at once, and that not in
+/// the file; 1 every error, also those that may pass; 2 each mailbox; 3 each message and protocol step.
 pub(crate) fn filter(level: LogLevel) -> &'static str {
     match level {
         LogLevel::Off => "error",
-        LogLevel::Errors => "warn,email_router=info,email_router_engine=info",
+        LogLevel::Errors => "warn",
         LogLevel::Mailboxes => "warn,email_router=debug,email_router_engine=debug",
         LogLevel::Messages => {
             "info,email_router=trace,email_router_engine=trace,email_router_transport=trace,email_router_crm=debug,email_router_state=debug"
@@ -30,6 +32,8 @@ pub(crate) struct Control {
     /// `--log` was given: it goes over every configuration.
     fixed: bool,
     set: Box<dyn Fn(EnvFilter) + Send + Sync>,
+    /// Whether the file is written as well.
+    to_file: Arc<AtomicBool>,
 }
 
 impl Control {
@@ -37,6 +41,7 @@ impl Control {
     pub(crate) fn follow(&self, level: LogLevel) {
         if let (false, Ok(filter)) = (self.fixed, complete(filter(level))) {
             (self.set)(filter);
+            self.to_file.store(level != LogLevel::Off, Ordering::Relaxed);
         }
     }
 }
@@ -46,6 +51,7 @@ pub(crate) fn start(global: &Global, level: LogLevel, file: Option<&Path>) -> io
     let text = global.log.as_deref().unwrap_or_else(|| filter(level));
     let filter = complete(text)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, format!("--log {text}: {error}")))?;
+    let to_file = Arc::new(AtomicBool::new(global.log.is_some() || level != LogLevel::Off));
     let set = match file {
         None => install(global.log_format, filter, io::stderr),
         Some(path) => {
@@ -56,10 +62,12 @@ pub(crate) fn start(global: &Global, level: LogLevel, file: Option<&Path>) -> io
             let file = options
                 .open(path)
                 .map_err(|e| io::Error::new(e.kind(), format!("LogFile {}: {e}", path.display())))?;
-            install(global.log_format, filter, io::stderr.and(Mutex::new(file)))
+            let wanted = Arc::clone(&to_file);
+            let file = Mutex::new(file).with_filter(move |_| wanted.load(Ordering::Relaxed));
+            install(global.log_format, filter, io::stderr.and(file))
         }
     };
-    Ok(Control { fixed: global.log.is_some(), set })
+    Ok(Control { fixed: global.log.is_some(), set, to_file })
 }
 
 /// Makes every entry one line. Values come from outside (subjects, server replies, file names): a line break in one would look like an
@@ -74,6 +82,9 @@ impl<'a, M: MakeWriter<'a>> MakeWriter<'a> for OneLine<M> {
     type Writer = OneLineWriter<M::Writer>;
     fn make_writer(&'a self) -> Self::Writer {
         OneLineWriter(self.0.make_writer())
+    }
+    fn make_writer_for(&'a self, entry: &Metadata<'_>) -> Self::Writer {
+        OneLineWriter(self.0.make_writer_for(entry))
     }
 }
 
@@ -138,8 +149,6 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
     use super::*;
 
     #[derive(Clone, Default)]

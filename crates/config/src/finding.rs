@@ -96,7 +96,7 @@ codes! {
     NotInThisVersion "not-in-this-version",
     /// A number outside its range.
     OutOfRange "out-of-range",
-    /// Two mailboxes would read the same messages.
+    /// Two mailboxes would read the same messages, or two deployments would be one CRM.
     SharedSource "shared-source",
     /// An entry of a state file that cannot be used.
     StateEntry "state-entry",

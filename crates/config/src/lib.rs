@@ -43,8 +43,9 @@ pub use reload::{Reload, Reloader};
 pub use rotate::{RotateError, Rotated, rotate, set_secret};
 pub use secret::{Sealed, SecretRef, SecretRefError};
 pub use settings::{
-    Credentials, DEFAULT_KEY_FILE, Deployment, DeploymentTarget, EnvelopeSender, Location, MailSource,
-    MailboxSettings, Profile, ProviderOverrides, RouterSettings, Settings, SystemSettings, Tuning,
+    ByName, Credentials, DEFAULT_KEY_FILE, Deployment, DeploymentTarget, EnvelopeSender, Location,
+    MailSource, MailboxSettings, Profile, ProviderOverrides, RouterSettings, Settings, SystemSettings,
+    Tuning,
 };
 pub use store::{Key, SecretError, SecretStore, key_file_of};
 pub use system_state::SystemState;

@@ -109,6 +109,12 @@ impl Pass<'_> {
                 self.unknown(child, name, path, elements);
                 continue;
             };
+            // an empty value is none: it is not in the cleaned copy, where the numbers are counted
+            if element.repeated && matches!(element.content, Content::Value) && child.text.trim().is_empty() {
+                self.attributes(child, path);
+                child.children.iter().for_each(|inner| self.unknown(inner, element.name, path, &[]));
+                continue;
+            }
             let (count, first) = seen.entry(element.name).or_insert((0, child.at));
             let number = *count;
             *count += 1;

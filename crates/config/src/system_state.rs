@@ -16,6 +16,8 @@ use crate::tree::{lower, shorten};
 
 /// The largest file read, in bytes: a hundred thousand mailboxes.
 pub const MAX_STATE_BYTES: u64 = 64 * 1024 * 1024;
+/// The most findings listed; a hostile file has millions.
+const MAX_FINDINGS: usize = 1_000;
 /// The deepest nesting followed.
 const MAX_OPEN: usize = 256;
 
@@ -24,7 +26,7 @@ const MAX_OPEN: usize = 256;
 pub struct SystemState {
     /// Per address, the time after which messages were not processed yet; in the order of the file, each address once.
     pub thresholds: Vec<(EmailAddress, Timestamp)>,
-    /// What was passed over and why, and where the file is damaged. None of them is an error: nothing here stops an import.
+    /// What was passed over and why, and where the file is damaged: the first thousand of them, then how many more there are. None of them is an error: nothing here stops an import.
     pub findings: Vec<Finding>,
 }
 
@@ -53,6 +55,7 @@ impl SystemState {
             entries: Vec::new(),
             known: HashMap::new(),
             findings: Vec::new(),
+            left_out: 0,
         };
         if replaced {
             scan.warn(0, Code::Damaged, "the file holds bytes that are no text; they were passed over");
@@ -61,6 +64,17 @@ impl SystemState {
             scan.warn(0, Code::Damaged, "the file is empty, so there are no thresholds to import");
         } else {
             scan.run(&text);
+        }
+        if scan.left_out > 0 {
+            let message = format!("and {} more findings, which are not listed", scan.left_out);
+            scan.findings.push(Finding::new(
+                Severity::Warning,
+                Code::StateEntry,
+                path,
+                Position::START,
+                "",
+                message,
+            ));
         }
         Self { thresholds: scan.entries, findings: scan.findings }
     }
@@ -95,10 +109,16 @@ struct Scan<'a> {
     /// Address to its place in `entries`.
     known: HashMap<EmailAddress, usize>,
     findings: Vec<Finding>,
+    /// Findings beyond [`MAX_FINDINGS`].
+    left_out: usize,
 }
 
 impl Scan<'_> {
     fn warn(&mut self, offset: usize, code: Code, message: &str) {
+        if self.findings.len() >= MAX_FINDINGS {
+            self.left_out += 1;
+            return;
+        }
         let at = if offset == 0 { Position::START } else { self.index.position(offset) };
         self.findings.push(Finding::new(Severity::Warning, code, self.path, at, "", message));
     }
@@ -370,6 +390,16 @@ mod tests {
         let odd = [&[0xff, 0xfe][..], &little, b"<"].concat();
         assert_eq!(bytes(&odd).0, [ANN_ENTRY]);
         assert_eq!(bytes(&odd).1.len(), 1);
+    }
+
+    #[test]
+    fn findings_have_an_end() {
+        let (entries, findings) = import(&format!("<S>{}{BOB}</S>", "</x>".repeat(5_000)));
+        assert_eq!((entries.len(), findings.len()), (1, MAX_FINDINGS + 1));
+        assert_eq!(
+            findings.last().unwrap(),
+            "S.xml:1:1: warning: and 4000 more findings, which are not listed [state-entry]"
+        );
     }
 
     #[test]

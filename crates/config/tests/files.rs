@@ -79,11 +79,10 @@ fn a_complete_file() {
     assert_eq!(input.location, Location::Server { host: "pop.contoso.example".into(), port: 995 });
     assert_eq!(input.extra_ca_files, [folder.join("ca.pem"), PathBuf::from("/etc/ca2.pem")]);
     assert_eq!((input.delete_emails, input.message_expiry), (true, Some(Duration::from_secs(2_592_000))));
-    // an override beats the profile's own value, which beats the default
-    assert_eq!((input.tuning.maximum_delivery_attempts, input.tuning.batch_size), (7, 9));
-    assert_eq!(input.tuning.request_batch_size, 5);
-
     let output = s.profile("Mail out").unwrap();
+    // an override beats the profile's own value, which beats the default
+    assert_eq!((output.tuning.maximum_delivery_attempts, output.tuning.batch_size), (7, 9));
+    assert_eq!(output.tuning.request_batch_size, 5);
     assert_eq!(
         (output.tls, &output.location),
         (TlsMode::StartTls, &Location::Server { host: "smtp.contoso.example".into(), port: 587 })
@@ -120,8 +119,8 @@ fn a_complete_file() {
 fn the_override_policy_can_be_turned_round() {
     let text = COMPLETE.replace("<Router>", "<Router><OverridePolicy>Profiles</OverridePolicy>");
     let s = settings(&text);
-    assert_eq!(s.profile("Mail in").unwrap().tuning.maximum_delivery_attempts, 3);
-    assert_eq!(s.profile("Mail out").unwrap().tuning.maximum_delivery_attempts, 7);
+    assert_eq!(s.profile("Mail out").unwrap().tuning.maximum_delivery_attempts, 3);
+    assert_eq!(s.profile("Folder out").unwrap().tuning.maximum_delivery_attempts, 7);
 }
 
 #[test]
@@ -549,7 +548,7 @@ fn usual_ports_and_encryption() {
              <AllowClearTextWithoutTls>true</AllowClearTextWithoutTls>{inner}</ConfigurationProfile></ConfigurationProfiles>\
              </Configuration>"
         );
-        let profile = settings(&text).profiles.remove(0);
+        let profile = settings(&text).profiles[0].clone();
         let Location::Server { port, .. } = profile.location else { panic!("{profile:?}") };
         (profile.tls, port)
     };
@@ -588,4 +587,28 @@ fn ten_thousand_mailboxes() {
         .collect();
     let settings = settings(&COMPLETE.replace("  <Mailboxes>\n", &format!("  <Mailboxes>\n{users}")));
     assert_eq!(settings.enabled_mailboxes().count(), 10_004);
+}
+
+/// Names are found at once: with a search through the list for each, this takes most of a minute.
+#[test]
+fn many_names_are_cheap() {
+    let profiles: String = (0..18_000)
+        .map(|i| {
+            format!(
+                "<ConfigurationProfile><Name>Profile {i}</Name><Direction>Incoming</Direction><ServerType>Maildir</ServerType>\
+                 </ConfigurationProfile>"
+            )
+        })
+        .collect();
+    let queues: String = (0..18_000)
+        .map(|i| format!("<Queue><IncomingProfile>profile {i}</IncomingProfile></Queue>"))
+        .collect();
+    let text = format!(
+        "<Configuration><ConfigurationProfiles>{profiles}{}</ConfigurationProfiles><Deployments><Deployment><Name>D</Name>\
+         <Type>Embedded</Type><Path>x</Path></Deployment></Deployments><Mailboxes>{queues}</Mailboxes></Configuration>",
+        "<ConfigurationProfile><Name>PROFILE 17999</Name></ConfigurationProfile>"
+    );
+    let (_, findings) = check(&text, Path::new("E.xml"));
+    let count = |code: Code| findings.iter().filter(|f| f.code == code).count();
+    assert_eq!((count(Code::DuplicateName), count(Code::UnknownReference)), (1, 0));
 }

@@ -116,7 +116,7 @@ fn documented_profile_defaults_are_the_defaults() {
                  </ConfigurationProfiles></Configuration>"
             );
             let (settings, findings) = check(&text, "E.xml".as_ref());
-            settings.unwrap_or_else(|| panic!("{findings:#?}")).profiles.remove(0)
+            settings.unwrap_or_else(|| panic!("{findings:#?}")).profiles[0].clone()
         };
         assert_eq!(profile(&format!("{base}{written}")), profile(&base));
         assert!(written.matches("</").count() > 8, "the table was not read: {written}");

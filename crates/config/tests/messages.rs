@@ -355,7 +355,7 @@ fn duplicate_names() {
         ],
     );
     says(
-        &file("", &[POP], &[EMBEDDED, EMBEDDED], &[], ""),
+        &file("", &[POP], &[EMBEDDED, &EMBEDDED.replace("crm.db", "other.db")], &[], ""),
         &[
             "E.xml:6: error: there is already a deployment \"D\" at line 5; names must differ, letter case does not count \
          [duplicate-name]",
@@ -374,6 +374,33 @@ fn duplicate_names() {
         &[
             "E.xml:2: error: MaxThreads appears more than once in SystemConfiguration; the first is at line 1; remove one \
          [duplicate-element]",
+        ],
+    );
+}
+
+#[test]
+fn one_file_for_each_embedded_crm() {
+    let second = EMBEDDED.replace(">D<", ">E<").replace("crm.db", ".//crm.db");
+    says(
+        &file("", &[], &[EMBEDDED, &second], &[], ""),
+        &[
+            "E.xml:6: error: deployment \"E\": Path ././/crm.db is the CRM of the deployment at line 5 already; give each \
+         deployment a file of its own [shared-source]",
+        ],
+    );
+    says(&file("", &[], &[EMBEDDED, &second.replace("crm.db", "other.db")], &[], ""), &[]);
+}
+
+/// An empty element counts as none, and does not shift the lines of those after it.
+#[cfg(not(windows))]
+#[test]
+fn empty_files_do_not_shift_lines() {
+    let files = "<ExtraCaFiles>\n<File/>\n<File> </File>\n<File>C:\\ca.pem</File>\n</ExtraCaFiles>";
+    profile(
+        POP,
+        &[("</Name>", &format!("</Name>{files}"))],
+        &[
+            "E.xml:6: error: profile \"In\": File is a Windows path, which means nothing on this system [foreign-path]",
         ],
     );
 }
@@ -413,7 +440,7 @@ fn absent_reference() {
          [missing-element]",
         ],
     );
-    let second = EMBEDDED.replace(">D<", ">E<");
+    let second = EMBEDDED.replace(">D<", ">E<").replace("crm.db", "other.db");
     says(
         &file("", &[POP, SMTP], &[EMBEDDED, &second], &[USER], ""),
         &["E.xml:9: error: user \"Ann\": Deployment is missing; give one of D, E [missing-element]"],
@@ -575,6 +602,48 @@ fn deployment_families() {
     let disabled = smtp_user.replace("</Name>", "</Name><Disabled>true</Disabled>");
     says(&file("", &[SMTP], &[company], &[&disabled], ""), &[]);
     // 6.2 and 6.3: user-specified credentials depend on the edition
+    let own = |base: &str| {
+        let (from, to) = (
+            "<AuthenticationType>Anonymous</AuthenticationType>",
+            "<AuthenticationType>ClearText</AuthenticationType>",
+        );
+        let who = "<AccessCredentials>UserSpecified</AccessCredentials></ConfigurationProfile>";
+        base.replace(from, to).replace("</ConfigurationProfile>", who)
+    };
+    let online_own = ONLINE
+        .replace("OtherSpecified", "UserSpecified")
+        .replace("<UserName>admin@a.example</UserName>", "")
+        .replace("<Password>env:EO</Password>", "")
+        .replace("<UserType>Administrator</UserType><AccessType>SendAs</AccessType>", "");
+    for (kind, place, pop, smtp) in [
+        ("MyCompany", company, true, true),
+        ("OnlineServiceProvider", provider, false, true),
+        ("CrmOnline", online, false, false),
+        ("Embedded", EMBEDDED, true, true),
+    ] {
+        let refused = |mailbox: &str, profile: &str| {
+            let mailbox = mailbox.replace("</Name>", "</Name><Disabled>true</Disabled>");
+            let found = findings(&file("", &[profile], &[place], &[&mailbox], ""));
+            let refused =
+                found.iter().filter(|f| f.contains("with AccessCredentials UserSpecified cannot be used in"));
+            let refused: Vec<_> = refused.collect();
+            assert!(
+                refused
+                    .iter()
+                    .all(|f| f.contains(&format!("in a deployment of type {kind}; allowed: MyCompany, ")))
+            );
+            assert_eq!(refused.len(), found.len(), "{found:?}");
+            !refused.is_empty()
+        };
+        let reads = USER.replace("<OutgoingProfile>Out</OutgoingProfile>", "");
+        let sends = USER.replace("<IncomingProfile>In</IncomingProfile>", "");
+        assert_eq!(refused(&reads, POP), !pop, "POP3 and {kind}");
+        assert_eq!(refused(&sends, &own(SMTP)), !smtp, "SMTP and {kind}");
+        assert!(
+            !refused(&sends.replace(">Out<", ">EO<"), &online_own),
+            "outgoing Exchange Online and {kind}"
+        );
+    }
     let disabled = USER.replace("</Name>", "</Name><Disabled>true</Disabled>");
     says(
         &file("", &[POP, SMTP], &[provider], &[&disabled], ""),
@@ -699,6 +768,56 @@ fn other_values() {
             "E.xml:3: warning: profile \"In\": EhloName has no effect: it belongs to SMTP [ignored-element]",
         ],
     );
+    let no = |name: &str, element: &str, why: &str| {
+        format!("E.xml:3: warning: profile \"{name}\": {element} has no effect: {why} [ignored-element]")
+    };
+    let with = |base: &str, elements: &[&str]| {
+        let inner: String = elements
+            .iter()
+            .map(|e| match *e {
+                "ExtraCaFiles" => "<ExtraCaFiles><File>ca.pem</File></ExtraCaFiles>".to_owned(),
+                "EnvelopeSender" => "<EnvelopeSender>b@a.example</EnvelopeSender>".to_owned(),
+                "AllowClearTextWithoutTls" => format!("<{e}>true</{e}>"),
+                _ => format!("<{e}>1000</{e}>"),
+            })
+            .collect();
+        file("", &[&base.replace("</Name>", &format!("</Name>{inner}"))], &[], &[], "")
+    };
+    let sending = [
+        "PendingStatusDelay",
+        "SendingStatusDelay",
+        "MaximumDeliveryAttempts",
+        "BatchSize",
+        "RequestBatchSize",
+    ];
+    let network = ["ConnectionTimeout", "OperationTimeout", "AllowClearTextWithoutTls", "ExtraCaFiles"];
+    let folder = "<ConfigurationProfile><Name>F</Name><Direction>Incoming</Direction><ServerType>Maildir</ServerType>\
+                  <Path>mail/{address}</Path></ConfigurationProfile>";
+    let outbox = folder.replace("Incoming", "Outgoing");
+    let exchange = ONLINE.replace("Outgoing", "Incoming").replace("<AccessType>SendAs</AccessType>", "");
+    let retrieval = ["EWSRetrieveMessageCount"];
+    let to_outgoing = "it belongs to outgoing profiles";
+    let to_exchange = "it belongs to incoming ExchangeWebServices";
+    for (name, base, elements, why) in [
+        ("In", POP, &sending[..], Some(to_outgoing)),
+        ("In", POP, &["EnvelopeSender"], Some(to_outgoing)),
+        ("In", POP, &retrieval, Some(to_exchange)),
+        ("In", POP, &network, None),
+        ("Out", SMTP, &sending, None),
+        ("Out", SMTP, &retrieval, Some(to_exchange)),
+        ("Out", SMTP, &["MaxConnections", "EnvelopeSender"], None),
+        ("F", folder, &network, Some("Maildir uses no network")),
+        ("F", folder, &["MaxConnections"], None),
+        ("F", &outbox, &network, Some("Maildir uses no network")),
+        ("F", &outbox, &["MaxConnections"], Some("Maildir uses no network")),
+        ("F", &outbox, &["EnvelopeSender"], Some("it belongs to SMTP")),
+        ("F", &outbox, &sending, None),
+        ("EO", &exchange, &retrieval, None),
+    ] {
+        let expected: Vec<String> =
+            why.into_iter().flat_map(|why| elements.iter().map(move |e| no(name, e, why))).collect();
+        assert_eq!(findings(&with(base, elements)), expected, "{name} {elements:?}");
+    }
     says(
         &file("", &[], &[], &[], "<StatusListener>0.0.0.0:80</StatusListener>"),
         &[

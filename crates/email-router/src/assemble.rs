@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use email_router_auth::{CredentialSource, Credentials};
 use email_router_config::{
-    AuthenticationType, Credentials as Whose, DecisionHistory, Deployment, InDoubtPolicy as Policy,
+    AuthenticationType, Credentials as Whose, DecisionHistory, Deployment, InDoubtPolicy as Policy, Location,
     MailSource, MailboxSettings, Profile, SecretStore, Settings,
 };
 use email_router_crm::{CrmMailbox, DeliveryMethod};
@@ -269,11 +269,23 @@ fn incoming_route(
         mailbox: mailbox.mailbox.clone(),
         // an original belongs to its recipients, never to the forward mailbox
         record: (mailbox.mailbox.kind != MailboxKind::Forward).then(|| record.record.clone()),
-        server: Server { name: transport.to_string(), max_sessions: profile.max_connections as usize },
+        server: Server {
+            name: server_name(profile, &*transport),
+            max_sessions: profile.max_connections as usize,
+        },
         transport,
         settings: incoming,
         polling_period: profile.polling_period,
         fingerprint,
+    }
+}
+
+/// What mailboxes share limit and back-off with. A POP3 transport calls itself after its server, which several profiles may have; folders of
+/// different profiles have nothing in common.
+fn server_name(profile: &Profile, transport: &dyn Transport) -> String {
+    match profile.location {
+        Location::Folder(_) => format!("the folders of profile {}", profile.name),
+        _ => transport.to_string(),
     }
 }
 

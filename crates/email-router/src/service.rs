@@ -471,9 +471,10 @@ impl Service {
                     }
                     if needs_restart(&settings, &new) {
                         tracing::warn!(
-                            "deployments, StateFile or StatusListener changed: restart the router to take that over; the rest is taken over now"
+                            "deployments, StateFile, LogFile or StatusListener changed: restart the router to take that over; the rest is taken over now"
                         );
                     }
+                    warn_of_turned_profiles(&settings, &new);
                     Some(Arc::new(new)).filter(|new| **new != *settings)
                 }
                 Reload::Refused(error) => {
@@ -648,7 +649,20 @@ fn needs_restart(old: &Settings, new: &Settings) -> bool {
     };
     targets(old) != targets(new)
         || old.router.state_file != new.router.state_file
+        || old.system.log_file != new.system.log_file
         || old.router.status_listener != new.router.status_listener
+}
+
+/// "Direction cannot be changed after saving": publishing refuses it, a file changed by hand is taken as it is.
+fn warn_of_turned_profiles(old: &Settings, new: &Settings) {
+    for profile in &new.profiles {
+        let (name, direction) = (&profile.name, profile.direction);
+        if let Some(was) = old.profile(name).map(|was| was.direction).filter(|was| *was != direction) {
+            tracing::warn!(
+                "profile {name} was {was} and is {direction} now; give a profile of another direction another name"
+            );
+        }
+    }
 }
 
 fn is_called(mailbox: &Mailbox, text: &str) -> bool {

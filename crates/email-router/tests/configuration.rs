@@ -148,6 +148,19 @@ fn loaded_mailboxes_never_share_an_address_or_a_source() {
     assert!(matches!(&assembled.targets[1].incoming, Some(Err(reason)) if *reason == not.reason));
 }
 
+#[test]
+fn folders_of_different_profiles_do_not_share_a_limit() {
+    let second = "<ConfigurationProfile><Name>in2</Name><Direction>Incoming</Direction><ServerType>Maildir</ServerType>\
+                  <Path>second/{address}</Path><MaxConnections>1</MaxConnections></ConfigurationProfile></ConfigurationProfiles>";
+    let text = MAILDIRS
+        .replace("</ConfigurationProfiles>", second)
+        .replace("<OutgoingProfile>slow", "<IncomingProfile>in2</IncomingProfile><OutgoingProfile>slow");
+    let assembled = self::assembled(&text, &[queue(1, "one@first.example"), queue(2, "two@second.example")]);
+    let servers: Vec<_> =
+        assembled.plan.incoming.iter().map(|r| (r.server.name.as_str(), r.server.max_sessions)).collect();
+    assert_eq!(servers, [("the folders of profile in2", 1), ("the folders of profile in", 4)]);
+}
+
 /// Hears of every attempt to open a mailbox whether it succeeded.
 #[derive(Debug)]
 struct Opened(tokio::sync::mpsc::UnboundedSender<Result<(), String>>);

@@ -97,7 +97,7 @@ fn a_deployment_that_is_not_served_yet_stops_nothing() {
 #[test]
 fn ctrl_c_stops_it_too() {
     let world = World::maildir();
-    world.write("EmailAgent.xml", maildir_config("<LogLevel>1</LogLevel>", ""));
+    world.write("EmailAgent.xml", maildir_config("<LogLevel>2</LogLevel>", ""));
     let mut service = world.start([]);
     world.until("starting", || world.read("err.txt").contains("routing"));
     service.signal("INT");
@@ -126,12 +126,59 @@ fn what_is_published_is_taken_over_while_it_runs() {
     world.until("the delivery to the queue", || received(&world) == 2);
 
     // the good one serves Ann, and its LogLevel counts
-    assert!(!world.read("err.txt").contains("DEBUG"));
+    assert!(!world.read("err.txt").contains("DEBUG") && !world.read("err.txt").contains("INFO"));
     world.feed(["publish", "-"], &quiet.replace("<LogLevel>1<", "<LogLevel>2<")).ok();
     world.until("the delivery to Ann", || received(&world) == 3);
     world.until("the new LogLevel", || world.read("err.txt").contains("DEBUG"));
-    assert!(world.read("err.txt").contains("the new configuration is in use"));
+
+    // what a running router cannot take over, or what publishing would have refused, is told
+    let quiet = maildir_config("<LogLevel>2</LogLevel>", "");
+    world.write("EmailAgent.xml", quiet.replace("<LogLevel>", "<LogFile>other.log</LogFile><LogLevel>"));
+    world.until("the new settings", || world.read("err.txt").contains("the new configuration is in use"));
+    world.until("the advice", || {
+        world.read("err.txt").contains("LogFile or StatusListener changed: restart the router")
+    });
+    let turned = quiet
+        .replace("<Direction>Incoming</Direction>", "<Direction>Outgoing</Direction>")
+        .replace("<DefaultIncomingProfile>in</DefaultIncomingProfile>", "");
+    world.write("EmailAgent.xml", turned.replace("<MaxMessageSize>", "<!-- --><MaxMessageSize>"));
+    world.until("the warning", || {
+        world.read("err.txt").contains(
+            "profile in was incoming and is outgoing now; give a profile of another direction another name",
+        )
+    });
     assert_eq!(service.stop(), Some(0));
+}
+
+/// The published scale: 0 no logging, 1 errors only, 2 by mailbox, 3 by message.
+#[test]
+fn log_levels_mean_what_is_published() {
+    let world = World::maildir();
+    // a mailbox without a folder fails, which may pass; a message that is no message goes into quarantine, which a person has to see to
+    std::fs::remove_dir_all(world.path("mail/support@example.com")).unwrap();
+    for (level, expected) in [
+        ("0", &["ERROR"][..]),
+        ("1", &["ERROR", "WARN"]),
+        ("2", &["ERROR", "WARN", "DEBUG"]),
+        ("3", &["ERROR", "WARN", "DEBUG", "TRACE"]),
+    ] {
+        let log = format!("<LogLevel>{level}</LogLevel><LogFile>{level}.log</LogFile>");
+        world.write("EmailAgent.xml", maildir_config(&log, ""));
+        world.deliver("ann@example.com", level, "\u{0}no field at all\n");
+        let ran = world.run(["run", "--once"]).with_code(4);
+        let levels = |text: &str| -> Vec<&str> {
+            let known = ["ERROR", "WARN", "DEBUG", "TRACE"];
+            let of = |line: &str| line.split_whitespace().nth(1).map(str::to_owned);
+            known.into_iter().filter(|k| text.lines().any(|line| of(line).as_deref() == Some(*k))).collect()
+        };
+        let (file, err) = (world.read(format!("{level}.log")), &ran.err);
+        assert_eq!(levels(err), expected, "{err}");
+        assert_eq!(file, if level == "0" { "" } else { err.as_str() });
+    }
+    // what the command line says goes over it
+    world.write("EmailAgent.xml", maildir_config("<LogLevel>0</LogLevel><LogFile>asked.log</LogFile>", ""));
+    let ran = world.run(["--log", "debug", "run", "--once"]);
+    assert!(ran.err.contains("DEBUG") && ran.err == world.read("asked.log"), "{}", ran.err);
 }
 
 #[test]

@@ -150,7 +150,7 @@ mod tests {
     fn tables() {
         #[rustfmt::skip]
         let expected: &[(Direction, Server, Auth, [bool; 3])] = &[
-            //                                                          Local  User  Other
+            // Local, User, Other
             (Incoming, Server::Exchange2003, Auth::WindowsAuthentication, [true, true, true]),
             (Incoming, Server::Exchange2007, Auth::WindowsAuthentication, [true, true, true]),
             (Incoming, Server::Exchange2010Or2013, Auth::WindowsAuthentication, [true, true, true]),
@@ -179,6 +179,44 @@ mod tests {
                     assert_eq!(found, wanted, "{direction} {server} {auth}");
                 }
             }
+        }
+    }
+
+    /// The column "Protocol": which ones, the default first.
+    #[test]
+    fn protocols() {
+        use Protocol::{ExchangeWebServices as Ews, Maildir, Pop3, Smtp, WebDAV};
+        let expected: &[(Direction, Server, &[Protocol])] = &[
+            (Incoming, Server::Exchange2003, &[WebDAV]),
+            (Incoming, Server::Exchange2007, &[Ews, WebDAV]),
+            (Incoming, Server::Exchange2010Or2013, &[Ews]),
+            (Incoming, Server::ExchangeOnline, &[Ews]),
+            (Incoming, Server::Pop3, &[Pop3]),
+            (Incoming, Server::Maildir, &[Maildir]),
+            (Outgoing, Server::Smtp, &[Smtp]),
+            (Outgoing, Server::ExchangeOnline, &[Ews]),
+            (Outgoing, Server::Maildir, &[Maildir]),
+        ];
+        for direction in [Incoming, Outgoing] {
+            for server in Server::ALL {
+                let wanted = expected.iter().find(|(d, s, _)| (*d, s) == (direction, server)).map(|e| e.2);
+                assert_eq!(row(*server, direction).map(|r| r.protocols), wanted, "{direction} {server}");
+            }
+        }
+    }
+
+    /// The footnotes about user-specified credentials.
+    #[test]
+    fn user_specified() {
+        use DeploymentType::{CrmOnline, Embedded, MyCompany, OnlineServiceProvider as Provider};
+        for row in TABLE {
+            let expected: &[DeploymentType] = match (row.direction, row.server) {
+                (Incoming, _) => &[MyCompany, Embedded],
+                (Outgoing, Server::ExchangeOnline) => &[MyCompany, Provider, CrmOnline, Embedded],
+                (Outgoing, _) => &[MyCompany, Provider, Embedded],
+            };
+            let allowed = user_specified_allowed(row.direction, row.server);
+            assert_eq!(allowed, expected, "{} {}", row.direction, row.server);
         }
     }
 }

@@ -8,9 +8,7 @@ use crate::settings::deployment::deployment;
 use crate::settings::mailbox::mailboxes;
 use crate::settings::profile::profile;
 use crate::settings::read::{Context, Section, is_windows_path};
-use crate::settings::{
-    ProviderOverrides, RouterSettings, Settings, SystemSettings, Tuning, cross, same_name,
-};
+use crate::settings::{ByName, ProviderOverrides, RouterSettings, Settings, SystemSettings, Tuning, cross};
 use crate::wire;
 use crate::words::{DecisionHistory, InDoubtPolicy, LogLevel, OverridePolicy, Word};
 
@@ -56,6 +54,7 @@ pub(crate) fn convert(
             Named { name: p.name.clone(), section, value }
         })
         .collect();
+    let profiles = ByName::new(profiles, |p| p.name.as_deref());
     let wire_deployments = wire.deployments.as_ref().map_or(&[][..], |d| &d.deployments);
     let mut deployments: Vec<_> = wire_deployments
         .iter()
@@ -67,16 +66,17 @@ pub(crate) fn convert(
             Named { name: d.name.clone(), section, value }
         })
         .collect();
+    cross::deployments(&mut cx, &mut deployments, &profiles, allow);
+    let deployments = ByName::new(deployments, |d| d.name.as_deref());
     duplicates(&mut cx, "profile", &profiles);
     duplicates(&mut cx, "deployment", &deployments);
-    cross::deployments(&mut cx, &mut deployments, &profiles, allow);
     cross::servers(&mut cx, &profiles, allow);
     let mailboxes = mailboxes(&mut cx, &wire.mailboxes.clone().unwrap_or_default(), &deployments, &profiles);
 
     let mut settings = Settings {
         system,
-        profiles: profiles.iter().filter_map(|p| p.value.clone()).collect(),
-        deployments: deployments.iter().filter_map(|d| d.value.clone()).collect(),
+        profiles: usable(&profiles, |p| Some(&p.name)),
+        deployments: usable(&deployments, |d| Some(&d.name)),
         mailboxes: Vec::new(),
         router,
     };
@@ -97,12 +97,16 @@ pub(super) fn label(what: &str, name: &Option<String>, index: usize) -> String {
     }
 }
 
-fn duplicates<T>(cx: &mut Context<'_>, what: &str, list: &[Named<T>]) {
+/// Those without faults of their own.
+fn usable<T: Clone>(list: &ByName<Named<T>>, name: impl Fn(&T) -> Option<&str>) -> ByName<T> {
+    ByName::new(list.iter().filter_map(|item| item.value.clone()).collect(), name)
+}
+
+fn duplicates<T>(cx: &mut Context<'_>, what: &str, list: &ByName<Named<T>>) {
     for (i, item) in list.iter().enumerate() {
         let Some(name) = &item.name else { continue };
-        let first = list[..i].iter().find(|o| o.name.as_deref().is_some_and(|o| same_name(o, name)));
-        if let Some(first) = first {
-            let line = cx.places.find(&first.section.path).line;
+        if let Some(first) = list.place(name).filter(|first| *first < i) {
+            let line = cx.places.find(&list[first].section.path).line;
             let section = Section::once(&item.section.path);
             let message = format!(
                 "there is already a {what} \"{}\" at line {line}; names must differ, letter case does not count",

@@ -1,15 +1,19 @@
 //! The rules that span several elements of the file.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::path::PathBuf;
 
 use email_router_model::{Direction, MailboxKind};
 
 use crate::finding::Code;
 use crate::settings::combine::user_specified_allowed;
 use crate::settings::convert::{Allow, Named};
-use crate::settings::mailbox::{find, names};
+use crate::settings::mailbox::names;
 use crate::settings::read::{Context, Section};
-use crate::settings::{Credentials, Deployment, MailSource, MailboxSettings, Profile, Settings};
+use crate::settings::{
+    ByName, Credentials, Deployment, DeploymentTarget, MailSource, MailboxSettings, Profile, Settings,
+};
 use crate::tree::shorten;
 use crate::wire;
 use crate::words::{AuthenticationType as Auth, DeploymentFamily, DeploymentType, ServerType, list};
@@ -20,14 +24,14 @@ pub(super) fn reference(
     s: &Section,
     element: &str,
     value: &Option<String>,
-    profiles: &[Named<Profile>],
+    profiles: &ByName<Named<Profile>>,
     direction: Direction,
 ) -> Option<String> {
     let name = value.as_deref()?;
     if name.eq_ignore_ascii_case("none") {
         return None;
     }
-    let Some(found) = find(profiles, name) else {
+    let Some(found) = profiles.get(name) else {
         let message = format!(
             "{element} refers to profile \"{}\", which does not exist; profiles are: {}",
             shorten(name),
@@ -57,7 +61,7 @@ pub(super) fn reference(
 pub(super) fn deployments(
     cx: &mut Context<'_>,
     deployments: &mut [Named<Deployment>],
-    profiles: &[Named<Profile>],
+    profiles: &ByName<Named<Profile>>,
     allow: Allow,
 ) {
     use Direction::{Incoming, Outgoing};
@@ -71,6 +75,7 @@ pub(super) fn deployments(
         deployment.default_outgoing_profile =
             reference(cx, section, "DefaultOutgoingProfile", &outgoing, profiles, Outgoing);
     }
+    one_file_each(cx, deployments);
     // the first of each family: whoever comes next may stand beside one of them and not beside another
     let mut firsts: Vec<(&Deployment, &Section)> = Vec::new();
     for Named { section, value, .. } in deployments.iter() {
@@ -105,8 +110,29 @@ pub(super) fn deployments(
     }
 }
 
+/// Two organizations in one file of the embedded CRM would be one, served twice.
+fn one_file_each(cx: &mut Context<'_>, deployments: &[Named<Deployment>]) {
+    let mut files: HashMap<PathBuf, &Named<Deployment>> = HashMap::new();
+    for named in deployments {
+        let Some(Deployment { target: DeploymentTarget::Embedded { path }, .. }) = &named.value else {
+            continue;
+        };
+        match files.entry(path.components().collect()) {
+            Entry::Vacant(free) => drop(free.insert(named)),
+            Entry::Occupied(first) => {
+                let line = cx.places.find(&first.get().section.path).line;
+                let message = format!(
+                    "Path {} is the CRM of the deployment at line {line} already; give each deployment a file of its own",
+                    path.display()
+                );
+                cx.error(&named.section, "Path", Code::SharedSource, message);
+            }
+        }
+    }
+}
+
 /// Exchange Online beside on-premises Exchange or POP3 in one router: not a certified configuration (9.5).
-pub(super) fn servers(cx: &mut Context<'_>, profiles: &[Named<Profile>], allow: Allow) {
+pub(super) fn servers(cx: &mut Context<'_>, profiles: &ByName<Named<Profile>>, allow: Allow) {
     if allow.mixed_servers {
         return;
     }

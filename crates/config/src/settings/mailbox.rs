@@ -5,7 +5,7 @@ use email_router_model::{Direction, EmailAddress, Mailbox, MailboxKind};
 use crate::finding::Code;
 use crate::settings::convert::{Named, label};
 use crate::settings::read::{Context, Section};
-use crate::settings::{Deployment, MailboxSettings, Profile, Settings, cross, same_name};
+use crate::settings::{ByName, Deployment, MailboxSettings, Profile, Settings, cross};
 use crate::tree::shorten;
 use crate::wire;
 
@@ -13,8 +13,8 @@ use crate::wire;
 pub(super) fn mailboxes(
     cx: &mut Context<'_>,
     wire: &wire::Mailboxes,
-    deployments: &[Named<Deployment>],
-    profiles: &[Named<Profile>],
+    deployments: &ByName<Named<Deployment>>,
+    profiles: &ByName<Named<Profile>>,
 ) -> Vec<(MailboxSettings, Section)> {
     let mut all = Vec::new();
     for (kind, element, list) in [
@@ -38,8 +38,8 @@ fn mailbox(
     wire: &wire::Mailbox,
     kind: MailboxKind,
     s: &Section,
-    deployments: &[Named<Deployment>],
-    profiles: &[Named<Profile>],
+    deployments: &ByName<Named<Deployment>>,
+    profiles: &ByName<Named<Profile>>,
 ) -> Option<MailboxSettings> {
     let name = cx.required(s, "Name", &wire.name, "the name people know the mailbox by");
     cx.required(s, "EmailAddress", &wire.email_address, "the address of the mailbox");
@@ -83,7 +83,7 @@ fn mailbox(
         let why = "it belongs to forward mailboxes; use the profile's DeleteEmails";
         cx.no_effect(s, "DeleteMessagesAfterProcessing", &wire.delete_messages_after_processing, why);
         let profile =
-            incoming_profile.as_deref().and_then(|n| find(profiles, n)).and_then(|p| p.value.as_ref());
+            incoming_profile.as_deref().and_then(|n| profiles.get(n)).and_then(|p| p.value.as_ref());
         profile.is_some_and(|p| p.delete_emails)
     };
     let (name, address, deployment) = (name?, address?, deployment?.name.clone()?);
@@ -111,10 +111,10 @@ fn deployment_of<'a>(
     cx: &mut Context<'_>,
     wire: &wire::Mailbox,
     s: &Section,
-    deployments: &'a [Named<Deployment>],
+    deployments: &'a ByName<Named<Deployment>>,
 ) -> Option<&'a Named<Deployment>> {
     let Some(name) = &wire.deployment else {
-        if let [only] = deployments {
+        if let [only] = &deployments[..] {
             return Some(only);
         }
         let message = if deployments.is_empty() {
@@ -125,7 +125,7 @@ fn deployment_of<'a>(
         cx.error(s, "Deployment", Code::MissingElement, message);
         return None;
     };
-    let found = find(deployments, name);
+    let found = deployments.get(name);
     if found.is_none() {
         let message = format!(
             "Deployment refers to \"{}\", which does not exist; deployments are: {}",
@@ -137,14 +137,10 @@ fn deployment_of<'a>(
     found
 }
 
-/// The thing of this name.
-pub(super) fn find<'a, T>(list: &'a [Named<T>], name: &str) -> Option<&'a Named<T>> {
-    list.iter().find(|item| item.name.as_deref().is_some_and(|n| same_name(n, name)))
-}
-
 /// The names for a message; the first ten of them.
 pub(super) fn names<T>(list: &[Named<T>]) -> String {
-    let mut names: Vec<String> = list.iter().filter_map(|i| i.name.as_deref()).map(shorten).collect();
+    let mut names: Vec<String> =
+        list.iter().filter_map(|i| i.name.as_deref()).take(11).map(shorten).collect();
     if names.is_empty() {
         return "none".to_owned();
     }

@@ -1,5 +1,6 @@
 //! The checked settings: what the file means, with every default filled in.
 
+mod by_name;
 mod combine;
 mod convert;
 mod cross;
@@ -9,6 +10,7 @@ mod mailbox;
 mod profile;
 mod read;
 
+pub use by_name::ByName;
 pub use convert::DEFAULT_KEY_FILE;
 
 use std::fmt;
@@ -36,9 +38,9 @@ pub struct Settings {
     /// The service.
     pub system: SystemSettings,
     /// The profiles, in the order of the file; names are unique without regard to letter case.
-    pub profiles: Vec<Profile>,
+    pub profiles: ByName<Profile>,
     /// The CRM organizations; names are unique without regard to letter case.
-    pub deployments: Vec<Deployment>,
+    pub deployments: ByName<Deployment>,
     /// Users, then queues, then forward mailboxes, each in the order of the file.
     pub mailboxes: Vec<MailboxSettings>,
     /// What the original does not have.
@@ -391,13 +393,13 @@ impl Settings {
     /// The profile of this name, without regard to letter case.
     #[must_use]
     pub fn profile(&self, name: &str) -> Option<&Profile> {
-        self.profiles.iter().find(|p| same_name(&p.name, name))
+        self.profiles.get(name)
     }
 
     /// The deployment of this name, without regard to letter case.
     #[must_use]
     pub fn deployment(&self, name: &str) -> Option<&Deployment> {
-        self.deployments.iter().find(|d| same_name(&d.name, name))
+        self.deployments.get(name)
     }
 
     /// The profile by which a mailbox is served in a direction; `None` where it is not.

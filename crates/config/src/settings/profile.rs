@@ -133,8 +133,8 @@ fn common(cx: &mut Context<'_>, wire: &wire::ConfigurationProfile, s: &Section) 
     let mut extra_ca_files = Vec::new();
     let files = wire.extra_ca_files.as_ref().map_or(&[][..], |f| &f.files);
     for (i, file) in files.iter().enumerate() {
-        let inner = Section { path: format!("{}/ExtraCaFiles/File#{i}", s.path), label: s.label.clone() };
-        extra_ca_files.extend(cx.path(&inner, "", &Some(file.clone())));
+        let inner = Section { path: format!("{}/ExtraCaFiles", s.path), label: s.label.clone() };
+        extra_ca_files.extend(cx.path(&inner, &format!("File#{i}"), &Some(file.clone())));
     }
     let expiry = cx.millis(s, "MessageExpiry", &wire.message_expiry, 0..=3_155_760_000_000);
     Common {
@@ -420,11 +420,40 @@ fn outgoing(
             cx.no_effect(s, element, value, "it belongs to incoming profiles");
         }
     }
+    if c.direction == Direction::Incoming {
+        for (element, value) in [
+            ("EnvelopeSender", &wire.envelope_sender),
+            ("PendingStatusDelay", &wire.pending_status_delay),
+            ("SendingStatusDelay", &wire.sending_status_delay),
+            ("MaximumDeliveryAttempts", &wire.maximum_delivery_attempts),
+            ("BatchSize", &wire.batch_size),
+            ("RequestBatchSize", &wire.request_batch_size),
+        ] {
+            cx.no_effect(s, element, value, "it belongs to outgoing profiles");
+        }
+    }
+    if c.direction != Direction::Incoming || c.protocol != Protocol::ExchangeWebServices {
+        let why = "it belongs to incoming ExchangeWebServices";
+        cx.no_effect(s, "EWSRetrieveMessageCount", &wire.ews_retrieve_message_count, why);
+    }
+    if c.protocol == Protocol::Maildir {
+        let files = wire.extra_ca_files.as_ref().filter(|f| !f.files.is_empty()).map(|_| String::new());
+        for (element, value) in [
+            ("ConnectionTimeout", &wire.connection_timeout),
+            ("OperationTimeout", &wire.operation_timeout),
+            ("AllowClearTextWithoutTls", &wire.allow_clear_text_without_tls),
+            ("ExtraCaFiles", &files),
+        ] {
+            cx.no_effect(s, element, value, "Maildir uses no network");
+        }
+        // incoming, it says how many mailboxes are read at the same time
+        if c.direction == Direction::Outgoing {
+            cx.no_effect(s, "MaxConnections", &wire.max_connections, "Maildir uses no network");
+            cx.no_effect(s, "EnvelopeSender", &wire.envelope_sender, "it belongs to SMTP");
+        }
+    }
     if c.protocol != Protocol::Smtp {
         cx.no_effect(s, "EhloName", &wire.ehlo_name, "it belongs to SMTP");
-    }
-    if c.direction == Direction::Incoming {
-        cx.no_effect(s, "EnvelopeSender", &wire.envelope_sender, "it belongs to outgoing profiles");
     }
     let ehlo_name = wire.ehlo_name.clone().filter(|_| c.protocol == Protocol::Smtp);
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '[' | ']' | ':');

@@ -204,7 +204,8 @@ impl Context<'_> {
     ) -> Option<PathBuf> {
         let text = value.as_deref()?;
         if cfg!(not(windows)) && is_windows_path(text) {
-            let message = format!("{element} is a Windows path, which means nothing on this system");
+            let name = element.split('#').next().unwrap_or(element);
+            let message = format!("{name} is a Windows path, which means nothing on this system");
             self.error(section, element, Code::ForeignPath, message);
             return None;
         }

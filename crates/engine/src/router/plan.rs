@@ -78,7 +78,7 @@ impl Default for Schedule {
 pub struct Server {
     /// Names the server: mailboxes with the same name share its limit and its back-off.
     pub name: String,
-    /// Passes on it at the same time.
+    /// Passes on it at the same time; where mailboxes of one server say different numbers, the least counts.
     pub max_sessions: usize,
 }
 

@@ -91,9 +91,16 @@ impl Scheduler {
         for server in self.servers.values_mut() {
             server.waiting.retain(|id| wanted.contains_key(id));
         }
+        let mut limits: HashMap<&str, usize> = HashMap::new();
+        for Server { name, max_sessions } in routes.iter().map(|r| &r.server) {
+            let limit = (*max_sessions).max(1);
+            limits.entry(name).and_modify(|l| *l = limit.min(*l)).or_insert(limit);
+        }
+        for (name, limit) in limits {
+            self.servers.entry(name.to_owned()).or_default().max_sessions = limit;
+        }
         for route in routes {
-            let Server { name, max_sessions } = &route.server;
-            self.servers.entry(name.clone()).or_default().max_sessions = (*max_sessions).max(1);
+            let name = &route.server.name;
             let id = &route.mailbox.id;
             match self.slots.get_mut(id) {
                 Some(slot) if slot.route.fingerprint == route.fingerprint => {
@@ -352,6 +359,24 @@ mod tests {
         let first = routes.iter().find(|r| r.mailbox.id.as_str() == names[0]).unwrap();
         s.succeeded(first, false, now, &entropy);
         assert_eq!(started(&mut s, now).len(), usize::from(names[0] != "b"));
+    }
+
+    #[test]
+    fn of_several_limits_for_a_server_the_least_counts() {
+        let (entropy, now) = (SeededEntropy::new(1), Instant::now());
+        for limits in [[2, 5, 9], [9, 5, 2], [5, 2, 9]] {
+            let mut s = Scheduler::default();
+            let routes: Vec<_> =
+                (0..9).map(|n| route(&format!("a{n}"), "shared", limits[n / 3], 0)).collect();
+            s.replace(&routes, now, Duration::ZERO, &entropy);
+            assert_eq!(started(&mut s, now).len(), 2, "{limits:?}");
+        }
+        // and a new plan may raise it
+        let mut s = Scheduler::default();
+        s.replace(&[route("a", "shared", 1, 0), route("b", "shared", 1, 0)], now, Duration::ZERO, &entropy);
+        assert_eq!(started(&mut s, now).len(), 1);
+        s.replace(&[route("a", "shared", 2, 0), route("b", "shared", 2, 0)], now, Duration::ZERO, &entropy);
+        assert_eq!(started(&mut s, now).len(), 1);
     }
 
     #[test]
