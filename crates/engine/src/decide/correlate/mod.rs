@@ -1,20 +1,37 @@
-//! Which e-mail of the CRM a message answers (`crm-contract.md` 8 and 13.2, 13.3).
+//! Which e-mail of the CRM a message answers (`crm-contract.md` 8 and 13.2 to 13.4).
 //!
-//! In-Reply-To, then References, then tracking tokens; the first hit wins. Conversation index and smart matching go behind tokens.
+//! The methods in their order; the first hit that counts wins. Each can be switched off.
+//!
+//! | file | method | e-mail becomes |
+//! |---|---|---|
+//! | `header.rs` | In-Reply-To, then References from the last to the first | correlated and parent |
+//! | `token.rs` | tracking token in the subject | correlated |
+//! | `conversation.rs` | conversation id of the mail system, then root of Thread-Index | correlated and parent |
+//! | `smart.rs` | words of the subject and addresses | correlated |
+//!
+//! What an outside reader of the mail could have made up does not decide alone where the organization says so: a forged reference
+//! (`forgedreference`), a sender who is not authenticated (`unauthenticatedsender`), a token of strangers (`allowweaktoken`).
+
+mod conversation;
+mod header;
+mod smart;
+mod token;
 
 use std::collections::HashSet;
 
-use email_router_crm::{CorrelationMethod, EmailSummary};
-use email_router_model::{ActivityId, EmailAddress, MessageId, RecordRef};
+use email_router_crm::subject::{Prefix, strip_prefixes};
+use email_router_crm::{CorrelationMethod, EmailSummary, HitPolicy, ParticipationType};
+use email_router_model::{ActivityId, EmailAddress, RecordRef, Timestamp};
 
 use super::parties::{Resolved, Sender};
-use super::token::Token;
+use super::trust::{SenderTrust, Verdict, sender_trust};
 use super::{OrganizationView, Trace};
 use crate::message::Message;
 use crate::ports::CorrelationIndex;
+use crate::reference::{OwnMail, ReferenceSigner};
 use crate::{Result, record::CorrelatedRecord};
 
-/// At most this many e-mails with one token are compared; after a wrap of the counter the newest ones are what matters.
+/// At most this many e-mails with one token, of one conversation, or alike are compared; the newest ones are what matters.
 const MAX_CANDIDATES: usize = 50;
 
 /// The e-mail a message answers.
@@ -24,19 +41,36 @@ pub struct Hit {
     pub email: EmailSummary,
     /// How it was found, as Dataverse counts it: References count as [`CorrelationMethod::InReplyTo`].
     pub method: CorrelationMethod,
-    /// How it was found: `in_reply_to`, `references` or `tracking_token`.
+    /// How it was found: `in_reply_to`, `references`, `tracking_token`, `conversation_id`, `conversation_index` or `smart_matching`.
     pub how: &'static str,
     /// The token both have. Not set for a weak hit, so that a stranger who quotes a token cannot make it his.
     pub token: Option<String>,
-    /// A token hit whose sender and other recipients have nothing to do with the e-mail that was found.
+    /// A token hit whose sender and other recipients have nothing to do with the e-mail that was found. It [counts](Self::counts)
+    /// all the same, as Microsoft has it.
     pub weak: bool,
+    /// The organization lets it be named and nothing more ([`HitPolicy::Weak`]).
+    pub named_only: bool,
 }
 
 impl Hit {
-    /// The e-mail, where it counts as the parent: for hits by header (`crm-contract.md` 8.1).
+    /// Whether something is taken from the e-mail that was found, and filters accept because of it.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        !self.named_only
+    }
+
+    /// The e-mail, where it counts as the parent: for hits by header and conversation (`crm-contract.md` 8.1).
     #[must_use]
     pub fn parent(&self) -> Option<ActivityId> {
-        (self.method == CorrelationMethod::InReplyTo).then_some(self.email.activity_id)
+        let parent =
+            matches!(self.method, CorrelationMethod::InReplyTo | CorrelationMethod::ConversationIndex);
+        (parent && self.counts()).then_some(self.email.activity_id)
+    }
+
+    /// The record that the e-mail is about, where it is taken over.
+    #[must_use]
+    pub fn regarding(&self) -> Option<&RecordRef> {
+        self.email.regarding.as_ref().filter(|_| self.counts())
     }
 
     pub(super) fn record(&self) -> CorrelatedRecord {
@@ -44,8 +78,12 @@ impl Hit {
             activity_id: self.email.activity_id,
             subject: self.email.subject.clone(),
             method: self.how.to_owned(),
-            weak: self.weak,
+            weak: self.weak || self.named_only,
         }
+    }
+
+    fn new(email: &EmailSummary, method: CorrelationMethod, how: &'static str) -> Self {
+        Self { email: email.clone(), method, how, token: None, weak: false, named_only: false }
     }
 }
 
@@ -56,12 +94,82 @@ pub(super) struct Correlation {
     pub(super) method: CorrelationMethod,
 }
 
+impl Correlation {
+    /// The hit, where filters, owner and regarding may go by it.
+    pub(super) fn counting(&self) -> Option<&Hit> {
+        self.hit.as_ref().filter(|hit| hit.counts())
+    }
+}
+
 /// What correlation looks at.
 pub(super) struct Question<'a> {
     pub(super) view: &'a OrganizationView,
     pub(super) message: &'a Message,
     pub(super) sender: &'a Sender,
     pub(super) resolved: &'a Resolved,
+    /// The e-mail of the CRM that the message is, where the router's own mail came back.
+    pub(super) own: Option<&'a OwnMail>,
+    /// Checks references; without one all ids are alike.
+    pub(super) signer: Option<&'a ReferenceSigner>,
+    /// No person wrote it.
+    pub(super) automatic: bool,
+}
+
+impl Question<'_> {
+    /// Whether an e-mail is the message itself, or its sent copy: it is no answer to that.
+    fn is_itself(&self, email: &EmailSummary) -> bool {
+        let same_id = |id| email.message_id.as_ref() == Some(id);
+        self.message.message_id.as_ref().is_some_and(same_id)
+            || self.own.is_some_and(|own| own.activity_id == email.activity_id || same_id(&own.message_id))
+    }
+
+    /// A forward, which `DoNotCorrelateForwardedEmailsAsReplies` keeps out of the conversation: a forward prefix outermost, and nobody
+    /// who got the old mail has to do with the new one (`crm-contract.md` 13.2).
+    fn is_unwanted_forward(&self, old: &EmailSummary) -> bool {
+        if !self.view.settings().do_not_correlate_forwarded_emails_as_replies {
+            return false;
+        }
+        let subject = self.view.tokens().remove(&self.message.subject);
+        if !matches!(strip_prefixes(&subject).outermost, Some(Prefix::Forward | Prefix::Either)) {
+            return false;
+        }
+        let new: HashSet<String> = self.addresses().map(EmailAddress::key).collect();
+        !old.parties
+            .iter()
+            .filter(|p| p.participation != ParticipationType::Sender)
+            .filter_map(|p| p.address.as_ref())
+            .any(|a| new.contains(&a.key()))
+    }
+
+    /// From, To, Cc, Bcc.
+    fn addresses(&self) -> impl Iterator<Item = &EmailAddress> {
+        self.message.from.iter().chain(self.message.recipients()).filter_map(|p| p.address.as_ref())
+    }
+}
+
+/// Which methods are on.
+#[derive(Debug, Clone, Copy)]
+struct Methods {
+    in_reply_to: bool,
+    references: bool,
+    token: bool,
+    conversation: bool,
+    smart: bool,
+}
+
+impl Methods {
+    fn of(view: &OrganizationView) -> Self {
+        let s = view.settings();
+        let by_header =
+            s.email_correlation_enabled && !s.ignore_conversation_index_and_in_reply_to_for_correlation;
+        Self {
+            in_reply_to: by_header && s.use_in_reply_to,
+            references: by_header && s.use_references,
+            token: s.use_tracking_token,
+            conversation: by_header && s.use_conversation_index,
+            smart: s.enable_smart_matching,
+        }
+    }
 }
 
 pub(super) async fn correlate(
@@ -69,184 +177,85 @@ pub(super) async fn correlate(
     index: &dyn CorrelationIndex,
     trace: &mut Trace,
 ) -> Result<Correlation> {
-    let settings = question.view.settings();
-    let by_header = settings.email_correlation_enabled
-        && !settings.ignore_conversation_index_and_in_reply_to_for_correlation;
-    let by_token = settings.use_tracking_token;
-    if !by_header && !by_token {
+    let on = Methods::of(question.view);
+    if !(on.in_reply_to || on.references || on.token || on.conversation || on.smart) {
         trace.step("correlate", "skipped: correlation is switched off");
         return Ok(Correlation { hit: None, method: CorrelationMethod::Skipped });
     }
-    let mut hit = None;
-    if by_header {
-        hit = header_hit(question, index, trace).await?;
-    } else {
-        trace.step("correlate in_reply_to", "skipped: switched off");
-    }
-    if hit.is_none() {
-        if by_token {
-            hit = token_hit(question, index, trace).await?;
-        } else {
-            trace.step("correlate tracking_token", "skipped: switched off");
-        }
-    }
+    let hit = first_hit(question, on, index, trace).await?;
     let method = hit.as_ref().map_or(CorrelationMethod::None, |h| h.method);
     Ok(Correlation { hit, method })
 }
 
-async fn header_hit(
+async fn first_hit(
     question: &Question<'_>,
+    on: Methods,
     index: &dyn CorrelationIndex,
     trace: &mut Trace,
 ) -> Result<Option<Hit>> {
-    let (message, settings) = (question.message, question.view.settings());
-    let references: &[MessageId] = if settings.use_references { &message.references } else { &[] };
-    let mut seen = HashSet::new();
-    let wanted: Vec<(&'static str, &MessageId)> = message
-        .in_reply_to
-        .iter()
-        .map(|id| ("in_reply_to", id))
-        .chain(references.iter().rev().map(|id| ("references", id)))
-        // a message that names itself answers nothing
-        .filter(|(_, id)| Some(*id) != message.message_id.as_ref() && seen.insert(*id))
-        .collect();
-    if wanted.is_empty() {
-        trace.step("correlate in_reply_to", "there is no In-Reply-To and no References to look for");
-        return Ok(None);
-    }
-    let ids: Vec<MessageId> = wanted.iter().map(|(_, id)| (*id).clone()).collect();
-    let found = index.by_message_ids(&ids).await?;
-    for (how, id) in &wanted {
-        let Some(email) =
-            found.iter().filter(|e| e.message_id.as_ref() == Some(*id)).max_by_key(|e| newness(e))
-        else {
-            continue;
-        };
-        let rule = format!("correlate {how}");
-        if settings.do_not_correlate_forwarded_emails_as_replies && looks_forwarded(message, email) {
-            trace.step(
-                rule,
-                format!("{id} is {:?}, but this looks like a forward of it: not taken", email.subject),
-            );
-            continue;
-        }
-        trace.step(rule, format!("{id} is {:?} ({})", email.subject, email.activity_id));
-        let token = email.tracking_token.clone().filter(|token| {
-            question.view.tokens().find(&message.subject).iter().any(|t| t.text.eq_ignore_ascii_case(token))
-        });
-        let hit = Hit { email: email.clone(), method: CorrelationMethod::InReplyTo, how, token, weak: false };
+    let sender = SenderPolicy::of(question, trace);
+    let off = |method: &str, trace: &mut Trace| {
+        trace.step(format!("correlate {method}"), "skipped: switched off");
+        None
+    };
+    let found = match on.in_reply_to || on.references {
+        true => header::find(question, on, index, trace).await?,
+        false => off("in_reply_to", trace),
+    };
+    if let Some(hit) = found.and_then(|hit| sender.admit(hit, trace)) {
         return Ok(Some(hit));
     }
-    let last = wanted.first().map_or("", |(_, id)| id.as_str());
-    trace.step(
-        "correlate in_reply_to",
-        format!("none of {} ids (first looked for: {last}) is an e-mail of the CRM", wanted.len()),
-    );
-    Ok(None)
+    let found = match on.token {
+        true => token::find(question, index, trace).await?,
+        false => off("tracking_token", trace),
+    };
+    if let Some(hit) = found.and_then(|hit| sender.admit(hit, trace)) {
+        return Ok(Some(hit));
+    }
+    let found = match on.conversation {
+        true => conversation::find(question, index, trace).await?,
+        false => off("conversation_index", trace),
+    };
+    if let Some(hit) = found.and_then(|hit| sender.admit(hit, trace)) {
+        return Ok(Some(hit));
+    }
+    let found = match on.smart {
+        true => smart::find(question, index, trace).await?,
+        false => off("smart_matching", trace),
+    };
+    Ok(found.and_then(|hit| sender.admit(hit, trace)))
+}
+
+/// What hits may do because of who the sender is, or is not.
+struct SenderPolicy(Option<HitPolicy>);
+
+impl SenderPolicy {
+    /// Asks the trusted mail servers, where the organization names some.
+    fn of(question: &Question<'_>, trace: &mut Trace) -> Self {
+        let settings = question.view.settings();
+        if settings.trusted_authserv_ids.is_empty() {
+            return Self(None);
+        }
+        let SenderTrust { verdict, because } = sender_trust(question.message, &settings.trusted_authserv_ids);
+        trace.step("sender trust", format!("{verdict}: {because}"));
+        Self((verdict == Verdict::Fail).then_some(settings.unauthenticated_sender))
+    }
+
+    fn admit(&self, mut hit: Hit, trace: &mut Trace) -> Option<Hit> {
+        let what = match self.0 {
+            None => return Some(hit),
+            Some(HitPolicy::Accept) => "counts all the same",
+            Some(HitPolicy::Weak) => "is named, and nothing is taken from it",
+            Some(HitPolicy::Refuse) => "does not count",
+        };
+        let rule = format!("correlate {}", hit.how);
+        trace.step(rule, format!("the sender is not authenticated; the hit {what} (unauthenticatedsender)"));
+        hit.named_only |= self.0 == Some(HitPolicy::Weak);
+        (self.0 != Some(HitPolicy::Refuse)).then_some(hit)
+    }
 }
 
 /// Newest first, and the same answer whatever the order of the list.
-fn newness(email: &EmailSummary) -> (email_router_model::Timestamp, ActivityId) {
+fn newness(email: &EmailSummary) -> (Timestamp, ActivityId) {
     (email.created_on, email.activity_id)
-}
-
-/// A forward: a forward prefix, and nobody who got the old mail has to do with the new one (`crm-contract.md` 13.2).
-fn looks_forwarded(message: &Message, old: &EmailSummary) -> bool {
-    // English, German, French, Spanish/Portuguese, Italian, Dutch, Swedish/Danish/Norwegian, Polish, Turkish, Chinese
-    const PREFIXES: [&str; 13] =
-        ["fw", "fwd", "wg", "tr", "rv", "enc", "i", "doorst", "vb", "vs", "pd", "ilt", "转发"];
-    let Some((prefix, _)) = message.subject.split_once([':', '\u{ff1a}']) else { return false };
-    if !PREFIXES.contains(&prefix.trim().to_lowercase().as_str()) {
-        return false;
-    }
-    let new: HashSet<String> = message
-        .from
-        .iter()
-        .chain(message.recipients())
-        .filter_map(|p| p.address.as_ref())
-        .map(EmailAddress::key)
-        .collect();
-    !old.parties
-        .iter()
-        .filter(|p| p.participation != email_router_crm::ParticipationType::Sender)
-        .filter_map(|p| p.address.as_ref())
-        .any(|a| new.contains(&a.key()))
-}
-
-async fn token_hit(
-    question: &Question<'_>,
-    index: &dyn CorrelationIndex,
-    trace: &mut Trace,
-) -> Result<Option<Hit>> {
-    let tokens = question.view.tokens().find(&question.message.subject);
-    if tokens.is_empty() {
-        trace.step("correlate tracking_token", "the subject has no token");
-        return Ok(None);
-    }
-    // last to first, since the newest is appended last; tokens of today's width before others
-    let (current, other): (Vec<&Token>, Vec<&Token>) = tokens.iter().rev().partition(|t| t.current_width);
-    for token in current.into_iter().chain(other) {
-        let candidates = index.by_token(&token.text, MAX_CANDIDATES).await?;
-        let own = question.message.message_id.as_ref();
-        let best = candidates
-            .iter()
-            .filter(|e| own.is_none() || e.message_id.as_ref() != own)
-            .max_by_key(|e| (verified(question, e), same_subject(question, e), newness(e)));
-        let Some(email) = best else {
-            trace.step("correlate tracking_token", format!("no e-mail has the token {}", token.text));
-            continue;
-        };
-        let weak = !verified(question, email);
-        let among =
-            if candidates.len() > 1 { format!(", best of {}", candidates.len()) } else { String::new() };
-        let what = format!("{} is {:?} ({}){among}", token.text, email.subject, email.activity_id);
-        if weak && !question.view.settings().allow_weak_token {
-            trace.step(
-                "correlate tracking_token",
-                format!("{what}, but neither sender nor other recipients belong to it: not taken (allowweaktoken is off)"),
-            );
-            continue;
-        }
-        let note = if weak { "; weak: neither sender nor other recipients belong to it" } else { "" };
-        trace.step("correlate tracking_token", format!("{what}{note}"));
-        return Ok(Some(Hit {
-            email: email.clone(),
-            method: CorrelationMethod::TrackingToken,
-            how: "tracking_token",
-            token: (!weak).then(|| token.text.clone()),
-            weak,
-        }));
-    }
-    Ok(None)
-}
-
-/// Whether the sender, or a recipient who is no user or queue of the CRM, belongs to the e-mail: as a party by address or record, or as
-/// the record it is about.
-///
-/// Users and queues among the recipients prove nothing: whoever writes to the shop's one address and quotes a token would pass.
-fn verified(question: &Question<'_>, email: &EmailSummary) -> bool {
-    let Question { view, message, sender, resolved } = question;
-    let belongs_record = |record: &RecordRef| {
-        email.regarding.as_ref() == Some(record)
-            || email.parties.iter().any(|p| p.record.as_ref() == Some(record))
-    };
-    let belongs_address =
-        |address: &EmailAddress| email.parties.iter().any(|p| p.address.as_ref() == Some(address));
-    if sender.record.as_ref().is_some_and(belongs_record) {
-        return true;
-    }
-    if message.from.iter().filter_map(|p| p.address.as_ref()).any(belongs_address) {
-        return true;
-    }
-    message.recipients().filter_map(|p| p.address.as_ref()).any(|address| {
-        let rows = resolved.of(address);
-        let ours = view.mailboxes_at(address).next().is_some()
-            || rows.iter().any(|r| matches!(r.record.table.as_str(), "systemuser" | "queue"));
-        !ours && (belongs_address(address) || rows.iter().any(|r| belongs_record(&r.record)))
-    })
-}
-
-fn same_subject(question: &Question<'_>, email: &EmailSummary) -> bool {
-    let tokens = question.view.tokens();
-    tokens.base_subject(&email.subject) == tokens.base_subject(&question.message.subject)
 }
