@@ -42,6 +42,7 @@ pub fn router(folder: &Path, crm: EmbeddedCrm, observer: Arc<dyn Observer>) -> A
         entropy: Arc::new(SystemEntropy),
         observer,
         holder: "bench".to_owned(),
+        signer: None,
     }))
 }
 

@@ -107,6 +107,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         entropy,
         observer: Arc::new(Narrator),
         holder: "example".to_owned(),
+        signer: None, // with a key that is kept, answers are found whatever a provider does to the Message-ID
     });
 
     // once: the e-mail goes out

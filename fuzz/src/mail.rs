@@ -5,9 +5,10 @@ use std::io::Cursor;
 use std::path::Path;
 
 use email_router_crm::OrganizationSettings;
-use email_router_crm::token::{TokenFormat, append_token};
+use email_router_crm::smart::SmartHasher;
+use email_router_crm::subject::{is_invisible, strip_prefixes, visible};
+use email_router_crm::token::{TokenFinder, TokenFormat, append_token};
 use email_router_engine::ParseCaps;
-use email_router_engine::decide::TokenFinder;
 use email_router_engine::message::Message;
 use email_router_model::{Classified, RawMessage, Scope};
 use email_router_transport::import::mbox::{Mbox, Quoting, write_message};
@@ -80,14 +81,20 @@ pub fn tnef(data: &[u8]) {
     assert!(text.len() <= 1000);
 }
 
-/// Any subjects, one a line: a token that was appended is found again, and a text that is no token is not made one by removal.
+/// Any subjects, one a line: a token that was appended is found again, a text that is no token is not made one by removal, prefixes come
+/// off once, and the words that smart matching compares are few and visible.
 pub fn tokens(data: &[u8]) {
     let settings = OrganizationSettings::default();
     let (finder, format) = (TokenFinder::new(&settings), TokenFormat::new(&settings));
+    let hasher = SmartHasher::new(&settings);
     let text = String::from_utf8_lossy(data);
     for (number, subject) in (0_u32..).zip(text.lines()) {
+        let words = hasher.words(subject).words;
+        assert!(words.len() <= settings.hash_max_count as usize && !words.iter().any(|w| w.contains(is_invisible)));
+        let shown = visible(subject);
+        assert!(shown.contains(strip_prefixes(&shown).rest));
         for token in finder.find(subject) {
-            assert!(subject.contains(&token.text));
+            assert!(visible(subject).contains(&token.text));
         }
         let token = format.make(number % 1000, number % format.maximum);
         let limit = 20 + data.len() % 300;

@@ -15,6 +15,7 @@ pub mod contract;
 pub mod error;
 pub mod organization;
 pub mod smart;
+pub mod subject;
 pub mod token;
 
 #[cfg(feature = "conformance")]
@@ -32,5 +33,6 @@ pub use contract::{
 };
 pub use error::{Error, ErrorKind, Result};
 pub use organization::{
-    Approval, AutomaticMail, FilteringMethod, HitPolicy, OrganizationSettings, UnknownSender,
+    Approval, AutomaticMail, DEFAULT_HASH_FILTER_KEYWORDS, FilteringMethod, HitPolicy, OrganizationSettings,
+    UnknownSender,
 };

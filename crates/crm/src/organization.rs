@@ -147,18 +147,21 @@ pub struct OrganizationSettings {
     /// Ours: smart matching looks at e-mails of the last so many days, 1 to 3,650. Microsoft: 90 under high load.
     #[serde(rename = "smartmatchingwindowdays")]
     pub smart_matching_window_days: u32,
-    /// Ours: a subject that says little (fewer than three words and none of six letters) is not matched.
+    /// Ours: a subject that says little, such as `Question`, is not matched. It says enough with three words; or with two words of
+    /// which one has six letters or a number in it, where all words must agree (`hashdeltasubjectcount` 0); or with a number of six
+    /// characters.
     #[serde(rename = "smartmatchingcommonsubjectguard")]
     pub smart_matching_common_subject_guard: bool,
     /// Ours: words of a subject are what stands between white space, for those who need Microsoft's results as far as they are
     /// known; else letters and digits in any script count.
     #[serde(rename = "smartmatchingwhitespacewords")]
     pub smart_matching_whitespace_words: bool,
-    /// Ours: what a hit by Message-ID may do when the id looks like one this router made, and its signature is wrong.
+    /// Ours: what a hit by Message-ID may do when the id claims to be one this router made for this organization, and its
+    /// signature is wrong.
     #[serde(rename = "forgedreference")]
     pub forged_reference: HitPolicy,
-    /// Ours: what a hit by Message-ID or token may do when a trusted mail server says that the sender is not who he says he is
-    /// (RFC 8601: DMARC failed, or neither SPF nor DKIM passed for the sender's domain).
+    /// Ours: what a hit by any method may do when a trusted mail server says that the sender is not who he says he is (RFC 8601:
+    /// DMARC failed, or neither SPF nor DKIM passed for the sender's domain). Without [`Self::trusted_authserv_ids`] nobody says so.
     #[serde(rename = "unauthenticatedsender")]
     pub unauthenticated_sender: HitPolicy,
     /// Ours: the names (authserv-id) of mail servers whose Authentication-Results fields are believed.
@@ -189,6 +192,9 @@ pub struct OrganizationSettings {
     #[serde(rename = "looplimitperrecord")]
     pub loop_limit_per_record: u32,
 }
+
+/// What Dataverse sets `hashfilterkeywords` to: any run of `word:` at the start.
+pub const DEFAULT_HASH_FILTER_KEYWORDS: &str = r"^[\s]*([\w]+\s?:[\s]*)+";
 
 /// What a hit may do that something speaks against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -254,7 +260,7 @@ impl Default for OrganizationSettings {
             tracking_token_id_base: 0,
             tracking_token_id_digits: 3,
             maximum_tracking_number: 999,
-            hash_filter_keywords: r"^[\s]*([\w]+\s?:[\s]*)+".to_owned(),
+            hash_filter_keywords: DEFAULT_HASH_FILTER_KEYWORDS.to_owned(),
             hash_max_count: 20,
             hash_delta_subject_count: 0,
             hash_min_address_count: 2,

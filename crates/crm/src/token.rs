@@ -1,6 +1,10 @@
 //! Tracking tokens: `CRM:0001001` is prefix, a fixed digit, the sender's number and the counter of its messages
 //! (`crm-contract.md` 8.2, vectors in 14).
 
+mod find;
+
+pub use find::{Token, TokenFinder};
+
 use crate::OrganizationSettings;
 
 /// The digit after the prefix: 0 for e-mail made while online, 1 for offline; the router is always online.

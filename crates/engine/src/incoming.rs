@@ -425,7 +425,7 @@ impl Carry for Live<'_> {
         }
         // A message that was tried before and is now a duplicate of its own derived activity was delivered by the attempt that a
         // crash or the CRM's silence ended: it counts as delivered.
-        let own = message.activity_id(self.view.id());
+        let own = self.parts.decider.activity_id(self.view, message);
         if self.tried && record.reason == ReasonCode::Duplicate && own.is_some() && record.activity_id == own
         {
             record.verdict = Verdict::Deliver;
@@ -861,7 +861,7 @@ impl Session<'_> {
 
     /// The record of a message that the CRM has although no attempt came to its end.
     async fn is_there(&mut self, message: &Message) -> Result<Option<DecisionRecord>> {
-        let Some(id) = message.activity_id(self.view.id()) else { return Ok(None) };
+        let Some(id) = self.parts.decider.activity_id(self.view, message) else { return Ok(None) };
         if !self.parts.crm.exists(&id).await? {
             return Ok(None);
         }

@@ -10,6 +10,7 @@
 //! | [`message`] | a message as the rules see it: identity, participants, threading, content |
 //! | [`decide`] | filtering, correlation, parties, owner: from a message to a [`Decision`](decide::Decision) |
 //! | [`record`] | the record of a decision that a person can read |
+//! | [`reference`] | ids in outgoing mail that nobody else can make |
 //! | [`ports`] | [`StateStore`], [`CorrelationIndex`], [`Observer`] |
 //! | [`incoming`] | one pass over one mailbox |
 //! | [`outgoing`] | writing and submitting the CRM's mail |
@@ -24,6 +25,7 @@ pub mod message;
 pub mod outgoing;
 pub mod ports;
 pub mod record;
+pub mod reference;
 pub mod router;
 pub mod settings;
 pub mod state_memory;
@@ -34,4 +36,5 @@ pub mod conformance;
 pub use error::{Error, ErrorKind, Result};
 pub use ports::{CorrelationIndex, Event, Observer, StateError, StateStore};
 pub use record::{DecisionRecord, ReasonCode, Verdict};
+pub use reference::ReferenceSigner;
 pub use settings::{InDoubtPolicy, IncomingSettings, KeepDecisions, OutgoingSettings, ParseCaps};

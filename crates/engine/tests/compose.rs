@@ -6,8 +6,11 @@ use std::process::{Command, Stdio};
 
 use bytes::Bytes;
 use email_router_crm::{Attachment, OutgoingEmail, ParticipationType, Party, Priority};
+use email_router_engine::message::Message;
 use email_router_engine::outgoing::{ComposeOptions, LOOP_HEADER, compose, message_id};
-use email_router_model::{ActivityId, MessageId, OrganizationId};
+use email_router_engine::reference::{OwnMail, REFERENCE_HEADER, Reference};
+use email_router_engine::{ParseCaps, ReferenceSigner};
+use email_router_model::{ActivityId, MessageId, OrganizationId, RawMessage};
 use email_router_transport::Outbound;
 use mail_parser::{MessageParser, MimeHeaders as _};
 use proptest::prelude::*;
@@ -16,6 +19,7 @@ fn options() -> ComposeOptions {
     ComposeOptions {
         organization: OrganizationId::from_url("https://contoso.crm.dynamics.com/"),
         max_message_bytes: 10_000_000,
+        signer: None,
     }
 }
 
@@ -32,7 +36,7 @@ fn email() -> OutgoingEmail {
     let activity_id: ActivityId = "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap();
     OutgoingEmail {
         activity_id,
-        message_id: Some(message_id(&activity_id, "router.example").unwrap()),
+        message_id: Some(message_id(&activity_id, "router.example", &options()).unwrap()),
         subject: "Angebot 12 CRM:0001001".to_owned(),
         body: "Hello".to_owned(),
         body_mime_type: "text/plain".to_owned(),
@@ -90,6 +94,46 @@ fn well_formed(message: &Outbound) {
     assert!(text.is_ascii(), "seven bits");
     assert!(!text.replace("\r\n", "").contains(['\r', '\n']), "only CRLF");
     assert!(text.split("\r\n").all(|line| line.len() <= 998), "lines of at most 998 octets");
+}
+
+/// Signed references: in the Message-ID, at the end of References whatever the Message-ID, and in a field of our own.
+#[test]
+fn signed_references() {
+    let signer = ReferenceSigner::new("k".repeat(32).into()).unwrap();
+    let signing = ComposeOptions { signer: Some(signer.clone()), ..options() };
+    let mut email = email();
+    let id = email.activity_id;
+    let organization = signing.organization;
+    let signed = message_id(&id, "router.example", &signing).unwrap();
+    assert_eq!(signer.judge(&organization, &signed), Reference::Signed(id));
+    email.message_id = Some(signed.clone());
+    email.parent_message_id = MessageId::parse("<parent@example.net>");
+    email.parent_references = (0..60).map(|n| MessageId::parse(&format!("<r{n}@x>")).unwrap()).collect();
+    let message = compose(&email, &[], &signing).unwrap();
+    let read = Message::parse(&RawMessage::new(message.mime.clone()), &ParseCaps::default());
+    assert_eq!(read.message_id.as_ref(), Some(&signed));
+    assert_eq!(read.in_reply_to, [MessageId::parse("<parent@example.net>").unwrap()]);
+    let [.., parent, reference] = &read.references[..] else { panic!("{:?}", read.references) };
+    assert_eq!((read.references.len(), parent.as_str()), (50, "<parent@example.net>"));
+    assert_eq!(signer.judge(&organization, reference), Reference::Signed(id));
+    assert_ne!(reference, &signed);
+    assert_eq!(
+        signer.own_mail(&organization, &read),
+        Some(OwnMail { activity_id: id, message_id: signed.clone() })
+    );
+    assert!(text(&message).lines().all(|line| line.len() <= 998));
+
+    // a provider gives it another Message-ID
+    let rewritten = text(&message).replacen(signed.as_str(), "<0100@ses.example>", 1);
+    let read = Message::parse(&RawMessage::new(rewritten), &ParseCaps::default());
+    assert_eq!(read.message_id.as_ref().unwrap().as_str(), "<0100@ses.example>");
+    assert_eq!(signer.own_mail(&organization, &read).map(|own| own.message_id), Some(signed));
+
+    // nothing of it without a signer
+    email.parent_message_id = None;
+    email.parent_references.clear();
+    let plain = text(&compose(&email, &[], &options()).unwrap());
+    assert!(!plain.contains("References:") && !plain.contains(REFERENCE_HEADER), "{plain}");
 }
 
 #[test]

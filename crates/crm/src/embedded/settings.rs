@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::error::DbResult;
+use crate::smart::SmartHasher;
 use crate::{Error, ErrorKind, OrganizationSettings};
 
 /// Row that is not a setting: the namespace of activity ids.
@@ -111,6 +112,11 @@ pub fn changed(before: &OrganizationSettings, name: &str, text: &str) -> Result<
         .map_err(|e| wrong(&format!("not a value of this setting ({e})")))?;
     for extension in &mut after.blocked_attachments {
         *extension = extension.trim_start_matches('.').to_lowercase();
+    }
+    if name == "hashfilterkeywords"
+        && let Some(problem) = SmartHasher::new(&after).problem()
+    {
+        return Err(wrong(problem).into());
     }
     if after.tracking_prefix != before.tracking_prefix {
         after.tracking_prefix_history.retain(|p| *p != before.tracking_prefix && *p != after.tracking_prefix);

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `recipients.rs` | which users and queues the message is for |
 //! | `filter.rs` | the five filters |
-//! | `correlate.rs`, `token.rs` | which e-mail it answers |
+//! | `correlate/`, `trust.rs` | which e-mail it answers, and whether the sender is who he says |
 //! | `parties.rs` | who the addresses are |
 //! | `owner.rs`, `queues.rs` | who owns it, where it is queued |
 //! | `view.rs` | settings and mailboxes of the organization |
@@ -22,7 +22,7 @@ mod queues;
 mod recipients;
 mod release;
 mod report;
-mod token;
+pub mod trust;
 mod view;
 
 use std::collections::HashSet;
@@ -31,17 +31,17 @@ use std::sync::Arc;
 use email_router_crm::{
     AutomaticMail, CorrelationMethod, CrmClient, CrmMailbox, DeliveryReport, IncomingEmail, Party,
 };
-use email_router_model::{ActivityId, EmailAddress, Mailbox, RecordRef};
+use email_router_model::{ActivityId, Direction, EmailAddress, Mailbox, RecordRef};
 use tokio::time::Instant;
 
 pub use correlate::Hit;
-pub use token::{Token, TokenFinder};
 pub use view::OrganizationView;
 
 use crate::guard::{Automatic, AutomaticKind};
 use crate::message::{Content, Message};
 use crate::ports::CorrelationIndex;
 use crate::record::{DecisionRecord, ReasonCode, Step, Verdict};
+use crate::reference::{OwnMail, ReferenceSigner};
 use crate::{Error, Result};
 use correlate::{Correlation, Question};
 use parties::Resolved;
@@ -72,6 +72,7 @@ impl<'a> MailboxContext<'a> {
 pub struct Decider {
     crm: Arc<dyn CrmClient>,
     index: Arc<dyn CorrelationIndex>,
+    signer: Option<ReferenceSigner>,
     timed: bool,
 }
 
@@ -110,6 +111,8 @@ pub struct Decision {
     pub report: Option<DeliveryReport>,
     /// For a duplicate: the queue that is to get an item of the activity that is there. [`Decision::into_requeue`] makes the call.
     pub requeue: Option<RecordRef>,
+    /// The e-mail of this CRM that the message is: the router's own mail came back.
+    pub own_mail: Option<ActivityId>,
     /// Every step, for people.
     pub record: DecisionRecord,
 }
@@ -118,13 +121,36 @@ impl Decider {
     /// A decider that asks this CRM and finds earlier e-mails through this index.
     #[must_use]
     pub fn new(crm: Arc<dyn CrmClient>, index: Arc<dyn CorrelationIndex>) -> Self {
-        Self { crm, index, timed: false }
+        Self { crm, index, signer: None, timed: false }
     }
 
     /// The same, and each step of its decision records says how long it took.
     #[must_use]
     pub fn timed(self) -> Self {
         Self { timed: true, ..self }
+    }
+
+    /// The same, which recognises references that were signed with this key. Without one every id is like any other.
+    #[must_use]
+    pub fn with_signer(mut self, signer: Option<ReferenceSigner>) -> Self {
+        self.signer = signer;
+        self
+    }
+
+    /// The e-mail of this CRM that a message is, where the router's own mail came back under whatever Message-ID.
+    #[must_use]
+    pub fn own_mail(&self, view: &OrganizationView, message: &Message) -> Option<OwnMail> {
+        self.signer.as_ref()?.own_mail(view.id(), message)
+    }
+
+    /// The id of the activity a message becomes, once its identity is known. That of the router's own mail comes from the Message-ID it was sent
+    /// with: two copies that came back under different Message-IDs are one activity.
+    #[must_use]
+    pub fn activity_id(&self, view: &OrganizationView, message: &Message) -> Option<ActivityId> {
+        match self.own_mail(view, message) {
+            Some(own) => Some(ActivityId::derive(view.id(), Direction::Incoming, own.message_id.as_str())),
+            None => message.activity_id(view.id()),
+        }
     }
 
     /// Decides about one message. Its header section is enough; with the whole message the verdict is the same, except that a message
@@ -142,13 +168,20 @@ impl Decider {
         for defect in &message.defects {
             trace.step("read", defect.as_str());
         }
-        let automatic = message.automatic();
-        if let Some(Automatic { kind, evidence }) = &automatic {
+        let own = self.own_mail(view, message);
+        if let Some(own) = &own {
+            trace.step(
+                "own mail",
+                format!("{} of this CRM came back; it was sent as {}", own.activity_id, own.message_id),
+            );
+        }
+        let mut draft = self.draft(view, mailbox, message, own.as_ref());
+        if let Some(Automatic { kind, evidence }) = &draft.automatic {
             trace.step("automatic mail", format!("{}: {evidence}", kind.as_str()));
         }
         let tied = report::tie(message, &*self.index, &mut trace).await?;
         let (report, tied) = tied.map(|t| (t.report, t.correlation)).unzip();
-        let draft = Draft { view, mailbox, message, automatic, report };
+        draft.report = report;
         // 1: a valid sender
         let Some(from) = valid_sender(message) else {
             trace.step("sender", format!("From is {:?}", message.from_field));
@@ -162,7 +195,7 @@ impl Decider {
             return Ok(draft.discard(ReasonCode::InvalidSender, because, trace));
         };
         // 2: not there already
-        if let Some(existing) = self.duplicate(view, message, &mut trace).await? {
+        if let Some(existing) = self.duplicate(&draft, &mut trace).await? {
             let mut decision =
                 draft.discard(ReasonCode::Duplicate, format!("the CRM has it already as {existing}"), trace);
             decision.activity_id = Some(existing);
@@ -188,14 +221,14 @@ impl Decider {
         trace.step("sender", sender.how.as_str());
         // 5: mail between users is evaluated like any other, which is Microsoft's default (crm-contract.md 7.5)
         // 6: what it answers, unless no filter asks
-        let question = Question { view, message, sender: &sender, resolved: &resolved };
+        let question = self.question(&draft, &sender, &resolved);
         let deciding = filter::deciding(view, &recipients);
         let mut correlation = tied;
         if correlation.is_none() && filter::needs_correlation(view, &deciding) {
             correlation = Some(correlate::correlate(&question, &*self.index, &mut trace).await?);
         }
         // 7: the filters
-        let hit = correlation.as_ref().and_then(|c: &Correlation| c.hit.as_ref());
+        let hit = correlation.as_ref().and_then(Correlation::counting);
         let Some((accepting, reason)) = filter::accept(view, &deciding, &sender, hit, &mut trace) else {
             let because = "none of the recipients' filters accepts it".to_owned();
             return Ok(draft.discard(ReasonCode::NoCorrelationMatch, because, trace));
@@ -209,13 +242,8 @@ impl Decider {
     }
 
     /// The activity this message already is: by its derived id, or an incoming e-mail with its Message-ID that another program made.
-    async fn duplicate(
-        &self,
-        view: &OrganizationView,
-        message: &Message,
-        trace: &mut Trace,
-    ) -> Result<Option<ActivityId>> {
-        let Some(id) = message.activity_id(view.id()) else {
+    async fn duplicate(&self, draft: &Draft<'_>, trace: &mut Trace) -> Result<Option<ActivityId>> {
+        let Some(id) = draft.activity_id else {
             trace.step("duplicate", "no Message-ID; not known before the whole message is read");
             return Ok(None);
         };
@@ -223,7 +251,8 @@ impl Decider {
             trace.step("duplicate", format!("{id} exists"));
             return Ok(Some(id));
         }
-        if let Some(message_id) = &message.message_id {
+        let message_id = draft.own.map(|own| &own.message_id).or(draft.message.message_id.as_ref());
+        if let Some(message_id) = message_id {
             let found = self.index.by_message_ids(std::slice::from_ref(message_id)).await?;
             // the sent copy of the same message is another e-mail (crm-contract.md 7.4)
             let same = found.iter().filter(|e| !e.outgoing && e.message_id.as_ref() == Some(message_id));
@@ -234,6 +263,39 @@ impl Decider {
         }
         trace.step("duplicate", "no incoming e-mail with this identity");
         Ok(None)
+    }
+
+    fn draft<'a>(
+        &self,
+        view: &'a OrganizationView,
+        mailbox: &'a MailboxContext<'a>,
+        message: &'a Message,
+        own: Option<&'a OwnMail>,
+    ) -> Draft<'a> {
+        Draft {
+            view,
+            mailbox,
+            message,
+            own,
+            activity_id: self.activity_id(view, message),
+            automatic: message.automatic(),
+            report: None,
+        }
+    }
+
+    fn question<'a>(
+        &'a self,
+        draft: &Draft<'a>,
+        sender: &'a parties::Sender,
+        resolved: &'a Resolved,
+    ) -> Question<'a> {
+        let Draft { view, message, own, .. } = *draft;
+        let settings = view.settings();
+        let automatic = draft.automatic.as_ref().is_some_and(|a| {
+            let policy = if a.kind.is_report() { settings.delivery_reports } else { settings.automatic_mail };
+            policy != AutomaticMail::Track
+        });
+        Question { view, message, sender, resolved, own, signer: self.signer.as_ref(), automatic }
     }
 
     /// All addresses of the message in one call.
@@ -281,12 +343,16 @@ impl Decision {
                 self.record.because
             )));
         }
-        let activity_id = message.activity_id(view.id()).ok_or_else(|| {
+        let activity_id = self.activity_id.or_else(|| message.activity_id(view.id())).ok_or_else(|| {
             Error::message(
                 "the message has no Message-ID and was not read whole, so its identity is not known",
             )
         })?;
-        Ok(self.email(activity_id, message, content))
+        let settings = view.settings();
+        let wanted = !settings.disable_smart_matching_email_hash_creation;
+        let people = message.from.iter().chain(message.recipients()).filter_map(|p| p.address.as_ref());
+        let smart = wanted.then(|| view.smart().hashes(&message.subject, people)).unwrap_or_default();
+        Ok(IncomingEmail { smart, ..self.email(activity_id, message, content) })
     }
 
     /// For a duplicate whose [`Decision::requeue`] is set: the e-mail to hand to
@@ -302,8 +368,9 @@ impl Decision {
     fn email(self, activity_id: ActivityId, message: &Message, content: Content) -> IncomingEmail {
         let (regarding, correlated_activity, parent_activity, tracking_token) = match self.hit {
             Some(hit) => {
-                let parent = hit.parent();
-                (hit.email.regarding, Some(hit.email.activity_id), parent, hit.token)
+                let (parent, regarding) = (hit.parent(), hit.regarding().cloned());
+                let token = if hit.counts() { hit.token } else { None };
+                (regarding, Some(hit.email.activity_id), parent, token)
             }
             None => (None, None, None, None),
         };
@@ -336,7 +403,7 @@ impl Decision {
             text_body: None,
             category: self.automatic.map(|a| format!("automatic: {}", a.kind.as_str())),
             subcategory: None,
-            conversation_id: None,
+            conversation_id: message.conversation_id.clone(),
             smart: email_router_crm::SmartHashes::default(),
             new_sender: None,
         }
@@ -377,6 +444,9 @@ struct Draft<'a> {
     view: &'a OrganizationView,
     mailbox: &'a MailboxContext<'a>,
     message: &'a Message,
+    own: Option<&'a OwnMail>,
+    /// The activity it becomes, once its identity is known.
+    activity_id: Option<ActivityId>,
     automatic: Option<Automatic>,
     report: Option<DeliveryReport>,
 }
@@ -412,7 +482,7 @@ impl Draft<'_> {
     ) -> Decision {
         let Question { sender, resolved, .. } = *question;
         let owner =
-            owner::owner(self.view, &recipients.mailboxes, correlation.hit.as_ref(), sender, &mut trace);
+            owner::owner(self.view, &recipients.mailboxes, correlation.counting(), sender, &mut trace);
         let queues = queues::queues(self.view, recipients, &mut trace);
         let mut decision = self.end(Verdict::Deliver, reason, because, trace);
         decision.parties = parties::parties(self.message, sender, resolved, self.view.settings());
@@ -425,15 +495,14 @@ impl Draft<'_> {
         decision.correlation_method = correlation.method;
         if let Some(hit) = correlation.hit {
             decision.record.correlated = Some(hit.record());
-            decision.record.regarding.clone_from(&hit.email.regarding);
+            decision.record.regarding = hit.regarding().cloned();
             decision.hit = Some(hit);
         }
         decision
     }
 
     fn end(&self, verdict: Verdict, reason: ReasonCode, because: String, trace: Trace) -> Decision {
-        let activity_id =
-            if verdict == Verdict::Deliver { self.message.activity_id(self.view.id()) } else { None };
+        let activity_id = self.activity_id.filter(|_| verdict == Verdict::Deliver);
         let record = DecisionRecord {
             mailbox: self.mailbox.mailbox.address.to_string(),
             remote_id: None,
@@ -470,6 +539,7 @@ impl Draft<'_> {
             submitted_by: self.mailbox.mailbox.address.clone(),
             is_duplicate_sender_unresolved: false,
             requeue: None,
+            own_mail: self.own.map(|own| own.activity_id),
             record,
         }
     }

@@ -2,10 +2,9 @@
 
 use email_router_model::EmailAddress;
 
-use super::correlate::{self, Question};
+use super::correlate;
 use super::{
-    Decider, Decision, Draft, MailboxContext, OrganizationView, Trace, owner, parties, recipients,
-    valid_sender,
+    Decider, Decision, MailboxContext, OrganizationView, Trace, owner, parties, recipients, valid_sender,
 };
 use crate::Result;
 use crate::message::Message;
@@ -40,10 +39,12 @@ impl Decider {
             recipients.mailboxes.extend(read);
         }
         let sender = parties::sender(&resolved, from, read.and_then(owner::mailbox_owner), view.settings());
-        let question = Question { view, message, sender: &sender, resolved: &resolved };
+        let own = self.own_mail(view, message);
+        let mut draft = self.draft(view, mailbox, message, own.as_ref());
+        draft.report = decided.report;
+        let question = self.question(&draft, &sender, &resolved);
         let correlation = correlate::correlate(&question, &*self.index, &mut trace).await?;
         let why = (ReasonCode::AcceptAll, "released by a person".to_owned());
-        let draft = Draft { view, mailbox, message, automatic: decided.automatic, report: decided.report };
         Ok(draft.deliver(why, read, &question, &recipients, correlation, trace))
     }
 }

@@ -59,8 +59,14 @@ pub(super) async fn tie(
         at: message.received.or(message.date).unwrap_or(Timestamp::UNIX_EPOCH),
         recipients: found.recipients.clone(),
     };
-    let hit =
-        Hit { email, method: CorrelationMethod::Custom, how: "delivery_report", token: None, weak: false };
+    let hit = Hit {
+        email,
+        method: CorrelationMethod::Custom,
+        how: "delivery_report",
+        token: None,
+        weak: false,
+        named_only: false,
+    };
     Ok(Some(Tied { report, correlation: Correlation { method: hit.method, hit: Some(hit) } }))
 }
 

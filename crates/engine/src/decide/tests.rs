@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use email_router_crm::smart::SmartHasher;
 use email_router_crm::{
     Approval, Attachment, Claim, Delivered, DeliveryMethod, EmailLookup, EmailSummary, Error as CrmError,
     ErrorKind as CrmErrorKind, FilteringMethod, OrganizationSettings, OutgoingEmail, ParticipationType,
@@ -61,6 +62,9 @@ struct EmailRow {
     /// `field record address`, with `-` for no record.
     parties: Vec<String>,
     created: i64,
+    /// Thread-Index as hexadecimal digits.
+    conversation_index: Option<String>,
+    conversation_id: Option<String>,
 }
 
 #[derive(Deserialize, Clone)]
@@ -80,6 +84,8 @@ struct Case {
     #[serde(default)]
     delivered: Vec<String>,
     header: Vec<String>,
+    /// The id of the conversation that the mail system gives with the message; not known with its header section alone.
+    conversation_id: Option<String>,
     expect: Expect,
 }
 
@@ -197,31 +203,38 @@ impl TableCrm {
                 EmailSummary {
                     activity_id,
                     outgoing: e.outgoing,
-                    message_id: e.message_id.as_deref().and_then(MessageId::parse),
+                    message_id: e.message_id.as_deref().and_then(|id| MessageId::parse(&fill(table, id))),
                     subject: e.subject.clone(),
                     tracking_token: e.token.clone(),
                     regarding: e.regarding.as_ref().map(reference),
                     owner: e.owner.as_ref().map(reference),
                     parties: parties.collect(),
                     created_on: at(e.created),
-                    conversation_index: None,
-                    conversation_id: None,
+                    conversation_index: e.conversation_index.clone(),
+                    conversation_id: e.conversation_id.clone(),
                     smart: email_router_crm::SmartHashes::default(),
                 }
             })
             .collect();
-        let organization = OrganizationId::from_url("https://table.example/");
+        let organization = organization();
         let delivered = case
             .delivered
             .iter()
-            .map(|id| ActivityId::derive(&organization, Direction::Incoming, id))
+            .map(|id| ActivityId::derive(&organization, Direction::Incoming, &fill(table, id)))
             .collect();
         // an unknown name of a setting would silently test nothing
         let known = serde_json::to_value(OrganizationSettings::default()).unwrap();
         for key in case.settings.keys() {
             assert!(known.get(key).is_some(), "{}: no setting {key}", case.name);
         }
-        let settings = serde_json::from_value(Value::Object(case.settings.clone())).unwrap();
+        let settings: OrganizationSettings =
+            serde_json::from_value(Value::Object(case.settings.clone())).unwrap();
+        let hasher = SmartHasher::new(&settings);
+        let mut emails: Vec<EmailSummary> = emails;
+        for email in &mut emails {
+            let addresses = email.parties.iter().filter_map(|p| p.address.as_ref());
+            email.smart = hasher.hashes(&email.subject, addresses);
+        }
         Self {
             names,
             records,
@@ -269,7 +282,7 @@ fn only_incoming<T>() -> CrmResult<T> {
 #[async_trait]
 impl CrmClient for TableCrm {
     fn organization_id(&self) -> OrganizationId {
-        OrganizationId::from_url("https://table.example/")
+        organization()
     }
     async fn settings(&self) -> CrmResult<OrganizationSettings> {
         Ok(self.settings.clone())
@@ -286,15 +299,7 @@ impl CrmClient for TableCrm {
     }
     async fn find_emails(&self, lookup: &EmailLookup, limit: usize) -> CrmResult<Vec<EmailSummary>> {
         self.find_calls.fetch_add(1, Ordering::SeqCst);
-        let matches = |e: &&EmailSummary| match lookup {
-            EmailLookup::MessageIds(ids) => e.message_id.as_ref().is_some_and(|id| ids.contains(id)),
-            EmailLookup::TrackingToken(token) => {
-                e.tracking_token.as_ref().is_some_and(|t| t.eq_ignore_ascii_case(token))
-            }
-            EmailLookup::Ids(ids) => ids.contains(&e.activity_id),
-            _ => false,
-        };
-        let found = self.turned(self.emails.iter().filter(matches).cloned());
+        let found = self.turned(self.emails.iter().filter(|e| lookup.matches(e)).cloned());
         assert!(found.len() <= limit, "the table never has more than the limit");
         Ok(found)
     }
@@ -327,8 +332,48 @@ impl CrmClient for TableCrm {
     }
 }
 
-fn message_bytes(case: &Case) -> Vec<u8> {
-    format!("{}\r\n\r\nbody\r\n", case.header.join("\r\n")).into_bytes()
+fn organization() -> OrganizationId {
+    OrganizationId::from_url("https://table.example/")
+}
+
+fn signer() -> ReferenceSigner {
+    ReferenceSigner::new("k".repeat(32).into()).unwrap()
+}
+
+/// In ids and headers `{signed NAME}` becomes the Message-ID that this router gives the e-mail, `{reference NAME}` the id that stands for it
+/// in References, `{own NAME}` the value of the field by which it is recognised, and `{forged NAME}` a Message-ID with a wrong
+/// signature.
+fn fill(table: &Table, text: &str) -> String {
+    let mut text = text.to_owned();
+    if !text.contains('{') {
+        return text;
+    }
+    for (n, email) in (1000u128..).zip(&table.emails) {
+        let id = ActivityId::from_uuid(Uuid::from_u128(n));
+        let signed = signer().message_id(&organization(), &id, "router.example").unwrap();
+        let reference = signer().reference(&organization(), &id, "router.example").unwrap();
+        let own = signer().header_value(&organization(), &id, &signed).unwrap();
+        for (what, value) in [
+            ("signed", signed.as_str()),
+            ("reference", reference.as_str()),
+            ("own", own.as_str()),
+            ("forged", forged(&signed).as_str()),
+        ] {
+            text = text.replace(&format!("{{{what} {}}}", email.name), value);
+        }
+    }
+    text
+}
+
+fn message_bytes(table: &Table, case: &Case) -> Vec<u8> {
+    fill(table, &format!("{}\r\n\r\nbody\r\n", case.header.join("\r\n"))).into_bytes()
+}
+
+/// The id with another last digit of its signature.
+fn forged(signed: &MessageId) -> MessageId {
+    let (local, domain) = signed.bare().split_once('@').unwrap();
+    let digit = if local.ends_with('0') { '1' } else { '0' };
+    MessageId::parse(&format!("{}{digit}@{domain}", &local[..local.len() - 1])).unwrap()
 }
 
 fn mailbox(table: &Table, case: &Case) -> Mailbox {
@@ -352,7 +397,8 @@ fn run(
     let crm = Arc::new(crm);
     let record = crm.names.get(&case.read).cloned();
     let client: Arc<dyn CrmClient> = crm.clone();
-    let decider = Decider::new(client.clone(), Arc::new(CrmIndex(client.clone())));
+    let decider =
+        Decider::new(client.clone(), Arc::new(CrmIndex(client.clone()))).with_signer(Some(signer()));
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let (view, decision) = runtime.block_on(async {
         let view = OrganizationView::load(&*client).await.unwrap();
@@ -362,13 +408,15 @@ fn run(
     (decision, crm, view)
 }
 
-fn whole(case: &Case) -> Message {
-    Message::parse(&RawMessage::new(message_bytes(case)), &ParseCaps::default())
+fn whole(table: &Table, case: &Case) -> Message {
+    let mut raw = RawMessage::new(message_bytes(table, case));
+    raw.conversation_id.clone_from(&case.conversation_id);
+    Message::parse(&raw, &ParseCaps::default())
 }
 
 fn check(table: &Table, case: &Case) {
     let name = &case.name;
-    let message = whole(case);
+    let message = whole(table, case);
     let (decision, crm, view) = run(table, case, TableCrm::new(table, case), &message);
     let text = format!("{name}\n{}", decision.record);
     let expect = &case.expect;
@@ -411,8 +459,9 @@ fn check(table: &Table, case: &Case) {
         assert!(text.contains(step.as_str()), "no {step:?} in {text}");
     }
     // the header section alone gives the same verdict
-    let alone = Message::from_headers(&message_bytes(case), &ParseCaps::default());
+    let alone = Message::from_headers(&message_bytes(table, case), &ParseCaps::default());
     let (by_header, _, _) = run(table, case, TableCrm::new(table, case), &alone);
+    assert!(case.conversation_id.is_some() || by_header.hit == decision.hit, "{text}");
     assert_eq!((by_header.verdict, by_header.reason), (decision.verdict, decision.reason), "{text}");
 
     if decision.verdict != Verdict::Deliver {
@@ -473,7 +522,7 @@ fn questions_to_the_crm() {
         ("two tokens, the last one unknown", 1, 3),
     ] {
         let case = table.cases.iter().find(|c| c.name == name).unwrap();
-        let (_, crm, _) = run(&table, case, TableCrm::new(&table, case), &whole(case));
+        let (_, crm, _) = run(&table, case, TableCrm::new(&table, case), &whole(&table, case));
         let asked = (crm.resolve_calls.load(Ordering::SeqCst), crm.find_calls.load(Ordering::SeqCst));
         assert_eq!(asked, (resolve, find), "{name}");
     }
@@ -490,7 +539,7 @@ fn a_thousand_recipients_do_not_hide_the_rest() {
         table.mailboxes.push(serde_json::json!({"record": format!("u{n}"), "filter": "none"}));
     }
     case.header[1] = format!("To: ann@shop.example,\r\n {}", many.join(",\r\n "));
-    let message = whole(&case);
+    let message = whole(&table, &case);
     let (decision, ..) = run(&table, &case, TableCrm::new(&table, &case), &message);
     assert_eq!((decision.reason, decision.parties.len()), (ReasonCode::AcceptAll, 1001));
     assert!(decision.record.steps.len() < 70, "{}", decision.record.steps.len());
@@ -507,11 +556,11 @@ fn without_message_id_the_whole_message_decides_identity() {
     let table = table();
     let mut case = table.cases.iter().find(|c| c.name == "All accepts anyone").unwrap().clone();
     case.header.retain(|h| !h.starts_with("Message-ID"));
-    let alone = Message::from_headers(&message_bytes(&case), &ParseCaps::default());
+    let alone = Message::from_headers(&message_bytes(&table, &case), &ParseCaps::default());
     let (decision, _, view) = run(&table, &case, TableCrm::new(&table, &case), &alone);
     assert_eq!((decision.verdict, decision.activity_id), (Verdict::Deliver, None));
     assert!(decision.into_email(&view, &alone, Content::default()).is_err());
-    let message = whole(&case);
+    let message = whole(&table, &case);
     let (decision, ..) = run(&table, &case, TableCrm::new(&table, &case), &message);
     assert_eq!(decision.activity_id, message.activity_id(view.id()));
     case.delivered = vec![message.identity().unwrap()];
@@ -637,13 +686,15 @@ fn malformed_messages_keep_their_text() {
 fn the_record_reads_well() {
     let table = table();
     let case = table.cases.iter().find(|c| c.name == "a reply by In-Reply-To").unwrap();
-    let (decision, ..) = run(&table, case, TableCrm::new(&table, case), &whole(case));
+    let (decision, ..) = run(&table, case, TableCrm::new(&table, case), &whole(&table, case));
     let expected = include_str!("../../../../fixtures/decisions/reply.txt");
     assert_eq!(decision.record.to_string(), expected);
 }
 
-/// An e-mail that has nothing to do with any case: its ids, tokens and parties occur nowhere in the table.
+/// An e-mail that has nothing to do with any case: its ids, tokens, conversation and parties occur nowhere in the table. Its words do.
 fn unrelated(n: u128, created: i64) -> EmailSummary {
+    let strangers: [EmailAddress; 2] =
+        ["a", "b"].map(|name| format!("{name}{n}@noise.example").parse().unwrap());
     EmailSummary {
         activity_id: ActivityId::from_uuid(Uuid::from_u128(500_000 + n)),
         outgoing: n.is_multiple_of(2),
@@ -654,9 +705,9 @@ fn unrelated(n: u128, created: i64) -> EmailSummary {
         owner: None,
         parties: Vec::new(),
         created_on: at(created),
-        conversation_index: None,
-        conversation_id: None,
-        smart: email_router_crm::SmartHashes::default(),
+        conversation_index: Some(format!("{n:044x}")),
+        conversation_id: Some(format!("noise {n}")),
+        smart: SmartHasher::new(&OrganizationSettings::default()).hashes("Offer 12", &strangers),
     }
 }
 
@@ -670,7 +721,7 @@ proptest! {
     ) {
         let table = table();
         let case = &table.cases[pick.index(table.cases.len())];
-        let message = whole(case);
+        let message = whole(&table, case);
         let (plain, ..) = run(&table, case, TableCrm::new(&table, case), &message);
         let mut crm = TableCrm::new(&table, case);
         crm.turn = turn;

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
+use email_router_crm::smart::SmartHasher;
+use email_router_crm::token::TokenFinder;
 use email_router_crm::{Approval, CrmClient, CrmMailbox, DeliveryMethod, OrganizationSettings};
 use email_router_model::{EmailAddress, MailboxKind, OrganizationId, RecordRef};
 
-use super::token::TokenFinder;
 use crate::Result;
 
 /// Settings and mailboxes of an organization at one moment. Cheap to share behind an `Arc`; made anew when the CRM's settings are read
@@ -18,6 +19,7 @@ pub struct OrganizationView {
     by_record: HashMap<RecordRef, usize>,
     by_address: HashMap<String, Vec<usize>>,
     tokens: TokenFinder,
+    smart: SmartHasher,
 }
 
 impl OrganizationView {
@@ -32,8 +34,11 @@ impl OrganizationView {
                 by_address.entry(address.key()).or_default().push(index);
             }
         }
-        let tokens = TokenFinder::new(&settings);
-        Self { id, settings, mailboxes, by_record, by_address, tokens }
+        let (tokens, smart) = (TokenFinder::new(&settings), SmartHasher::new(&settings));
+        if let Some(problem) = smart.problem() {
+            tracing::warn!(problem, "smart matching works with another pattern than the organization wants");
+        }
+        Self { id, settings, mailboxes, by_record, by_address, tokens, smart }
     }
 
     /// Asks the CRM for settings and mailboxes.
@@ -77,6 +82,12 @@ impl OrganizationView {
     #[must_use]
     pub fn tokens(&self) -> &TokenFinder {
         &self.tokens
+    }
+
+    /// What smart matching compares in this organization.
+    #[must_use]
+    pub fn smart(&self) -> &SmartHasher {
+        &self.smart
     }
 
     /// Why the router does not process mail for this mailbox; `None` when it does.

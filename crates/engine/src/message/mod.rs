@@ -76,6 +76,8 @@ pub struct Message {
     pub references: Vec<MessageId>,
     /// The decoded Thread-Index as lower-case hexadecimal.
     pub thread_index: Option<String>,
+    /// The id of the conversation as the mail system counts it, where it tells; known only of a whole message.
+    pub conversation_id: Option<String>,
     /// The Date field.
     pub date: Option<Timestamp>,
     /// When the mail system received it: what the mail system says, else the topmost Received field.
@@ -108,6 +110,7 @@ impl Message {
         let mut message = Self::read(bytes.slice(skip..end), caps);
         message.whole = true;
         message.received = raw.received.or(message.received);
+        message.conversation_id.clone_from(&raw.conversation_id);
         if message.message_id.is_none() {
             message.digest = Some(RawMessage::new(bytes.slice(skip..)).content_digest());
         }
@@ -246,6 +249,7 @@ impl Message {
             in_reply_to,
             references,
             thread_index: raw.thread_index.and_then(|v| reader.thread_index(v)),
+            conversation_id: None,
             date: raw.date.and_then(|v| reader.date("Date", v)),
             received: raw.received.and_then(|v| {
                 // "Received: from ... ; date" (RFC 5321 4.4): the date is what follows the last semicolon

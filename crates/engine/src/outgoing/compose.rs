@@ -16,6 +16,7 @@ use lettre::message::header::{
 use lettre::message::{Mailbox, Mailboxes, Message, MessageBuilder, MultiPart, SinglePart, header};
 
 use crate::error::{Error, Result};
+use crate::reference::{REFERENCE_HEADER, ReferenceSigner};
 
 /// The field that marks mail of this router; its value is the organization's id. Mail that comes back with it is our own.
 pub const LOOP_HEADER: &str = "X-Email-Router-Organization";
@@ -38,13 +39,19 @@ pub struct ComposeOptions {
     pub organization: OrganizationId,
     /// Largest message, in bytes as it goes out.
     pub max_message_bytes: u64,
+    /// Signs references, so that answers are recognised whatever becomes of the Message-ID.
+    pub signer: Option<ReferenceSigner>,
 }
 
-/// The Message-ID of an outgoing e-mail: `<activity id@domain>`, the same for every attempt and every router.
+/// The Message-ID of an outgoing e-mail, the same for every attempt: `<ACTIVITY.TAG@domain>`, signed
+/// ([`reference`](crate::reference)); without a signer `<ACTIVITY@domain>`.
 ///
 /// # Errors
 /// Never with a domain that is a host name.
-pub fn message_id(activity: &ActivityId, domain: &str) -> Result<MessageId> {
+pub fn message_id(activity: &ActivityId, domain: &str, options: &ComposeOptions) -> Result<MessageId> {
+    if let Some(signer) = &options.signer {
+        return signer.message_id(&options.organization, activity, domain);
+    }
     MessageId::parse(&format!("<{activity}@{domain}>"))
         .ok_or_else(|| Error::message(format!("{activity}@{domain:?} is no Message-ID")))
 }
@@ -52,7 +59,7 @@ pub fn message_id(activity: &ActivityId, domain: &str) -> Result<MessageId> {
 /// Writes the message of a prepared e-mail.
 ///
 /// From is the sender party; To and Cc are written, Bcc is in the envelope only. In-Reply-To and References come from the e-mail
-/// that is answered. An HTML body also gets a plain text part; pictures that the HTML names by `cid:` go beside it
+/// that is answered; with a signer a signed reference stands at the end of References, and in [`REFERENCE_HEADER`]. An HTML body also gets a plain text part; pictures that the HTML names by `cid:` go beside it
 /// (multipart/related), all other attachments behind (multipart/mixed). Attachments are always encoded as base64, texts as
 /// quoted-printable or base64. What comes from the CRM cannot add a field: control characters become spaces. All is ASCII, but for an
 /// address outside of ASCII, which goes as it is (RFC 6532) and needs a server with SMTPUTF8.
@@ -83,7 +90,8 @@ pub fn compose(
         .raw_header(subject(&email.subject))
         .date(date(email))
         .raw_header(verbatim("Message-ID", message_id.as_str().to_owned()));
-    let (in_reply_to, references) = threading(email);
+    let signed = signed_reference(email, &message_id, options)?;
+    let (in_reply_to, references) = threading(email, signed.as_ref());
     if let Some(parent) = in_reply_to {
         message = message.raw_header(verbatim("In-Reply-To", parent.as_str().to_owned()));
     }
@@ -91,6 +99,11 @@ pub fn compose(
         message = message.raw_header(verbatim("References", folded("References", &references)));
     }
     message = message.raw_header(verbatim(LOOP_HEADER, options.organization.as_uuid().to_string()));
+    let own = options.signer.as_ref().and_then(|s| s.header_value(&options.organization, id, &message_id));
+    if let Some(own) = own {
+        // the Message-ID gets a line of its own; both lines stay within 998 octets
+        message = message.raw_header(verbatim(REFERENCE_HEADER, own.replace(' ', "\r\n ")));
+    }
     message = importance(message, email.priority);
     if email.read_receipt_requested && from.as_str().is_ascii() {
         message = message.raw_header(verbatim("Disposition-Notification-To", format!("<{from}>"))); // RFC 8098 2.1
@@ -219,9 +232,26 @@ fn date(email: &OutgoingEmail) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
+/// The id that stands in References for this e-mail, under the domain of its Message-ID.
+fn signed_reference(
+    email: &OutgoingEmail,
+    message_id: &MessageId,
+    options: &ComposeOptions,
+) -> Result<Option<MessageId>> {
+    let Some(signer) = &options.signer else { return Ok(None) };
+    let domain = message_id.bare().rsplit('@').next().unwrap_or_default();
+    signer.reference(&options.organization, &email.activity_id, domain).map(Some)
+}
+
 /// In-Reply-To, and References as RFC 5322 3.6.4 makes them: those of the parent, then the parent. Ids that cannot be written in
 /// ASCII, or on a line, are left out.
-fn threading(email: &OutgoingEmail) -> (Option<&MessageId>, Vec<&MessageId>) {
+///
+/// The signed reference comes last: an answer repeats them all and appends our Message-ID, so whoever reads its ids from the end finds
+/// this e-mail before those it answered.
+fn threading<'a>(
+    email: &'a OutgoingEmail,
+    signed: Option<&'a MessageId>,
+) -> (Option<&'a MessageId>, Vec<&'a MessageId>) {
     let writable = |id: &&MessageId| {
         let text = id.as_str();
         text.len() <= MAX_ID_OCTETS && text.bytes().all(|b| b.is_ascii_graphic())
@@ -236,6 +266,7 @@ fn threading(email: &OutgoingEmail) -> (Option<&MessageId>, Vec<&MessageId>) {
         .filter(|id| known.insert(id.as_str()))
         .collect();
     ids.extend(parent);
+    ids.extend(signed.filter(writable));
     if ids.len() > MAX_REFERENCES {
         ids.drain(1..ids.len() - (MAX_REFERENCES - 1));
     }

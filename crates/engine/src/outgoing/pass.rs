@@ -17,6 +17,7 @@ use tracing::Instrument as _;
 use super::compose::ComposeOptions;
 use super::report::OutgoingReport;
 use crate::ports::{Observer, StateStore};
+use crate::reference::ReferenceSigner;
 use crate::settings::OutgoingSettings;
 use crate::{Error, Result};
 
@@ -46,6 +47,7 @@ pub struct OutgoingPass {
     pub(super) settings: OutgoingSettings,
     concurrency: usize,
     in_flight: InFlight,
+    signer: Option<ReferenceSigner>,
 }
 
 impl OutgoingPass {
@@ -68,7 +70,15 @@ impl OutgoingPass {
             settings,
             concurrency: 4,
             in_flight: InFlight::default(),
+            signer: None,
         }
+    }
+
+    /// The same, signing references with this key.
+    #[must_use]
+    pub fn with_signer(mut self, signer: Option<ReferenceSigner>) -> Self {
+        self.signer = signer;
+        self
     }
 
     /// The same with another number of e-mails submitted at the same time, at least 1.
@@ -105,6 +115,7 @@ impl OutgoingPass {
         let options = ComposeOptions {
             organization: self.crm.organization_id(),
             max_message_bytes: self.settings.max_message_bytes,
+            signer: self.signer.clone(),
         };
         for (n, sender) in senders.iter().enumerate() {
             if !sender.transport.capability().submit {

@@ -199,7 +199,7 @@ impl OutgoingPass {
     /// The message of a claimed e-mail. The attachments come first, so that little lies between the identity and the ledger.
     async fn written(&self, how: &How, attempt: &mut Attempt<'_>) -> Result<(OutgoingEmail, Outbound)> {
         let attachments = self.crm.attachments(attempt.id).await?;
-        let identity = message_id(attempt.id, &self.settings.message_id_domain)?;
+        let identity = message_id(attempt.id, &self.settings.message_id_domain, &how.options)?;
         let email = self.crm.prepare_outgoing(attempt.id, &identity, how.with_token).await?;
         attempt.subject.clone_from(&email.subject);
         let message = compose(&email, &attachments, &how.options)?;

@@ -28,6 +28,7 @@ use crate::decide::{Decider, OrganizationView};
 use crate::incoming::{IncomingParts, PassReport, transport_kind};
 use crate::outgoing::InFlight;
 use crate::ports::{CorrelationIndex, Event, Observer, ProviderDirection, ProviderEvent, StateStore};
+use crate::reference::ReferenceSigner;
 use crate::{Error, ErrorKind, Result};
 
 /// What a router works with.
@@ -47,6 +48,8 @@ pub struct RouterParts {
     pub observer: Arc<dyn Observer>,
     /// Names this router in leases: the same after a restart on the same machine, different from every other router.
     pub holder: String,
+    /// Signs references in outgoing mail and recognises them in answers. Without one, answers are found by their ids alone.
+    pub signer: Option<ReferenceSigner>,
 }
 
 /// The running router: passes over mailboxes, and the outgoing loop.
@@ -116,9 +119,10 @@ impl Router {
     /// A router that is not running yet.
     #[must_use]
     pub fn new(parts: RouterParts) -> Self {
+        let decider = Decider::new(Arc::clone(&parts.crm), Arc::clone(&parts.index));
         let incoming = IncomingParts {
             crm: Arc::clone(&parts.crm),
-            decider: Arc::new(Decider::new(Arc::clone(&parts.crm), Arc::clone(&parts.index))),
+            decider: Arc::new(decider.with_signer(parts.signer.clone())),
             state: Arc::clone(&parts.state),
             clock: Arc::clone(&parts.clock),
             entropy: Arc::clone(&parts.entropy),

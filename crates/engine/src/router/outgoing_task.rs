@@ -60,7 +60,8 @@ impl Router {
                 settings.clone(),
             )
             .with_concurrency(SUBMISSIONS)
-            .with_in_flight(&self.in_flight);
+            .with_in_flight(&self.in_flight)
+            .with_signer(self.parts.signer.clone());
             async move { pass.run(&senders, stop, Some(deadline)).await }
         });
         // What is in flight at the deadline may end, but not beyond the lease: whoever has it next takes an open entry of the ledger

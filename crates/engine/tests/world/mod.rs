@@ -14,6 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use email_router_crm::{CrmClient, FilteringMethod};
+use email_router_engine::ReferenceSigner;
 use email_router_engine::decide::{Decider, OrganizationView};
 use email_router_engine::incoming::{IncomingParts, PassReport};
 use email_router_engine::ports::{CrmIndex, QuarantineItem};
@@ -236,6 +237,7 @@ impl World {
             entropy: Arc::new(SeededEntropy::new(seed)),
             observer: Arc::<Heard>::clone(&self.heard),
             holder: holder.to_owned(),
+            signer: ReferenceSigner::new("k".repeat(32).into()).ok(),
         }))
     }
 

@@ -1,7 +1,8 @@
 //! Tracking tokens in subjects (`crm-contract.md` 8.2 and 13.3).
 
-use email_router_crm::OrganizationSettings;
 use regex::{Regex, RegexBuilder};
+
+use crate::{OrganizationSettings, subject};
 
 /// Digits of a token without prefix: the deployment digit, 1 to 10 of the user, 1 to 9 of the counter.
 const WIDTHS: std::ops::RangeInclusive<usize> = 3..=20;
@@ -55,8 +56,9 @@ impl TokenFinder {
     #[must_use]
     pub fn find(&self, subject: &str) -> Vec<Token> {
         let Some(pattern) = &self.pattern else { return Vec::new() };
+        let subject = subject::visible(subject);
         let mut found: Vec<Token> = Vec::new();
-        for hit in pattern.captures_iter(subject) {
+        for hit in pattern.captures_iter(&subject) {
             let (Some(all), Some(digits)) = (hit.get(0), hit.get(1)) else { continue };
             if WIDTHS.contains(&digits.len()) {
                 // of the same token twice the later place counts
@@ -70,32 +72,20 @@ impl TokenFinder {
         found
     }
 
-    /// The subject without anything that looks like a token.
+    /// The subject without anything that looks like a token, and without [invisible characters](subject::is_invisible).
     #[must_use]
     pub fn remove(&self, subject: &str) -> String {
+        let subject = subject::visible(subject);
         match &self.pattern {
-            Some(pattern) => pattern.replace_all(subject, " ").into_owned(),
-            None => subject.to_owned(),
+            Some(pattern) => pattern.replace_all(&subject, " ").into_owned(),
+            None => subject.into_owned(),
         }
     }
 
-    /// The subject as two mails of one conversation share it: without tokens and leading `Re:`, `Fwd:`, `AW:` and the like, in lower
-    /// case, with single spaces.
+    /// The subject as all mails of a conversation share it: without tokens, then as [`subject::base`] has it.
     #[must_use]
     pub fn base_subject(&self, subject: &str) -> String {
-        let without = self.remove(subject);
-        let mut rest = without.trim();
-        while let Some((prefix, tail)) = rest.split_once([':', '\u{ff1a}']) {
-            let word = prefix.trim_end();
-            let is_prefix = !word.is_empty()
-                && word.chars().count() <= 12
-                && word.chars().all(|c| c.is_alphanumeric() || matches!(c, '[' | ']'));
-            if !is_prefix {
-                break;
-            }
-            rest = tail.trim_start();
-        }
-        rest.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
+        subject::base(&self.remove(subject))
     }
 }
 
@@ -131,6 +121,7 @@ mod tests {
             find(&settings, "kaw0010700012 CRM:0001001 kAw0010700012"),
             [("CRM:0001001".to_owned(), false), ("kAw0010700012".to_owned(), true)]
         );
+        assert_eq!(find(&settings, "K\u{200b}AW\u{200e}0010700012"), [("KAW0010700012".to_owned(), true)]);
         for nothing in ["", "KxW0010700012", "KAW", "KAW12", "0010700012", "KAW123456789012345678901"] {
             assert_eq!(find(&settings, nothing), [], "{nothing}");
         }
@@ -149,6 +140,8 @@ mod tests {
             ("回复：报价", "报价"),
             ("CRM:0001001", ""),
             ("two words: x", "two words: x"),
+            ("Invoice: 5 items", "invoice: 5 items"),
+            ("CRM:0001001 RE: [EXT] FW: x", "x"),
         ] {
             assert_eq!(finder.base_subject(subject), expected, "{subject}");
         }
