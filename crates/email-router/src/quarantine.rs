@@ -51,7 +51,8 @@ impl Service {
     }
 
     /// Routes an item again, by the rules or (`release`) to the owner of its mailbox whatever the filters say. What is settled, also by
-    /// being discarded, leaves the quarantine.
+    /// being discarded, leaves the quarantine. An item of the class `partial` stays: its activity is there but has not all of it, and the
+    /// whole message is only here.
     ///
     /// # Errors
     /// The state store's, and [`Error::Request`] when there is no such item. What the CRM says is in the answer: the item stays then.
@@ -68,6 +69,10 @@ impl Service {
             Ok(record) if record.verdict == Verdict::Undeliverable => {
                 let because = record.because.clone();
                 Ok(Retried { id, record: Some(record), stays_because: Some(because) })
+            }
+            Ok(record) if item.class == "partial" => {
+                let because = "the CRM has it, but not all of it; delete it here when nobody needs the rest";
+                Ok(Retried { id, record: Some(record), stays_because: Some(because.to_owned()) })
             }
             Ok(record) => {
                 self.state().quarantine_delete(id).await?;

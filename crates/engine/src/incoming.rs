@@ -13,6 +13,7 @@
 //! | body fetched, decision made | the same | routes it again; deciding changes nothing |
 //! | delivered to the CRM | an activity with the derived id | decides *duplicate of itself*, records it as delivered; nothing is created twice |
 //! | put into quarantine | an item for (mailbox, remote id) | puts it again, which replaces it |
+//! | kept as *partial* (a message beyond the caps, before it is delivered) | the same | puts it again, which replaces it, and delivers |
 //! | recorded ([`StateStore::settle`]) | an end with a disposition, the message still at its source | does the disposition, routes nothing |
 //! | disposed of, not closed | as before where disposing takes effect at close (POP3), else the message is gone | as before, else nothing |
 //! | closed | the message is gone or kept | nothing; the record of a gone message is dropped at the next listing |
@@ -36,7 +37,7 @@ use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use crate::decide::{Decider, Decision, MailboxContext, OrganizationView};
-use crate::message::Message;
+use crate::message::{Content, Message};
 use crate::ports::{Event, Observer, QuarantineItem, SeenMessage, Settled, StateStore};
 use crate::record::{DecisionRecord, ReasonCode, Verdict};
 use crate::router::IncomingRoute;
@@ -197,7 +198,10 @@ impl IncomingParts {
             let corrupt = message.is_unreadable();
             let record = match dry_run {
                 true => decision.record,
-                false => self.carry_out(view, settings, raw, &message, decision).await?,
+                false => {
+                    let content = self.content(view, settings, raw, &message, &decision);
+                    self.carry_out(view, &message, decision, content).await?
+                }
             };
             tell(&record);
             Ok(Routed { record, corrupt })
@@ -205,18 +209,31 @@ impl IncomingParts {
         routed.instrument(span).await
     }
 
-    /// Does what a decision says to the CRM.
-    async fn carry_out(
+    /// Body and attachments of a message that is to be delivered; nothing of any other.
+    fn content(
         &self,
         view: &OrganizationView,
         settings: &IncomingSettings,
         raw: &RawMessage,
         message: &Message,
+        decision: &Decision,
+    ) -> Content {
+        match decision.verdict {
+            Verdict::Deliver => message.content(raw, &settings.caps, view.settings()),
+            _ => Content::default(),
+        }
+    }
+
+    /// Does what a decision says to the CRM.
+    async fn carry_out(
+        &self,
+        view: &OrganizationView,
+        message: &Message,
         mut decision: Decision,
+        content: Content,
     ) -> Result<DecisionRecord> {
         if decision.verdict == Verdict::Deliver {
             let mut record = decision.record.clone();
-            let content = message.content(raw, &settings.caps, view.settings());
             let email = decision.into_email(view, message, content)?;
             if self.crm.deliver_incoming(&email).await? == Delivered::AlreadyThere {
                 // another pass delivered the same message between our question and our delivery
@@ -500,8 +517,13 @@ impl Session<'_> {
         }
         let empty = RawMessage::new(Bytes::new());
         let raw = read.whole.as_ref().unwrap_or(&empty);
-        let mut record =
-            self.parts.carry_out(self.view, &self.route.settings, raw, message, decision).await?;
+        let content = self.parts.content(self.view, &self.route.settings, raw, message, &decision);
+        if content.incomplete {
+            // Before it is delivered: a crash between the two must not lose what the activity has not.
+            let reason = "it goes beyond a limit of what is taken apart, so its activity has not all of it; the whole message is kept here until somebody deletes it";
+            self.put_aside(stub, candidate.attempts + 1, "partial", reason, read).await?;
+        }
+        let mut record = self.parts.carry_out(self.view, message, decision, content).await?;
         // A message that was tried before and is now a duplicate of its own derived activity was delivered by the attempt that a
         // crash or the CRM's silence ended: it counts as delivered.
         let own = message.activity_id(self.view.id());
@@ -637,6 +659,20 @@ impl Session<'_> {
         reason: &str,
         read: &Read,
     ) -> Result<DecisionRecord> {
+        let (mut record, id) = self.put_aside(stub, attempts, class, reason, read).await?;
+        record.because = format!("{}; it is in quarantine as number {id}", record.because);
+        Ok(record)
+    }
+
+    /// Puts a message into quarantine, in the place of what is there of it. The record that says so, and the number of the item.
+    async fn put_aside(
+        &mut self,
+        stub: &Stub,
+        attempts: u32,
+        class: &str,
+        reason: &str,
+        read: &Read,
+    ) -> Result<(DecisionRecord, u64)> {
         let raw = read.whole.as_ref();
         let head = raw
             .map(|r| Bytes::copy_from_slice(Headers::new(r.bytes()).as_bytes()))
@@ -668,8 +704,7 @@ impl Session<'_> {
                 raw: raw.map(|r| r.bytes().clone()),
             })
             .await?;
-        record.because = format!("{}; it is in quarantine as number {id}", record.because);
-        Ok(record)
+        Ok((record, id))
     }
 
     /// What shall become of a message at its source. A user's own mail that does not belong in the CRM is never deleted, whatever
