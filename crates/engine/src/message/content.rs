@@ -7,7 +7,7 @@ use email_router_crm::{Attachment, OrganizationSettings};
 use email_router_model::{Headers, RawMessage};
 
 use super::mime::{self, Part, Structure};
-use super::roles::{Role, roles};
+use super::roles::{Role, Versions, roles};
 use super::{calendar, charset, decode, fields, file_name, html, leading_blank, protection, winmail};
 use crate::ParseCaps;
 
@@ -52,10 +52,13 @@ impl Content {
 struct Piece {
     is_html: bool,
     text: String,
-    /// Of the version that is shown; of the version in plain text.
-    main: bool,
-    plain: bool,
+    versions: Versions,
 }
+
+/// Of a message that offers one version, and of the two of another.
+pub(super) const BOTH: Versions = Versions { main: true, plain: true };
+pub(super) const MAIN: Versions = Versions { main: true, plain: false };
+pub(super) const PLAIN: Versions = Versions { main: false, plain: true };
 
 /// What is found of a message, also of one inside a signature or a `winmail.dat`.
 #[derive(Debug, Default)]
@@ -64,7 +67,7 @@ pub(super) struct Gathered {
     pub(super) settings: OrganizationSettings,
     pieces: Vec<Piece>,
     /// Names of pictures and files that stand where the text goes on.
-    between: Vec<String>,
+    between: Vec<(String, Versions)>,
     attachments: Vec<Attachment>,
     /// Which attachment has which Content-Location.
     locations: HashMap<String, usize>,
@@ -107,11 +110,15 @@ impl Gathered {
                         self.keep_signed(bytes, &parts[index + 1], signature);
                     }
                 }
-                Role::Body { main: false, plain: false } => {}
-                Role::Body { main, plain } => self.text(bytes, index, part, main, plain),
-                Role::Attachment => {
+                Role::Body(Versions { main: false, plain: false }) => {}
+                Role::Body(versions) => self.text(bytes, index, part, versions),
+                Role::Attachment(versions) => {
                     let mixed = part.parent.is_some_and(|p| parts[p].mime_type == "multipart/mixed");
-                    self.part(bytes, index, part, mixed, within);
+                    if mixed && part.is_inline && !part.mime_type.starts_with("message/") {
+                        let name = part.file_name.as_deref().and_then(file_name::sanitize);
+                        self.between.extend(name.map(|name| (name, versions)));
+                    }
+                    self.part(bytes, index, part, within);
                 }
             }
         }
@@ -138,14 +145,17 @@ impl Gathered {
             && let Some(words) = self.calendar.take().and_then(|c| calendar::in_words(&c))
         {
             self.pieces.clear();
-            self.add_text(words, false, true, true);
+            self.add_text(words, false, BOTH);
         }
-        let is_html = self.pieces.iter().any(|p| p.is_html && p.main);
+        let is_html = self.pieces.iter().any(|p| p.is_html && p.versions.main);
         // only where some part offers both
-        let has_plain = is_html && self.pieces.iter().any(|p| p.plain && !p.main && !p.is_html);
+        let has_plain = is_html && self.pieces.iter().any(|p| p.versions == PLAIN && !p.is_html);
         let pieces = std::mem::take(&mut self.pieces);
         let text_body = has_plain.then(|| {
-            join(pieces.iter().filter(|p| p.plain && !p.is_html).map(|p| (false, p.text.as_str())), false)
+            join(
+                pieces.iter().filter(|p| p.versions.plain && !p.is_html).map(|p| (false, p.text.as_str())),
+                false,
+            )
         });
         let mut body = join_owned(pieces, is_html);
         if is_html && !self.locations.is_empty() {
@@ -207,37 +217,32 @@ impl Gathered {
         self.subcategory = self.subcategory.or(label);
     }
 
-    fn text(&mut self, bytes: &Bytes, index: usize, part: &Part, main: bool, plain: bool) {
+    fn text(&mut self, bytes: &Bytes, index: usize, part: &Part, versions: Versions) {
         let decoded = self.decoded(bytes, index, part);
         let (text, problem) = charset::decode(&decoded, part.charset.as_deref());
         if let Some(problem) = problem {
             self.note(format!("part {}: {problem}", index + 1));
         }
         self.label(protection::of_text(&text));
-        self.add_text(text, part.mime_type == "text/html", main, plain);
+        self.add_text(text, part.mime_type == "text/html", versions);
     }
 
     /// Adds a text to the body, and before it the names of what stands between it and the text before.
-    pub(super) fn add_text(&mut self, text: String, is_html: bool, main: bool, plain: bool) {
+    pub(super) fn add_text(&mut self, text: String, is_html: bool, versions: Versions) {
         let between = std::mem::take(&mut self.between);
         if !self.pieces.is_empty() {
-            for name in between {
-                self.pieces.push(Piece {
-                    is_html: false,
-                    text: format!("[{name}]"),
-                    main: true,
-                    plain: true,
-                });
+            for (name, versions) in between {
+                self.pieces.push(Piece { is_html: false, text: format!("[{name}]"), versions });
             }
         }
         // no CRM stores a NUL, and some cut the text there
         let text = if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text };
-        self.pieces.push(Piece { is_html, text, main, plain });
+        self.pieces.push(Piece { is_html, text, versions });
     }
 
     /// Whether there is something to read so far; and whether it has HTML.
     pub(super) fn has_text(&self) -> (bool, bool) {
-        let texts = || self.pieces.iter().filter(|p| p.main && !p.text.trim().is_empty());
+        let texts = || self.pieces.iter().filter(|p| p.versions.main && !p.text.trim().is_empty());
         (texts().next().is_some(), texts().any(|p| p.is_html))
     }
 
@@ -245,15 +250,12 @@ impl Gathered {
     pub(super) fn demote_texts(&mut self) {
         self.pieces.retain(|p| !p.text.trim().is_empty());
         for piece in &mut self.pieces {
-            piece.main = false;
+            piece.versions.main = false;
         }
     }
 
     /// A part that is not text to be read.
-    fn part(&mut self, bytes: &Bytes, index: usize, part: &Part, mixed: bool, within: bool) {
-        if mixed && part.is_inline && !part.mime_type.starts_with("message/") {
-            self.between.extend(part.file_name.as_deref().and_then(file_name::sanitize));
-        }
+    fn part(&mut self, bytes: &Bytes, index: usize, part: &Part, within: bool) {
         match part.mime_type.as_str() {
             "message/partial" => {
                 let number = part.content_type.get("number").unwrap_or("?");
@@ -323,10 +325,12 @@ impl Gathered {
         let end = signed.body.end.max(signed.start);
         let entity = bytes.slice(signed.start.min(end)..end);
         let name = match signature.mime_type.as_str() {
-            "application/pgp-signature" => "signed-by-pgp.eml",
-            _ => "signed-by-smime.eml",
+            "application/pgp-signature" => "signed-by-pgp.mime",
+            _ => "signed-by-smime.mime",
         };
-        self.attach(name.to_owned(), "message/rfc822".to_owned(), None, entity.len(), || entity);
+        // no message/rfc822: it is not a message that was attached
+        let mime_type = "application/octet-stream".to_owned();
+        self.attach(name.to_owned(), mime_type, None, entity.len(), || entity);
     }
 
     fn attach_part(&mut self, bytes: &Bytes, index: usize, part: &Part) {
@@ -393,7 +397,10 @@ impl Gathered {
         }
         let extension = file_name::extension_of(&part.mime_type);
         if extension == "eml" {
-            let subject = Headers::new(&bytes[part.body.clone()])
+            // in base64 against the rules (RFC 2046 5.2.1) its header section has to be decoded; its subject stands near its beginning
+            let beginning = part.body.start..part.body.end.min(part.body.start + 64 * 1024);
+            let (beginning, _) = decode::decode(bytes.slice(beginning), part.encoding);
+            let subject = Headers::new(&beginning)
                 .iter()
                 .find(|f| f.is("Subject"))
                 .and_then(|f| fields::unstructured(&fields::utf8_or_1252(f.raw_value).0));
@@ -414,7 +421,7 @@ impl Gathered {
 
 /// The version that is shown. A single text, which is what most messages are, is not copied.
 fn join_owned(mut pieces: Vec<Piece>, html: bool) -> String {
-    pieces.retain(|p| p.main);
+    pieces.retain(|p| p.versions.main);
     match &mut pieces[..] {
         [one] if one.is_html == html => std::mem::take(&mut one.text),
         all => join(all.iter().map(|p| (p.is_html, p.text.as_str())), html),

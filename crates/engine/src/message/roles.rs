@@ -6,12 +6,19 @@ use super::mime::Part;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     Container,
-    /// Text of the body. `main`: of the version that is shown; `plain`: of the version in plain text.
-    Body {
-        main: bool,
-        plain: bool,
-    },
-    Attachment,
+    /// Text of the body.
+    Body(Versions),
+    /// A file; where its name is shown in the text.
+    Attachment(Versions),
+}
+
+/// In which versions of the body a part stands: a multipart/alternative offers two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Versions {
+    /// In the one that is shown.
+    pub(super) main: bool,
+    /// In the one in plain text.
+    pub(super) plain: bool,
 }
 
 /// What becomes of each part. Of a multipart/alternative the last branch with HTML is shown, else the last with text (RFC 2046
@@ -46,10 +53,13 @@ pub(super) fn roles(parts: &[Part]) -> Vec<Role> {
         hidden
     };
     let (not_main, not_plain) = (branches(true), branches(false));
-    let role = |(index, part): (usize, &Part)| match part {
-        p if p.is_multipart => Role::Container,
-        _ if texts[index] => Role::Body { main: !not_main[index], plain: !not_plain[index] },
-        _ => Role::Attachment,
+    let role = |(index, part): (usize, &Part)| {
+        let versions = Versions { main: !not_main[index], plain: !not_plain[index] };
+        match part {
+            p if p.is_multipart => Role::Container,
+            _ if texts[index] => Role::Body(versions),
+            _ => Role::Attachment(versions),
+        }
     };
     parts.iter().enumerate().map(role).collect()
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use email_router_tnef::{Content, Limits, Message};
 
-use super::content::Gathered;
+use super::content::{BOTH, Gathered, MAIN, PLAIN};
 use super::mime::Part;
 use super::{fields, file_name};
 
@@ -54,11 +54,11 @@ pub(super) fn unpack(gathered: &mut Gathered, bytes: &Bytes) -> bool {
         (Some(html), text) => {
             gathered.demote_texts();
             if let Some(text) = text.filter(|_| !has_text) {
-                gathered.add_text(text, false, false, true);
+                gathered.add_text(text, false, PLAIN);
             }
-            gathered.add_text(html, true, true, false);
+            gathered.add_text(html, true, MAIN);
         }
-        (None, Some(text)) if !has_text => gathered.add_text(text, false, true, true),
+        (None, Some(text)) if !has_text => gathered.add_text(text, false, BOTH),
         _ => {}
     }
     if let Some(rtf) = rtf {
