@@ -201,6 +201,11 @@ impl Gathered {
         body
     }
 
+    /// How many attachments more there may be.
+    pub(super) fn room(&self) -> usize {
+        self.caps.max_parts.saturating_sub(self.attachments.len())
+    }
+
     /// Says what was left out.
     pub(super) fn note(&mut self, line: String) {
         if self.notes.len() < MAX_NOTES { self.notes.push(line) } else { self.more_notes += 1 }
@@ -369,7 +374,7 @@ impl Gathered {
             self.note(format!("attachment {name:?}: files of type {extension} are blocked"));
             return false;
         }
-        if self.attachments.len() >= self.caps.max_parts {
+        if self.room() == 0 {
             let most = self.caps.max_parts;
             self.cap(format!("attachment {name:?}: was left out: a message may have at most {most} parts"));
             return false;

@@ -21,7 +21,8 @@ pub(super) fn is_winmail(part: &Part) -> bool {
 /// Adds the body and the attachments that a `winmail.dat` holds. `false`: it holds more than could be taken out of it, so it should be kept.
 pub(super) fn unpack(gathered: &mut Gathered, bytes: &Bytes) -> bool {
     let mut limits = Limits::default();
-    limits.max_attachments = gathered.caps.max_parts;
+    // with room for itself, should it have to be kept
+    limits.max_attachments = gathered.room().saturating_sub(2);
     limits.max_recipients = gathered.caps.max_recipients;
     let tnef = match email_router_tnef::parse(bytes, &limits) {
         Ok(tnef) => tnef,
