@@ -54,7 +54,8 @@ impl Service {
 
     /// Routes an item again, by the rules or (`release`) to the owner of its mailbox whatever the filters say. What is settled, also by
     /// being discarded, leaves the quarantine. An item whose bytes were never read leaves it too, if the message is still in its mailbox:
-    /// the next pass reads it anew, with the limits that hold then.
+    /// the next pass reads it anew, with the limits that hold then. An item of the class `partial` stays: its activity is there but has
+    /// not all of it, and the whole message is only here.
     ///
     /// # Errors
     /// The state store's, and [`Error::Request`] when there is no such item. What the CRM says is in the answer: the item stays then.
@@ -85,6 +86,15 @@ impl Service {
             Ok(record) if record.verdict == Verdict::Undeliverable => {
                 let because = record.because.clone();
                 Ok(Retried { id, record: Some(record), stays_because: Some(because), read_again: false })
+            }
+            Ok(record) if item.class == "partial" => {
+                let because = "the CRM has it, but not all of it; delete it here when nobody needs the rest";
+                Ok(Retried {
+                    id,
+                    record: Some(record),
+                    stays_because: Some(because.to_owned()),
+                    read_again: false,
+                })
             }
             Ok(record) => {
                 self.state().quarantine_delete(id).await?;

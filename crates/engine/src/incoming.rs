@@ -13,6 +13,7 @@
 //! | body fetched, decision made | the same | routes it again; deciding changes nothing |
 //! | delivered to the CRM | an activity with the derived id | decides *duplicate of itself*, records it as delivered; nothing is created twice |
 //! | put into quarantine | an item for (mailbox, remote id) | puts it again, which replaces it |
+//! | kept as *partial* (a message beyond the caps, before it is delivered) | the same | puts it again, which replaces it, and delivers |
 //! | recorded ([`StateStore::settle`]) | an end with a disposition, the message still at its source | does the disposition, routes nothing |
 //! | disposed of, not closed | as before where disposing takes effect at close (POP3), else the message is gone | as before, else nothing |
 //! | closed, not forgotten ([`StateStore::forget`]) | the message is gone or kept | nothing; the record of a gone message is dropped at the next listing |
@@ -259,7 +260,7 @@ impl IncomingParts {
             // discarded for want of a sender, but perhaps a message that was damaged on its way: as in a pass, a person looks at it
             DecisionRecord { verdict: Verdict::Undeliverable, ..decision.record }
         } else if dry_run {
-            planned(view, settings, raw, &message, decision)?.0
+            planned(view, settings, raw, &message, decision)?.record
         } else {
             self.carry_out(view, settings, raw, &message, decision).await?
         };
@@ -301,11 +302,16 @@ impl IncomingParts {
         message: &Message,
         decision: Decision,
     ) -> Result<DecisionRecord> {
-        if let Some(report) = &decision.report {
+        self.write(planned(view, settings, raw, message, decision)?).await
+    }
+
+    /// Does to the CRM what is planned.
+    async fn write(&self, planned: Planned) -> Result<DecisionRecord> {
+        let Planned { mut record, email, report, .. } = planned;
+        if let Some(report) = &report {
             self.report_delivery(report).await?;
         }
-        let (mut record, write) = planned(view, settings, raw, message, decision)?;
-        if let Some(email) = write
+        if let Some(email) = email
             && self.crm.deliver_incoming(&email).await? == Delivered::AlreadyThere
             && record.verdict == Verdict::Deliver
         {
@@ -316,9 +322,7 @@ impl IncomingParts {
         }
         Ok(record)
     }
-}
 
-impl IncomingParts {
     /// Tells the CRM what a delivery report says. An e-mail that is gone by now has nobody to be told.
     async fn report_delivery(&self, report: &DeliveryReport) -> Result<()> {
         match self.crm.record_delivery(report).await {
@@ -337,20 +341,31 @@ impl IncomingParts {
     }
 }
 
-/// What a decision comes to: its record, and what is handed to the CRM (the e-mail, or the call that adds a queue item to one that is
-/// there).
+/// What a decision comes to.
+struct Planned {
+    record: DecisionRecord,
+    /// What is handed to the CRM: the e-mail, or the call that adds a queue item to one that is there.
+    email: Option<IncomingEmail>,
+    /// What the CRM is told about another e-mail.
+    report: Option<DeliveryReport>,
+    /// The message goes beyond a cap: the e-mail has not all of it.
+    incomplete: bool,
+}
+
 fn planned(
     view: &OrganizationView,
     settings: &IncomingSettings,
     raw: &RawMessage,
     message: &Message,
-    decision: Decision,
-) -> Result<(DecisionRecord, Option<IncomingEmail>)> {
+    mut decision: Decision,
+) -> Result<Planned> {
     let mut record = decision.record.clone();
+    let report = decision.report.take();
     if decision.verdict != Verdict::Deliver {
-        return Ok((record, decision.into_requeue(message)));
+        return Ok(Planned { record, email: decision.into_requeue(message), report, incomplete: false });
     }
     let content = message.content(raw, &settings.caps, view.settings());
+    let incomplete = content.incomplete;
     let email = decision.into_email(view, message, content)?;
     record.written = Some(WrittenRecord {
         body_mime_type: email.body_mime_type.clone(),
@@ -365,7 +380,7 @@ fn planned(
         subcategory: email.subcategory.clone(),
         new_sender: email.new_sender.as_ref().map(|new| new.record.clone()),
     });
-    Ok((record, Some(email)))
+    Ok(Planned { record, email: Some(email), report, incomplete })
 }
 
 /// One open mailbox.
@@ -387,8 +402,40 @@ struct Live<'a> {
     view: &'a OrganizationView,
     /// An earlier pass worked on the message.
     tried: bool,
-    /// When the mail system received it.
-    received: Option<Timestamp>,
+    /// The message as it was listed.
+    stub: &'a Stub,
+    /// How often it was begun.
+    attempts: u32,
+    /// Whether its id names it in other sessions too.
+    stable_ids: bool,
+}
+
+impl Live<'_> {
+    /// Keeps the bytes of a message whose activity has not all of it.
+    async fn keep_whole(&self, raw: &RawMessage, message: &Message) -> Result<()> {
+        let reason = "it goes beyond a limit of what is taken apart, so its activity has not all of it; the whole message is kept here until somebody deletes it";
+        let attached = self.route.mailbox.kind == MailboxKind::Forward;
+        let remote_id = match message.identity() {
+            // several messages of one wrapper, or ids that change from session to session
+            Some(identity) if attached || !self.stable_ids => RemoteId::new(identity),
+            _ => self.stub.id.clone(),
+        };
+        let item = QuarantineItem {
+            id: 0,
+            mailbox: self.route.mailbox.id.clone(),
+            remote_id,
+            class: "partial".to_owned(),
+            reason: reason.to_owned(),
+            at: self.parts.clock.now(),
+            attempts: self.attempts,
+            size: Some(raw.size()),
+            message_id: message.message_id.clone(),
+            from: Some(message.from_field.clone()).filter(|f| !f.is_empty()),
+            subject: Some(message.subject.clone()).filter(|s| !s.is_empty()),
+            raw: Some(raw.bytes().clone()),
+        };
+        Ok(self.parts.state.quarantine_put(&item).await.map(drop)?)
+    }
 }
 
 impl Carry for Live<'_> {
@@ -410,7 +457,7 @@ impl Carry for Live<'_> {
             regarding: regarding.as_ref(),
             correlated: decision.hit.as_ref().map(|hit| hit.email.activity_id),
             // what was held grew old by that, and is counted all the same
-            received: self.received.or(message.received).or(message.date).filter(|_| !self.tried),
+            received: self.stub.received.or(message.received).or(message.date).filter(|_| !self.tried),
         });
         if let Some(suspect) = &suspect
             && let Some(held) = self.parts.guard.held(settings, suspect, now)
@@ -418,8 +465,12 @@ impl Carry for Live<'_> {
             let wait = held.until.duration_since(now).try_into().unwrap_or(FIRST_RETRY);
             return Err(Error::held(held.why, wait));
         }
-        let mut record =
-            self.parts.carry_out(self.view, &self.route.settings, raw, message, decision).await?;
+        let planned = planned(self.view, &self.route.settings, raw, message, decision)?;
+        if planned.incomplete {
+            // before it is delivered: a crash between the two must not lose what the activity has not
+            self.keep_whole(raw, message).await?;
+        }
+        let mut record = self.parts.write(planned).await?;
         if let (Some(suspect), Verdict::Deliver) = (&suspect, record.verdict) {
             self.parts.guard.count(settings, suspect, now);
         }
@@ -686,7 +737,15 @@ impl Session<'_> {
         }
         if route.mailbox.kind == MailboxKind::Forward {
             let raw = raw.clone();
-            let mut carry = Live { parts, route, view, tried: candidate.tried, received: stub.received };
+            let mut carry = Live {
+                parts,
+                route,
+                view,
+                tried: candidate.tried,
+                stub,
+                attempts: candidate.attempts + 1,
+                stable_ids: self.capability.stable_ids,
+            };
             if let Some(unwrapped) = parts.unwrap(view, &context, settings, &raw, false, &mut carry).await? {
                 return self.settle_wrapper(candidate, read, unwrapped).await.map(Some);
             }
@@ -735,7 +794,9 @@ impl Session<'_> {
             route: self.route,
             view: self.view,
             tried: candidate.tried,
-            received: stub.received,
+            stub,
+            attempts: candidate.attempts + 1,
+            stable_ids: self.capability.stable_ids,
         };
         let mut record = live.carry(raw, message, decision).await?;
         self.name(&mut record, stub);

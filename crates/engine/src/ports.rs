@@ -285,7 +285,8 @@ pub struct QuarantineItem {
     pub mailbox: MailboxId,
     /// Its id there.
     pub remote_id: RemoteId,
-    /// Why it is here: a class such as `too-large`, `unreadable`, `crm-refused`, `attempts-exhausted`.
+    /// Why it is here: a class such as `too-large`, `unreadable`, `crm-refused`, `attempts-exhausted`, or `partial`: it was
+    /// delivered, but not all of it.
     pub class: String,
     /// Why, in words, with what to do.
     pub reason: String,

@@ -110,6 +110,36 @@ async fn row_put_into_quarantine() {
     assert_eq!(items.iter().map(|i| (i.id, i.class.as_str())).collect::<Vec<_>>(), [(first, "unreadable")]);
 }
 
+/// A message with more parts than are taken apart: delivered as far as that goes, and kept whole before it is, once.
+#[tokio::test(start_paused = true)]
+async fn row_kept_as_partial() {
+    for point in ["after quarantine_put", "before deliver_incoming", "after deliver_incoming", "after settle"]
+    {
+        let (world, system) = (World::new(), MemoryTransport::new());
+        let ann = world.user("ann");
+        let plain = String::from_utf8(mail("wide").bytes().to_vec()).unwrap();
+        let (header, _) = plain.split_once("\r\n\r\n").unwrap();
+        let parts = "--b\r\nContent-Type: image/png\r\n\r\nx\r\n".repeat(9);
+        let wide = format!("{header}\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n{parts}--b--\r\n");
+        system.put(ann.id(), email_router_model::RawMessage::new(wide.clone()));
+        system.put(ann.id(), mail("plain"));
+        let mut route = deleting(&world, &ann, &system);
+        route.settings.caps.max_parts = 5;
+        crash_at(&world, &route, point, 1).await;
+        let report = world.pass(&route).await;
+        assert_eq!(report.undeliverable, 0, "{point}");
+        let mut received = world.crm.received();
+        received.sort();
+        assert_eq!(received, ["plain", "wide"], "{point}");
+        let items = world.quarantine().await;
+        assert_eq!(items.len(), 1, "{point}: {items:?}");
+        let item = world.state.quarantine_get(items[0].id).await.unwrap().unwrap();
+        assert_eq!((item.class.as_str(), item.subject.as_deref()), ("partial", Some("wide")), "{point}");
+        assert_eq!(item.raw.as_deref(), Some(wide.as_bytes()), "{point}");
+        assert_eq!(subjects(&system, &ann).len(), 0, "{point}: the source is done with it");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn row_recorded_and_not_disposed_of() {
     let (world, system) = (World::new(), MemoryTransport::new());

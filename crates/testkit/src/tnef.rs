@@ -228,8 +228,8 @@ pub fn compress_rtf(rtf: &[u8]) -> Vec<u8> {
     while at < window.len() {
         let match_at =
             |from: usize| (0..17).take_while(|n| window.get(at + n) == Some(&window[from + n])).count();
-        // no match reaches past what was written when it begins, and none lies so far back that it is the mark of the end
-        let best = (at.saturating_sub(4000)..at)
+        // no match reaches past what was written when it begins, and none is looked for far back
+        let best = (at.saturating_sub(500)..at)
             .map(|from| (match_at(from).min(at - from), from))
             .max_by_key(|(length, from)| (*length, *from));
         match best {

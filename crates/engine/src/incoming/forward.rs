@@ -220,7 +220,7 @@ impl Carry for DryRun<'_> {
         decision: Decision,
     ) -> Result<DecisionRecord> {
         readable(message)?;
-        Ok(super::planned(self.view, self.settings, raw, message, decision)?.0)
+        Ok(super::planned(self.view, self.settings, raw, message, decision)?.record)
     }
 }
 

@@ -1,16 +1,14 @@
 //! The body and the attachments of a message that is delivered.
 
-use std::borrow::Cow;
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use email_router_crm::{Attachment, OrganizationSettings};
 use email_router_model::{Headers, RawMessage};
-use mail_parser::decoders::base64::base64_decode;
-use mail_parser::decoders::charsets::map::charset_decoder;
-use mail_parser::decoders::quoted_printable::quoted_printable_decode;
 
-use super::mime::{self, Encoding, Part};
-use super::{fields, file_name, leading_blank};
+use super::mime::{self, Part, Structure};
+use super::roles::{Role, Versions, roles};
+use super::{calendar, charset, decode, fields, file_name, html, leading_blank, protection, winmail};
 use crate::ParseCaps;
 
 /// At most this many lines about what was left out; one more says how many there were.
@@ -18,15 +16,23 @@ const MAX_NOTES: usize = 100;
 
 /// What an activity stores of a message beside its header fields.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Content {
-    /// The body. Where the message offers alternatives, the HTML one; several texts in a row are joined.
+    /// The body. Where the message offers alternatives, the HTML one; several texts are joined in their order, with the names of pictures
+    /// that stand between them.
     pub body: String,
     /// `text/html` or `text/plain`.
     pub body_mime_type: String,
-    /// The attachments that may be stored; an attached message is one of them, as `.eml`.
+    /// The plain text that the message offers beside an HTML body.
+    pub text_body: Option<String>,
+    /// The attachments that may be stored; an attached message is one of them, as `.eml`. What a `winmail.dat` holds is here instead of it.
     pub attachments: Vec<Attachment>,
     /// What was left out or could not be read, and why, one line each.
     pub removed_parts: Vec<String>,
+    /// How the message is protected, such as `S/MIME signed`; what protects it is among the attachments as it came.
+    pub subcategory: Option<String>,
+    /// Something was left out because of a cap ([`ParseCaps`]), not by a policy of the organization: the whole message is worth keeping.
+    pub incomplete: bool,
 }
 
 impl Content {
@@ -35,320 +41,411 @@ impl Content {
     #[must_use]
     pub fn read(raw: &RawMessage, caps: &ParseCaps, settings: &OrganizationSettings) -> Self {
         let bytes = raw.bytes();
-        let structure = mime::split(bytes, leading_blank(bytes), caps);
-        let mut reader = Reader { bytes, settings, notes: Notes::default() };
-        if structure.left_out > 0 {
-            reader.notes.add(format!(
-                "{} parts were left out: a message may have at most {}",
-                structure.left_out, caps.max_parts
-            ));
-        }
-        if structure.too_deep > 0 {
-            reader.notes.add(format!(
-                "{} parts nested deeper than {} were not taken apart",
-                structure.too_deep, caps.max_depth
-            ));
-        }
-        let roles = roles(&structure.parts);
-        let mut texts = Vec::new();
-        let mut attachments = Vec::new();
-        for (index, part) in structure.parts.iter().enumerate() {
-            match roles[index] {
-                Role::Container | Role::OtherAlternative => {}
-                Role::Body => texts.push((part.mime_type == "text/html", reader.text(index, part))),
-                Role::Attachment => attachments.extend(reader.attachment(index, part)),
+        let mut gathered = Gathered { caps: caps.clone(), settings: settings.clone(), ..Gathered::default() };
+        gathered.read(bytes, leading_blank(bytes), false);
+        gathered.finish()
+    }
+}
+
+/// A text of the body, in its place.
+#[derive(Debug)]
+struct Piece {
+    is_html: bool,
+    text: String,
+    versions: Versions,
+}
+
+/// Of a message that offers one version, and of the two of another.
+pub(super) const BOTH: Versions = Versions { main: true, plain: true };
+pub(super) const MAIN: Versions = Versions { main: true, plain: false };
+pub(super) const PLAIN: Versions = Versions { main: false, plain: true };
+
+/// What is found of a message, also of one inside a signature or a `winmail.dat`.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    pub(super) caps: ParseCaps,
+    pub(super) settings: OrganizationSettings,
+    pieces: Vec<Piece>,
+    /// Names of pictures and files that stand where the text goes on.
+    between: Vec<(String, Versions)>,
+    attachments: Vec<Attachment>,
+    /// Which attachment has which Content-Location.
+    locations: HashMap<String, usize>,
+    notes: Vec<String>,
+    more_notes: usize,
+    subcategory: Option<&'static str>,
+    /// The first calendar object, for a message that has no text.
+    calendar: Option<String>,
+    pub(super) incomplete: bool,
+}
+
+impl Gathered {
+    /// Reads the entity that begins at `start`. `within` tells that it is inside a signature, so that a signature in it is not opened too.
+    fn read(&mut self, bytes: &Bytes, start: usize, within: bool) {
+        let structure = mime::split(bytes, start, &self.caps);
+        self.tell_caps(&structure);
+        let parts = &structure.parts;
+        let roles = roles(parts);
+        let mut children: Vec<usize> = vec![0; parts.len()];
+        let mut second_child: Vec<Option<usize>> = vec![None; parts.len()];
+        // the outermost signature is the one that says what the message is
+        let mut signed = within;
+        for (index, part) in parts.iter().enumerate() {
+            if let Some(parent) = part.parent {
+                children[parent] += 1;
+                if children[parent] == 2 {
+                    second_child[parent] = Some(index);
+                }
             }
         }
-        let html = texts.iter().any(|(html, _)| *html);
-        let mut body = join(texts, html);
-        if let Some((cut, _)) = body.char_indices().nth(caps.max_body_chars) {
-            body.truncate(cut);
-            reader.notes.add(format!("the body was cut after {} characters", caps.max_body_chars));
+        for (index, part) in parts.iter().enumerate() {
+            match roles[index] {
+                Role::Container => {
+                    let second = second_child[index].map(|n| &parts[n]);
+                    let label = protection::of_multipart(part, second.map(|p| p.mime_type.as_str()));
+                    self.label(label);
+                    let is_signed = label.is_some() && part.mime_type == "multipart/signed";
+                    if let (true, Some(signature)) = (is_signed && !signed, second) {
+                        signed = true;
+                        self.keep_signed(bytes, &parts[index + 1], signature);
+                    }
+                }
+                Role::Body(Versions { main: false, plain: false }) => {}
+                Role::Body(versions) => self.text(bytes, index, part, versions),
+                Role::Attachment(versions) => {
+                    let mixed = part.parent.is_some_and(|p| parts[p].mime_type == "multipart/mixed");
+                    if mixed && part.is_inline && !part.mime_type.starts_with("message/") {
+                        let name = part.file_name.as_deref().and_then(file_name::sanitize);
+                        self.between.extend(name.map(|name| (name, versions)));
+                    }
+                    self.part(bytes, index, part, within);
+                }
+            }
         }
-        Self {
+    }
+
+    fn tell_caps(&mut self, structure: &Structure) {
+        let (max_parts, max_depth) = (self.caps.max_parts, self.caps.max_depth);
+        if structure.left_out > 0 {
+            let left_out = structure.left_out;
+            self.cap(format!("{left_out} parts were left out: a message may have at most {max_parts}"));
+        }
+        if structure.too_deep > 0 {
+            let too_deep = structure.too_deep;
+            self.cap(format!("{too_deep} parts nested deeper than {max_depth} were not taken apart"));
+        }
+        if structure.long_headers > 0 {
+            let (count, most) = (structure.long_headers, self.caps.max_header_bytes);
+            self.cap(format!("{count} parts have more header than the {most} bytes that are read"));
+        }
+    }
+
+    fn finish(mut self) -> Content {
+        if self.pieces.iter().all(|p| p.text.trim().is_empty())
+            && let Some(words) = self.calendar.take().and_then(|c| calendar::in_words(&c))
+        {
+            self.pieces.clear();
+            self.add_text(words, false, BOTH);
+        }
+        let is_html = self.pieces.iter().any(|p| p.is_html && p.versions.main);
+        // only where some part offers both
+        let has_plain = is_html && self.pieces.iter().any(|p| p.versions == PLAIN && !p.is_html);
+        let pieces = std::mem::take(&mut self.pieces);
+        let text_body = has_plain.then(|| {
+            join(
+                pieces.iter().filter(|p| p.versions.plain && !p.is_html).map(|p| (false, p.text.as_str())),
+                false,
+            )
+        });
+        let mut body = join_owned(pieces, is_html);
+        if is_html && !self.locations.is_empty() {
+            self.link(&mut body);
+        }
+        let body = self.cut(body);
+        let text_body = text_body.map(|text| self.cut(text)).filter(|t| !t.trim().is_empty());
+        if self.more_notes > 0 {
+            self.notes.push(format!("and {} more", self.more_notes));
+        }
+        Content {
             body,
-            body_mime_type: if html { "text/html" } else { "text/plain" }.to_owned(),
-            attachments,
-            removed_parts: reader.notes.into_lines(),
+            body_mime_type: if is_html { "text/html" } else { "text/plain" }.to_owned(),
+            text_body,
+            attachments: self.attachments,
+            removed_parts: self.notes,
+            subcategory: self.subcategory.map(str::to_owned),
+            incomplete: self.incomplete,
         }
     }
-}
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Container,
-    Body,
-    /// Text of an alternative that was not chosen.
-    OtherAlternative,
-    Attachment,
-}
+    /// Gives the pictures that the body names by Content-Location (RFC 2557) a Content-ID, which is what a CRM shows them by.
+    fn link(&mut self, body: &mut String) {
+        let id = |attachment: usize| format!("part{attachment}@content-location");
+        let (linked, used) =
+            html::link(body, |location| self.locations.get(location).copied().map(|n| (n, id(n))));
+        for attachment in used {
+            self.attachments[attachment].content_id = Some(id(attachment));
+        }
+        if let Some(linked) = linked {
+            *body = linked;
+        }
+    }
 
-/// What becomes of each part. Of a multipart/alternative the last branch with HTML is shown, else the last with text (RFC 2046
-/// 5.1.4: the last is the richest); whatever else its branches hold is kept as attachments.
-fn roles(parts: &[Part]) -> Vec<Role> {
-    let mut roles: Vec<Role> = parts
-        .iter()
-        .enumerate()
-        .map(|(index, part)| match part {
-            p if p.is_multipart => Role::Container,
-            p if !matches!(p.mime_type.as_str(), "text/plain" | "text/html") => Role::Attachment,
-            _ if index == 0 => Role::Body, // the message is nothing else, whatever it calls itself
-            p if p.is_attachment || p.file_name.is_some() => Role::Attachment,
-            _ => Role::Body,
-        })
-        .collect();
-    // nothing but named texts: the first one that does not insist on being a file is what there is to read
-    if !roles.contains(&Role::Body)
-        && let Some(first) = parts.iter().position(|p| {
-            !p.is_multipart && !p.is_attachment && matches!(p.mime_type.as_str(), "text/plain" | "text/html")
-        })
-    {
-        roles[first] = Role::Body;
+    fn cut(&mut self, mut body: String) -> String {
+        // a character has at least one byte, so most bodies need no counting
+        if body.len() > self.caps.max_body_chars
+            && let Some((cut, _)) = body.char_indices().nth(self.caps.max_body_chars)
+        {
+            body.truncate(cut);
+            self.cap(format!("the body was cut after {} characters", self.caps.max_body_chars));
+        }
+        body
     }
-    let mut has_html = vec![false; parts.len()];
-    let mut has_text = vec![false; parts.len()];
-    for index in (0..parts.len()).rev() {
-        if roles[index] == Role::Body {
-            has_text[index] = true;
-            has_html[index] = parts[index].mime_type == "text/html";
-        }
-        if let Some(parent) = parts[index].parent {
-            // children come behind their parent, so this one is complete
-            has_html[parent] |= has_html[index];
-            has_text[parent] |= has_text[index];
-        }
-    }
-    let mut chosen: Vec<Option<usize>> = vec![None; parts.len()];
-    for (index, part) in parts.iter().enumerate() {
-        let Some(parent) = part.parent else { continue };
-        if parts[parent].mime_type != "multipart/alternative" || !has_text[index] {
-            continue;
-        }
-        let better = chosen[parent].is_none_or(|old| has_html[index] || !has_html[old]);
-        if better {
-            chosen[parent] = Some(index);
-        }
-    }
-    let mut hidden = vec![false; parts.len()];
-    for (index, part) in parts.iter().enumerate() {
-        let Some(parent) = part.parent else { continue };
-        let other_branch =
-            parts[parent].mime_type == "multipart/alternative" && chosen[parent].is_some_and(|c| c != index);
-        hidden[index] = hidden[parent] || other_branch;
-        if hidden[index] && roles[index] == Role::Body {
-            roles[index] = Role::OtherAlternative;
-        }
-    }
-    roles
-}
 
-fn join(texts: Vec<(bool, String)>, html: bool) -> String {
-    let mut body = String::new();
-    for (index, (is_html, text)) in texts.into_iter().enumerate() {
-        if index > 0 && !body.ends_with('\n') {
-            body.push_str("\r\n");
-        }
-        if html && !is_html {
-            body.push_str("<div style=\"white-space: pre-wrap\">");
-            escape_html(&text, &mut body);
-            body.push_str("</div>");
-        } else if index == 0 {
-            body = text;
-        } else {
-            body.push_str(&text);
-        }
+    /// How many attachments more there may be.
+    pub(super) fn room(&self) -> usize {
+        self.caps.max_parts.saturating_sub(self.attachments.len())
     }
-    body
-}
 
-fn escape_html(text: &str, into: &mut String) {
-    for c in text.chars() {
-        match c {
-            '&' => into.push_str("&amp;"),
-            '<' => into.push_str("&lt;"),
-            '>' => into.push_str("&gt;"),
-            '"' => into.push_str("&quot;"),
-            c => into.push(c),
-        }
+    /// Says what was left out.
+    pub(super) fn note(&mut self, line: String) {
+        if self.notes.len() < MAX_NOTES { self.notes.push(line) } else { self.more_notes += 1 }
     }
-}
 
-#[derive(Default)]
-struct Notes {
-    lines: Vec<String>,
-    more: usize,
-}
-
-impl Notes {
-    fn add(&mut self, line: String) {
-        if self.lines.len() < MAX_NOTES { self.lines.push(line) } else { self.more += 1 }
+    /// Says what was left out because of a cap.
+    fn cap(&mut self, line: String) {
+        self.incomplete = true;
+        self.note(line);
     }
-    fn into_lines(mut self) -> Vec<String> {
-        if self.more > 0 {
-            self.lines.push(format!("and {} more", self.more));
-        }
-        self.lines
+
+    /// The first label is that of the outermost protection.
+    fn label(&mut self, label: Option<&'static str>) {
+        self.subcategory = self.subcategory.or(label);
     }
-}
 
-struct Reader<'a> {
-    bytes: &'a Bytes,
-    settings: &'a OrganizationSettings,
-    notes: Notes,
-}
-
-impl Reader<'_> {
-    fn text(&mut self, index: usize, part: &Part) -> String {
-        let decoded = self.decoded(index, part);
-        let (text, problem) = decode_charset(&decoded, part.charset.as_deref());
+    fn text(&mut self, bytes: &Bytes, index: usize, part: &Part, versions: Versions) {
+        let decoded = self.decoded(bytes, index, part);
+        let (text, problem) = charset::decode(&decoded, part.charset.as_deref());
         if let Some(problem) = problem {
-            self.notes.add(format!("part {}: {problem}", index + 1));
+            self.note(format!("part {}: {problem}", index + 1));
         }
-        // no CRM stores it, and some cut the text there
-        if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
+        self.label(protection::of_text(&text));
+        self.add_text(text, part.mime_type == "text/html", versions);
     }
 
-    fn attachment(&mut self, index: usize, part: &Part) -> Option<Attachment> {
-        let name = self.name(index, part);
+    /// Adds a text to the body, and before it the names of what stands between it and the text before.
+    pub(super) fn add_text(&mut self, text: String, is_html: bool, versions: Versions) {
+        let between = std::mem::take(&mut self.between);
+        if !self.pieces.is_empty() {
+            for (name, versions) in between {
+                self.pieces.push(Piece { is_html: false, text: format!("[{name}]"), versions });
+            }
+        }
+        // no CRM stores a NUL, and some cut the text there
+        let text = if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text };
+        self.pieces.push(Piece { is_html, text, versions });
+    }
+
+    /// Whether there is something to read so far; and whether it has HTML.
+    pub(super) fn has_text(&self) -> (bool, bool) {
+        let texts = || self.pieces.iter().filter(|p| p.versions.main && !p.text.trim().is_empty());
+        (texts().next().is_some(), texts().any(|p| p.is_html))
+    }
+
+    /// What was read so far becomes the plain version of HTML that follows.
+    pub(super) fn demote_texts(&mut self) {
+        self.pieces.retain(|p| !p.text.trim().is_empty());
+        for piece in &mut self.pieces {
+            piece.versions.main = false;
+        }
+    }
+
+    /// A part that is not text to be read.
+    fn part(&mut self, bytes: &Bytes, index: usize, part: &Part, within: bool) {
+        match part.mime_type.as_str() {
+            "message/partial" => {
+                let number = part.content_type.get("number").unwrap_or("?");
+                let total = part.content_type.get("total").unwrap_or("?");
+                self.note(format!(
+                    "part {}: is piece {} of {} of a larger message (message/partial), which is not put together; it was kept as it is",
+                    index + 1,
+                    fields::clean_line(number, 10),
+                    fields::clean_line(total, 10)
+                ));
+            }
+            "message/external-body" => {
+                let access = part.content_type.get("access-type").unwrap_or("unknown");
+                self.note(format!(
+                    "part {}: stands for a file elsewhere (message/external-body, access {}), which is not fetched; the reference was kept",
+                    index + 1,
+                    fields::clean_line(access, 40)
+                ));
+                // where it lies is told by the parameters of the type, so these are kept too
+                let whole = bytes.slice(part.start.min(part.body.start)..part.body.end);
+                let name = self.name(bytes, index, part);
+                self.attach(name, part.mime_type.clone(), None, whole.len(), || whole);
+                return;
+            }
+            _ if protection::is_smime(part) => return self.smime(bytes, index, part, within),
+            _ if winmail::is_winmail(part) => return self.winmail(bytes, index, part),
+            "text/calendar" if self.calendar.is_none() && part.body.len() <= 1024 * 1024 => {
+                let (decoded, _) = decode::decode(bytes.slice(part.body.clone()), part.encoding);
+                self.calendar = Some(charset::decode(&decoded, part.charset.as_deref()).0);
+            }
+            _ => {}
+        }
+        self.attach_part(bytes, index, part);
+    }
+
+    /// An S/MIME object: kept as it is, and the text inside a signature read. What is in a signature in that is not looked at.
+    fn smime(&mut self, bytes: &Bytes, index: usize, part: &Part, within: bool) {
+        let decoded = self.decoded(bytes, index, part);
+        self.label(Some(protection::of_smime(part, &decoded)));
+        // a message that is nothing else shows what was signed; beside other parts it is a file
+        if index == 0
+            && !within
+            && let Some(content) = protection::signed_content(&decoded)
+        {
+            let content = match content {
+                std::borrow::Cow::Borrowed(content) => decoded.slice_ref(content),
+                std::borrow::Cow::Owned(content) => content.into(),
+            };
+            self.read(&content, 0, true);
+        }
+        let name = self.name(bytes, index, part);
+        self.attach(name, part.mime_type.clone(), None, decoded.len(), || decoded);
+    }
+
+    fn winmail(&mut self, bytes: &Bytes, index: usize, part: &Part) {
+        let decoded = self.decoded(bytes, index, part);
+        if winmail::unpack(self, &decoded) {
+            return;
+        }
+        let name = self.name(bytes, index, part);
+        let kept = self.attach(name, part.mime_type.clone(), None, decoded.len(), || decoded);
+        self.incomplete |= !kept;
+    }
+
+    /// The part that was signed, byte for byte, beside its signature: read anew it would no longer fit.
+    fn keep_signed(&mut self, bytes: &Bytes, signed: &Part, signature: &Part) {
+        let end = signed.body.end.max(signed.start);
+        let entity = bytes.slice(signed.start.min(end)..end);
+        let name = match signature.mime_type.as_str() {
+            "application/pgp-signature" => "signed-by-pgp.mime",
+            _ => "signed-by-smime.mime",
+        };
+        // no message/rfc822: it is not a message that was attached
+        let mime_type = "application/octet-stream".to_owned();
+        self.attach(name.to_owned(), mime_type, None, entity.len(), || entity);
+    }
+
+    fn attach_part(&mut self, bytes: &Bytes, index: usize, part: &Part) {
+        let name = self.name(bytes, index, part);
+        let body = &bytes[part.body.clone()];
+        // what is far too large is not even decoded
+        let smallest = decode::smallest_size(body, part.encoding, self.settings.max_upload_file_size);
+        let mut problem = None;
+        let content = || {
+            let (content, what) = decode::decode(bytes.slice(part.body.clone()), part.encoding);
+            problem = what;
+            content
+        };
+        let kept = self.attach(name, part.mime_type.clone(), part.content_id.clone(), smallest, content);
+        if let Some(problem) = problem {
+            self.note(format!("part {}: {problem}", index + 1));
+        }
+        if let (true, Some(location), None) = (kept, &part.location, &part.content_id) {
+            self.locations.entry(location.clone()).or_insert(self.attachments.len() - 1);
+        }
+    }
+
+    /// Keeps an attachment, unless the organization does not want it or there are too many. `size`: at least so many bytes it has; only when
+    /// that may be stored is its content asked for. Whether it was kept.
+    pub(super) fn attach(
+        &mut self,
+        name: String,
+        mime_type: String,
+        content_id: Option<String>,
+        size: usize,
+        content: impl FnOnce() -> Bytes,
+    ) -> bool {
         if let Some(extension) = file_name::extension(&name)
             && self.settings.blocked_attachments.iter().any(|b| b.eq_ignore_ascii_case(&extension))
         {
-            self.notes.add(format!("attachment {name:?}: files of type {extension} are blocked"));
-            return None;
+            self.note(format!("attachment {name:?}: files of type {extension} are blocked"));
+            return false;
+        }
+        if self.room() == 0 {
+            let most = self.caps.max_parts;
+            self.cap(format!("attachment {name:?}: was left out: a message may have at most {most} parts"));
+            return false;
         }
         let limit = self.settings.max_upload_file_size;
-        // what is far too large is not even decoded: base64 needs four bytes for three, and line ends
-        let smallest = match part.encoding {
-            Encoding::Base64 if (part.body.len() / 4 * 3) as u64 <= limit => 0,
-            Encoding::Base64 => {
-                let body = &self.bytes[part.body.clone()];
-                body.iter().filter(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/')).count() / 4 * 3
+        let content = if size as u64 > limit { Err(size) } else { Ok(content()) };
+        let size = match content {
+            Ok(content) if content.len() as u64 <= limit => {
+                self.attachments.push(Attachment { file_name: name, mime_type, content_id, content });
+                return true;
             }
-            Encoding::QuotedPrintable => part.body.len() / 3,
-            Encoding::Identity => part.body.len(),
+            Ok(content) => content.len(),
+            Err(size) => size,
         };
-        let too_large = |size: usize| size as u64 > limit;
-        let content = if too_large(smallest) { None } else { Some(self.decoded(index, part)) };
-        let size = content.as_ref().map_or(smallest, Bytes::len);
-        match content.filter(|_| !too_large(size)) {
-            Some(content) => Some(Attachment {
-                file_name: name,
-                mime_type: part.mime_type.clone(),
-                content_id: part.content_id.clone(),
-                content,
-            }),
-            None => {
-                self.notes.add(format!(
-                    "attachment {name:?}: {size} bytes are more than the {limit} that may be stored"
-                ));
-                None
-            }
-        }
+        self.note(format!("attachment {name:?}: {size} bytes are more than the {limit} that may be stored"));
+        false
     }
 
-    fn name(&self, index: usize, part: &Part) -> String {
+    fn name(&self, bytes: &Bytes, index: usize, part: &Part) -> String {
         if let Some(name) = part.file_name.as_deref().and_then(file_name::sanitize) {
             return name;
         }
+        if let Some(name) = file_name::usual_name(&part.mime_type) {
+            return name.to_owned();
+        }
         let extension = file_name::extension_of(&part.mime_type);
         if extension == "eml" {
-            let subject = Headers::new(&self.bytes[part.body.clone()])
+            // in base64 against the rules (RFC 2046 5.2.1) its header section has to be decoded; its subject stands near its beginning
+            let beginning = part.body.start..part.body.end.min(part.body.start + 64 * 1024);
+            let (beginning, _) = decode::decode(bytes.slice(beginning), part.encoding);
+            let subject = Headers::new(&beginning)
                 .iter()
                 .find(|f| f.is("Subject"))
-                .and_then(|f| fields::unstructured(&fields::utf8_or_1252(f.raw_value).0))
-                .map(|s| fields::clean_line(&s, 200).replace(['/', '\\'], "_"));
-            let name =
-                subject.filter(|s| !s.is_empty()).and_then(|s| file_name::sanitize(&format!("{s}.eml")));
-            return name.unwrap_or_else(|| "message.eml".to_owned());
+                .and_then(|f| fields::unstructured(&fields::utf8_or_1252(f.raw_value).0));
+            return file_name::of_message(subject.as_deref());
         }
         format!("part-{}.{extension}", index + 1)
     }
 
     /// The body with its transfer encoding undone; not copied when there is none.
-    fn decoded(&mut self, index: usize, part: &Part) -> Bytes {
-        let body = self.bytes.slice(part.body.clone());
-        match part.encoding {
-            Encoding::Identity => body,
-            Encoding::Base64 => {
-                if let Some(Some(decoded)) = fields::guarded(|| base64_decode(&body)) {
-                    return decoded.into();
-                }
-                self.notes
-                    .add(format!("part {}: has bytes that are not base64; they were passed over", index + 1));
-                let clean: Vec<u8> = body
-                    .iter()
-                    .copied()
-                    .filter(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='))
-                    .collect();
-                fields::guarded(|| base64_decode(&clean)).flatten().map_or(body, Bytes::from)
-            }
-            Encoding::QuotedPrintable => {
-                if let Some(Some(decoded)) = fields::guarded(|| quoted_printable_decode(&body)) {
-                    return decoded.into();
-                }
-                self.notes
-                    .add(format!("part {}: is not proper quoted-printable; read as far as it is", index + 1));
-                lenient_quoted_printable(&body).into()
-            }
+    fn decoded(&mut self, bytes: &Bytes, index: usize, part: &Part) -> Bytes {
+        let (decoded, problem) = decode::decode(bytes.slice(part.body.clone()), part.encoding);
+        if let Some(problem) = problem {
+            self.note(format!("part {}: {problem}", index + 1));
+        }
+        decoded
+    }
+}
+
+/// The version that is shown. A single text, which is what most messages are, is not copied.
+fn join_owned(mut pieces: Vec<Piece>, html: bool) -> String {
+    pieces.retain(|p| p.versions.main);
+    match &mut pieces[..] {
+        [one] if one.is_html == html => std::mem::take(&mut one.text),
+        all => join(all.iter().map(|p| (p.is_html, p.text.as_str())), html),
+    }
+}
+
+fn join<'a>(texts: impl Iterator<Item = (bool, &'a str)>, html: bool) -> String {
+    let mut body = String::new();
+    for (index, (is_html, text)) in texts.enumerate() {
+        if index > 0 && !body.ends_with('\n') {
+            body.push_str("\r\n");
+        }
+        if html && !is_html {
+            body.push_str("<div style=\"white-space: pre-wrap\">");
+            html::escape(text, &mut body);
+            body.push_str("</div>");
+        } else {
+            body.push_str(text);
         }
     }
-}
-
-/// Quoted-printable where an `=` that begins no escape stands for itself (RFC 2045 6.7, note on robust implementations).
-fn lenient_quoted_printable(body: &[u8]) -> Vec<u8> {
-    let hex = |b: Option<&u8>| b.and_then(|b| char::from(*b).to_digit(16));
-    let mut decoded = Vec::with_capacity(body.len());
-    let mut at = 0;
-    while at < body.len() {
-        let rest = &body[at..];
-        at += match rest {
-            [b'=', b'\r', b'\n', ..] => 3,
-            [b'=', b'\n', ..] => 2,
-            [b'=', tail @ ..] => match (hex(tail.first()), hex(tail.get(1))) {
-                (Some(high), Some(low)) => {
-                    decoded.push((high * 16 + low) as u8); // two hexadecimal digits are at most 255
-                    3
-                }
-                _ => {
-                    decoded.push(b'=');
-                    1
-                }
-            },
-            _ => {
-                decoded.push(rest[0]);
-                1
-            }
-        };
-    }
-    decoded
-}
-
-/// The text, and what was wrong with it. No byte is lost silently: what a charset does not explain shows as U+FFFD and is
-/// reported, and what is not UTF-8 although it should be is read as windows-1252.
-fn decode_charset(bytes: &[u8], label: Option<&str>) -> (String, Option<String>) {
-    // "_iso-2022-jp$ESC" and the like: labels with junk around them are seen in the field
-    let label = label
-        .map(|l| l.split(['$', '*', '"', '\'', ' ']).next().unwrap_or("").trim_matches('_').to_lowercase());
-    let label = label.as_deref().unwrap_or("");
-    let unicode =
-        matches!(label, "" | "utf-8" | "utf8" | "us-ascii" | "ascii" | "unknown-8bit" | "default_charset");
-    let decoder = if unicode { None } else { charset_decoder(label.as_bytes()) };
-    if let Some(decoder) = decoder
-        && let Some(text) = fields::guarded(|| decoder(bytes))
-    {
-        let problem =
-            text.contains('\u{fffd}').then(|| format!("some bytes mean nothing in the charset {label}"));
-        return (text, problem);
-    }
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let (text, valid): (Cow<'_, str>, bool) = fields::utf8_or_1252(bytes);
-    let problem = match (unicode, valid) {
-        (true, true) => None,
-        (true, false) => Some("has bytes that are not UTF-8; they were read as windows-1252".to_owned()),
-        (false, _) => Some(format!(
-            "the charset {:?} is not known; the text was read as UTF-8 or windows-1252",
-            fields::clean_line(label, 40)
-        )),
-    };
-    (text.into_owned(), problem)
+    body
 }

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use email_router_model::{EmailAddress, Timestamp};
 use mail_parser::decoders::charsets::map::charset_decoder;
 use mail_parser::parsers::MessageStream;
-use mail_parser::{Addr, Address, Attribute, ContentType, DateTime, HeaderValue};
+use mail_parser::{Addr, Address, DateTime, HeaderValue};
 
 use super::Participant;
 
@@ -115,26 +115,6 @@ pub(super) fn date(value: &str) -> Option<Timestamp> {
         .flatten()
         .filter(|d| d.is_valid() && d.year >= 1970)
         .and_then(|d| Timestamp::from_second(d.to_timestamp()).ok())
-}
-
-/// A Content-Type or Content-Disposition value (RFC 2045 5, RFC 2183), parameters decoded (RFC 2231).
-pub(super) fn content_type(value: &str) -> Option<ContentType<'static>> {
-    guarded(|| match MessageStream::new(&with_line_end(value)).parse_content_type() {
-        HeaderValue::ContentType(found) => Some(ContentType {
-            c_type: found.c_type.into_owned().into(),
-            c_subtype: found.c_subtype.map(|s| s.into_owned().into()),
-            attributes: found.attributes.map(|list| {
-                list.into_iter()
-                    .map(|a| Attribute {
-                        name: a.name.into_owned().into(),
-                        value: a.value.into_owned().into(),
-                    })
-                    .collect()
-            }),
-        }),
-        _ => None,
-    })
-    .flatten()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Names of attachments, made safe to store and to show.
 
-use super::fields::is_invisible_control;
+use super::fields::{clean_line, is_invisible_control};
 
 /// The longest name, in characters (Dataverse: `activitymimeattachment.filename`, 255).
 const MAX_CHARS: usize = 255;
@@ -39,22 +39,41 @@ pub(super) fn extension(name: &str) -> Option<String> {
 pub(super) fn extension_of(mime_type: &str) -> &'static str {
     match mime_type {
         "application/pdf" => "pdf",
-        "application/pgp-signature" => "asc",
-        "application/pkcs7-mime" | "application/x-pkcs7-mime" => "p7m",
-        "application/pkcs7-signature" | "application/x-pkcs7-signature" => "p7s",
+        "application/rtf" => "rtf",
         "application/zip" => "zip",
         "image/gif" => "gif",
         "image/jpeg" => "jpg",
         "image/png" => "png",
         "image/svg+xml" => "svg",
         "message/rfc822" | "message/global" => "eml",
-        "text/calendar" => "ics",
         "text/csv" => "csv",
         "text/html" => "html",
         "text/vcard" | "text/x-vcard" => "vcf",
         t if t.starts_with("text/") || t.starts_with("message/") => "txt",
         _ => "bin",
     }
+}
+
+/// The name that parts of a type usually have, for parts without one.
+pub(super) fn usual_name(mime_type: &str) -> Option<&'static str> {
+    Some(match mime_type {
+        "application/pkcs7-mime" | "application/x-pkcs7-mime" => "smime.p7m",
+        "application/pkcs7-signature" | "application/x-pkcs7-signature" => "smime.p7s",
+        "application/pgp-signature" => "signature.asc",
+        "application/pgp-encrypted" => "pgp-version.asc",
+        "application/ms-tnef" | "application/vnd.ms-tnef" => "winmail.dat",
+        "text/calendar" => "invite.ics",
+        _ => return None,
+    })
+}
+
+/// The name of an attached message: its subject.
+pub(super) fn of_message(subject: Option<&str>) -> String {
+    subject
+        .map(|s| clean_line(s, 200).replace(['/', '\\'], "_"))
+        .filter(|s| !s.is_empty())
+        .and_then(|s| sanitize(&format!("{s}.eml")))
+        .unwrap_or_else(|| "message.eml".to_owned())
 }
 
 #[cfg(test)]

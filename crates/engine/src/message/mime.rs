@@ -7,11 +7,10 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use email_router_model::Headers;
-use mail_parser::ContentType;
-
 use super::fields;
+use super::parameters::Structured;
 use crate::ParseCaps;
+use email_router_model::Headers;
 
 /// Content-Transfer-Encoding (RFC 2045 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,11 +28,20 @@ pub(super) struct Part {
     pub(super) depth: usize,
     /// `type/subtype`, lower case.
     pub(super) mime_type: String,
+    /// Content-Type, for its parameters.
+    pub(super) content_type: Structured,
     pub(super) charset: Option<String>,
     pub(super) file_name: Option<String>,
+    /// Content-Disposition says attachment.
     pub(super) is_attachment: bool,
+    /// Content-Disposition says inline.
+    pub(super) is_inline: bool,
     pub(super) content_id: Option<String>,
+    /// Content-Location (RFC 2557 4.2).
+    pub(super) location: Option<String>,
     pub(super) encoding: Encoding,
+    /// Where it begins in the message, with its header section.
+    pub(super) start: usize,
     /// Where its body stands in the message.
     pub(super) body: Range<usize>,
     pub(super) is_multipart: bool,
@@ -47,6 +55,8 @@ pub(super) struct Structure {
     pub(super) left_out: usize,
     /// Multiparts nested deeper than the cap; each is kept as one opaque part.
     pub(super) too_deep: usize,
+    /// Header sections of parts that were longer than the cap; the rest was not read.
+    pub(super) long_headers: usize,
 }
 
 struct Open {
@@ -77,7 +87,7 @@ pub(super) fn split(bytes: &[u8], start: usize, caps: &ParseCaps) -> Structure {
     let mut splitter = Splitter {
         bytes,
         caps,
-        found: Structure { parts: Vec::new(), left_out: 0, too_deep: 0 },
+        found: Structure { parts: Vec::new(), left_out: 0, too_deep: 0, long_headers: 0 },
         open: Vec::new(),
         boundaries: HashMap::new(),
         state: State::Header(start),
@@ -175,10 +185,14 @@ impl Splitter<'_> {
         let parent = self.open.last().map(|o| o.part);
         let depth = self.open.len();
         let in_digest = parent.is_some_and(|p| self.found.parts[p].mime_type == "multipart/digest");
+        if header_end - header > self.caps.max_header_bytes {
+            self.found.long_headers += 1;
+        }
         let header_end = header_end.min(header + self.caps.max_header_bytes);
         let (mut part, boundary) = read_part(&self.bytes[header..header_end], in_digest);
         part.parent = parent;
         part.depth = depth;
+        part.start = header;
         part.body = body..body;
         let index = self.found.parts.len();
         let boundary =
@@ -244,56 +258,62 @@ fn guess_boundary(body: &[u8]) -> Option<Vec<u8>> {
 
 /// The part its header describes, and its boundary when it is a multipart.
 fn read_part(header: &[u8], in_digest: bool) -> (Part, Option<Vec<u8>>) {
-    let mut content_type: Option<ContentType<'static>> = None;
-    let mut disposition: Option<ContentType<'static>> = None;
+    let mut content_type = None;
+    let mut disposition = None;
     let mut content_id = None;
+    let mut location = None;
     let mut encoding = Encoding::Identity;
     for field in Headers::new(header).iter() {
-        let name_matches = |name: &str| field.is(name);
-        if name_matches("Content-Type") && content_type.is_none() {
-            content_type = fields::content_type(&fields::utf8_or_1252(field.raw_value).0);
-        } else if name_matches("Content-Disposition") && disposition.is_none() {
-            disposition = fields::content_type(&fields::utf8_or_1252(field.raw_value).0);
-        } else if name_matches("Content-Transfer-Encoding") {
+        if field.is("Content-Type") && content_type.is_none() {
+            content_type = Some(Structured::parse(field.raw_value)).filter(|t| !t.value.is_empty());
+        } else if field.is("Content-Disposition") && disposition.is_none() {
+            disposition = Some(Structured::parse(field.raw_value));
+        } else if field.is("Content-Transfer-Encoding") {
             let value = field.value().to_ascii_lowercase();
             encoding = match value.split([';', ' ', '(']).next().unwrap_or("") {
                 "base64" => Encoding::Base64,
                 "quoted-printable" => Encoding::QuotedPrintable,
                 _ => Encoding::Identity,
             };
-        } else if name_matches("Content-ID") && content_id.is_none() {
+        } else if field.is("Content-ID") && content_id.is_none() {
             let id = fields::clean_line(&field.value(), 998);
             content_id = Some(id.trim_matches(['<', '>']).to_owned()).filter(|id| !id.is_empty());
+        } else if field.is("Content-Location") && location.is_none() {
+            let text = fields::unstructured(&fields::utf8_or_1252(field.raw_value).0).unwrap_or_default();
+            location = Some(fields::clean_line(&text, 998)).filter(|l| !l.is_empty());
         }
     }
+    let content_type = content_type.unwrap_or_default();
+    let disposition = disposition.unwrap_or_default();
     // RFC 2045 5.2: text/plain when nothing is said; RFC 2046 5.1.5: a message in a digest
     let default = if in_digest { "message/rfc822" } else { "text/plain" };
-    let mime_type = content_type
-        .as_ref()
-        .and_then(|c| Some(format!("{}/{}", c.c_type, c.c_subtype.as_deref()?)))
-        .map(|t| t.to_ascii_lowercase())
-        .filter(|t| t.len() <= 255 && t.split('/').all(is_restricted_name))
-        .unwrap_or_else(|| default.to_owned());
-    let parameter = |of: &Option<ContentType<'static>>, name: &str| {
-        of.as_ref().and_then(|c| c.attribute(name)).map(str::to_owned).filter(|v| !v.is_empty())
+    let is_type = |t: &&str| {
+        t.len() <= 255
+            && t.split_once('/').is_some_and(|(a, b)| is_restricted_name(a) && is_restricted_name(b))
     };
+    let without_blanks: String = content_type.value.split_whitespace().collect();
+    let mime_type = Some(without_blanks.as_str()).filter(is_type).unwrap_or(default).to_owned();
     let is_multipart = mime_type.starts_with("multipart/");
-    let boundary = is_multipart
-        .then(|| parameter(&content_type, "boundary"))
-        .flatten()
+    let boundary = content_type
+        .get("boundary")
+        .filter(|_| is_multipart)
         .map(|b| b.trim_end().as_bytes().to_vec())
         .filter(|b| !b.is_empty() && b.len() <= 998);
     let part = Part {
         parent: None,
         depth: 0,
-        charset: parameter(&content_type, "charset"),
-        file_name: parameter(&disposition, "filename").or_else(|| parameter(&content_type, "name")),
-        is_attachment: disposition.as_ref().is_some_and(|d| d.c_type.eq_ignore_ascii_case("attachment")),
+        charset: content_type.get("charset").map(str::to_owned),
+        file_name: disposition.get("filename").or_else(|| content_type.get("name")).map(str::to_owned),
+        is_attachment: disposition.value == "attachment",
+        is_inline: disposition.value == "inline",
         content_id,
+        location,
         encoding,
+        start: 0,
         body: 0..0,
         is_multipart,
         mime_type,
+        content_type,
     };
     (part, boundary)
 }

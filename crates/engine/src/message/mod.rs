@@ -5,11 +5,19 @@
 //! empty fields and a line in [`Message::defects`] or [`Content::removed_parts`].
 
 mod attached;
+mod calendar;
+mod charset;
 mod content;
+mod decode;
 mod fields;
 mod file_name;
+mod html;
 mod mime;
+mod parameters;
+mod protection;
 mod report;
+mod roles;
+mod winmail;
 
 use bytes::Bytes;
 use email_router_crm::Priority;
@@ -88,6 +96,8 @@ pub struct Message {
     pub report: Option<Report>,
     /// What could not be read, one line each.
     pub defects: Vec<String>,
+    /// Something of the header section was left out because of a cap; what it was is among the defects.
+    pub beyond_caps: bool,
 }
 
 impl Message {
@@ -141,7 +151,9 @@ impl Message {
         caps: &ParseCaps,
         settings: &email_router_crm::OrganizationSettings,
     ) -> Content {
-        Content::read(raw, caps, settings)
+        let mut content = Content::read(raw, caps, settings);
+        content.incomplete |= self.beyond_caps;
+        content
     }
 
     /// What tells this message from every other: its Message-ID, or `sha256:` and [`RawMessage::content_digest`] when it has none. `None`
@@ -198,7 +210,8 @@ impl Message {
 
     fn read(mut header: Bytes, caps: &ParseCaps) -> Self {
         let mut defects = Vec::new();
-        if header.len() > caps.max_header_bytes {
+        let too_long = header.len() > caps.max_header_bytes;
+        if too_long {
             defects.push(format!(
                 "the header section has {} bytes; only the first {} were read",
                 header.len(),
@@ -216,7 +229,7 @@ impl Message {
         for name in raw.repeated() {
             defects.push(format!("{name} stands there more than once; the first counts"));
         }
-        let mut reader = Reader { caps, defects };
+        let mut reader = Reader { caps, defects, beyond_caps: too_long };
         let mut from = reader.mailboxes("From", &raw.from);
         let first_valid = from.iter().position(|p| p.address.is_some()).unwrap_or(0);
         let from = (!from.is_empty()).then(|| from.swap_remove(first_valid));
@@ -259,6 +272,7 @@ impl Message {
             priority: priority(raw.importance, raw.x_priority, raw.priority),
             report: None,
             defects: Vec::new(),
+            beyond_caps: false,
             header: Bytes::new(),
         };
         // the cap counts To, Cc and Bcc together
@@ -267,6 +281,7 @@ impl Message {
         let left = left.saturating_sub(message.cc.len());
         message.bcc = reader.mailboxes_capped("Bcc", &raw.bcc, left);
         message.defects = reader.defects;
+        message.beyond_caps = reader.beyond_caps;
         drop(raw);
         message.header = header;
         message
@@ -383,6 +398,7 @@ impl<'a> RawFields<'a> {
 struct Reader<'c> {
     caps: &'c ParseCaps,
     defects: Vec<String>,
+    beyond_caps: bool,
 }
 
 impl Reader<'_> {
@@ -412,6 +428,7 @@ impl Reader<'_> {
             }
             if found.len() > limit {
                 found.truncate(limit);
+                self.beyond_caps = true;
                 self.defects
                     .push(format!("{name} names more recipients than the limit; the rest were left out"));
                 break;
@@ -430,13 +447,22 @@ impl Reader<'_> {
         if decoded.contains('\u{fffd}') && !text.contains('\u{fffd}') {
             self.defects.push("Subject has characters that its charset does not explain".to_owned());
         }
-        fields::clean_line(&decoded, self.caps.max_subject_chars)
+        let subject = fields::clean_line(&decoded, self.caps.max_subject_chars);
+        // white space is put together, so only what is longer may have been cut
+        if decoded.len() > self.caps.max_subject_chars
+            && fields::clean_line(&decoded, usize::MAX).chars().count() > self.caps.max_subject_chars
+        {
+            self.beyond_caps = true;
+            self.defects.push(format!("Subject was cut after {} characters", self.caps.max_subject_chars));
+        }
+        subject
     }
 
     fn ids(&mut self, name: &str, value: Option<&[u8]>, limit: usize) -> Vec<MessageId> {
         let Some(value) = value else { return Vec::new() };
         let mut ids: Vec<MessageId> = MessageId::parse_list(&self.text(name, value)).collect();
         if ids.len() > limit {
+            self.beyond_caps = true;
             self.defects.push(format!("{name} has {} ids; the last {limit} were looked at", ids.len()));
             ids.drain(..ids.len() - limit);
         }

@@ -98,7 +98,15 @@ fn caps_of_the_header() {
     );
     assert_eq!((m.to.len(), m.cc.len(), m.bcc.len()), (3, 1, 0));
     assert_eq!(m.subject, "12345");
-    assert_eq!(m.defects.len(), 3, "{:?}", m.defects);
+    assert_eq!(m.defects.len(), 4, "{:?}", m.defects);
+    assert!(m.beyond_caps);
+    assert!(
+        !Message::from_headers(
+            text.as_bytes(),
+            &ParseCaps { max_references: 20_000, ..ParseCaps::default() }
+        )
+        .beyond_caps
+    );
 
     caps.max_header_bytes = 30;
     let m = Message::from_headers(text.as_bytes(), &caps);
@@ -214,7 +222,7 @@ fn limits_and_problems_are_named() {
     assert_eq!(
         c.removed_parts,
         [
-            "part 2: the charset \"x-what\" is not known; the text was read as UTF-8 or windows-1252",
+            "part 2: the charset \"x-what\" is not known; it was read as utf-8",
             "attachment \"a.png\": 5 bytes are more than the 4 that may be stored",
             "part 4: has bytes that are not base64; they were passed over",
             "the body was cut after 3 characters",
