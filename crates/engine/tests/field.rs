@@ -28,7 +28,7 @@ fn every_case_has_a_test_that_exists() {
         let [number, _reports, what, tests] = cells[..] else { panic!("not four cells: {line}") };
         assert!(!what.is_empty(), "{line}");
         numbers.insert(number.parse::<u32>().unwrap());
-        for test in tests.split_whitespace() {
+        for test in tests.split(';') {
             let (file, name) = test.split_once("::").unwrap_or_else(|| panic!("no FILE::NAME: {test}"));
             let source = std::fs::read_to_string(root().join(file))
                 .unwrap_or_else(|e| panic!("case {number}: {file}: {e}"));
