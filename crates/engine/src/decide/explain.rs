@@ -2,10 +2,15 @@
 
 use std::fmt;
 
+use email_router_crm::ParticipationType;
+
 use crate::record::{DecisionRecord, Verdict};
 
+/// So many parties are shown; the others stand in the record itself.
+const MAX_PARTIES: usize = 20;
+
 impl fmt::Display for DecisionRecord {
-    /// Several lines: what the message is, what was decided and why, then every step. Text from the message has no control characters
+    /// Several lines: what the message is, what was decided and why, who the parties are, then every step. Text from the message has no control characters
     /// in it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = match self.verdict {
@@ -30,6 +35,21 @@ impl fmt::Display for DecisionRecord {
         line(f, "owner", self.owner.as_ref())?;
         for queue in &self.queues {
             line(f, "queue item", Some(queue))?;
+        }
+        if !self.parties.is_empty() {
+            writeln!(f, "  parties")?;
+        }
+        for party in self.parties.iter().take(MAX_PARTIES) {
+            let field = match party.field {
+                ParticipationType::Sender => "from",
+                ParticipationType::To => "to",
+                ParticipationType::Cc => "cc",
+                ParticipationType::Bcc => "bcc",
+            };
+            writeln!(f, "    {field:<4} {}", party.why)?;
+        }
+        if let Some(more) = self.parties.len().checked_sub(MAX_PARTIES).filter(|more| *more > 0) {
+            writeln!(f, "    and {more} more")?;
         }
         if !self.steps.is_empty() {
             writeln!(f, "  steps")?;

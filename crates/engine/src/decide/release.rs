@@ -13,7 +13,7 @@ use crate::record::{ReasonCode, Verdict};
 
 impl Decider {
     /// The decision to deliver `message` to the owner of the mailbox it was found in, whatever the filters say. Correlation, parties, owner and
-    /// queue items are as for any other message. A message without a valid sender gets the mailbox's own address as its sender,
+    /// queue items are as for any other message; an unknown sender gets a contact where `AutoCreateContactOnPromote` is on. A message without a valid sender gets the mailbox's own address as its sender,
     /// since an e-mail of the CRM has exactly one.
     ///
     /// A duplicate stays a duplicate: it is in the CRM already.
@@ -26,14 +26,14 @@ impl Decider {
         mailbox: &MailboxContext<'_>,
         message: &Message,
     ) -> Result<Decision> {
-        let decided = self.decide(view, mailbox, message).await?;
+        let decided = self.judge(view, mailbox, message, true).await?;
         if decided.verdict == Verdict::Deliver || decided.reason == ReasonCode::Duplicate {
             return Ok(decided);
         }
         let mut trace = Trace(decided.record.steps);
         trace.step("release", format!("a person overrules: {}", decided.record.because));
         let from: &EmailAddress = valid_sender(message).unwrap_or(&mailbox.mailbox.address);
-        let resolved = self.resolve(message, from).await?;
+        let resolved = self.resolve(view, message, from).await?;
         let mut recipients = recipients::recipients(view, mailbox, message, &resolved, &mut trace);
         let read = recipients::mailbox_read(view, mailbox);
         if recipients.mailboxes.is_empty() {
@@ -43,7 +43,7 @@ impl Decider {
         let question = Question { view, message, sender: &sender, resolved: &resolved };
         let correlation = correlate::correlate(&question, &*self.index, &mut trace).await?;
         let why = (ReasonCode::AcceptAll, "released by a person".to_owned());
-        let draft = Draft { view, mailbox, message };
-        Ok(draft.deliver(why, read, &question, &recipients, correlation, trace))
+        let draft = Draft { view, mailbox, message, released: true };
+        Ok(draft.deliver(why, read, (from, &question), &recipients, correlation, trace))
     }
 }
