@@ -203,6 +203,31 @@ fn a_party_is_resolved_by_a_person() {
 }
 
 #[test]
+fn an_unknown_sender_becomes_a_contact_once() {
+    let world = World::maildir();
+    world.run(["crm", "settings", "createunknownsender=contact"]).ok();
+    for (n, from) in
+        ["Zoe Day <zoe@new.example>", "ZOE@New.example", "noreply@new.example"].iter().enumerate()
+    {
+        let text = mail(from, "ann@example.com", &format!("Hello {n}"));
+        world.deliver("ann@example.com", &format!("m{n}"), &text);
+    }
+    world.run(["run", "--once"]).ok();
+    let contacts = world.json(["crm", "list", "contact"]);
+    let names: Vec<&str> = contacts.as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+    let zoe = world.json(["crm", "show", "contact", "zoe@new.example"]);
+    let ann = world.json(["crm", "show", "systemuser", "ann@example.com"]);
+    assert_eq!(zoe["fields"]["ownerid"], ann["id"]);
+    let mut senders = 0;
+    for email in world.json(["crm", "list", "email"]).as_array().unwrap() {
+        let shown = world.json(["crm", "show", "email", email["activity_id"].as_str().unwrap()]);
+        senders += usize::from(shown["parties"][0]["record"]["id"] == zoe["id"]);
+    }
+    assert_eq!(senders, 2);
+}
+
+#[test]
 fn what_was_reported_about_a_sent_e_mail_is_shown() {
     let world = World::maildir();
     let made = world.json(["crm", "send", "--from", "ann@example.com", "--to", "tom@example.net"]);

@@ -41,19 +41,18 @@ pub(super) fn deliver(
         }
         return Ok((Delivered::AlreadyThere, false));
     }
-    let settings = settings::read(conn)?;
     insert(conn, email, now)?;
     insert_parties(conn, email.activity_id, &email.parties)?;
     insert_attachments(conn, email.activity_id, &email.attachments)?;
     let none = SmartHashes::default();
-    let smart = if settings.disable_smart_matching_email_hash_creation { &none } else { &email.smart };
+    let smart = if settings::is_on(conn, settings::NO_HASHES)? { &none } else { &email.smart };
     hashes::insert(conn, email.activity_id, now, email.conversation_id.as_deref(), smart)?;
     queue_items(conn, email, queue_item_ids, now)?;
-    let created = match &email.new_sender {
-        Some(new) => unresolved::create(conn, new, now)?,
+    let others = match &email.new_sender {
+        Some(new) => unresolved::create(conn, new, now)? && settings::is_on(conn, settings::RESOLVE_SIMILAR)?,
         None => false,
     };
-    Ok((Delivered::Created, created && settings.resolve_similar_unresolved_email_address))
+    Ok((Delivered::Created, others))
 }
 
 fn check(email: &IncomingEmail) -> Result<(), Error> {

@@ -56,6 +56,17 @@ pub(super) fn read(conn: &Connection) -> DbResult<OrganizationSettings> {
     serde_json::from_value(Value::Object(map)).map_err(|e| bad_row("organization", &e).into())
 }
 
+/// Whether a switch whose default is off is on: cheaper than reading all settings, for what is asked with every e-mail.
+pub(super) fn is_on(conn: &Connection, name: &str) -> DbResult<bool> {
+    let mut statement = conn.prepare_cached("SELECT value = 'true' FROM organization WHERE name = ?1")?;
+    Ok(statement.query_row([name], |r| r.get(0)).optional()?.unwrap_or(false))
+}
+
+/// `DisableSmartMatchingEmailHashCreation`, for [`is_on`].
+pub(super) const NO_HASHES: &str = "DisableSmartMatchingEmailHashCreation";
+/// `resolvesimilarunresolvedemailaddress`, for [`is_on`].
+pub(super) const RESOLVE_SIMILAR: &str = "resolvesimilarunresolvedemailaddress";
+
 /// The id of the organization; made up the first time.
 pub(super) fn organization_id(conn: &Connection, fresh: impl FnOnce() -> Uuid) -> DbResult<Uuid> {
     conn.execute(
@@ -280,6 +291,14 @@ mod tests {
         }
         for extension in OrganizationSettings::default().blocked_attachments {
             assert!(text.contains(&format!("{extension};")), "{extension}");
+        }
+    }
+
+    #[test]
+    fn switches_that_are_read_alone_are_off_by_default() {
+        let defaults = object(&OrganizationSettings::default()).unwrap();
+        for name in [NO_HASHES, RESOLVE_SIMILAR] {
+            assert_eq!(defaults[name], Value::Bool(false), "{name}");
         }
     }
 

@@ -372,6 +372,34 @@ async fn what_belongs_to_an_e_mail_goes_with_it() {
     assert_eq!(rows(), 0);
 }
 
+/// Who sent an e-mail stands in the e-mail too.
+#[tokio::test]
+async fn a_resolved_sender_is_the_sender_of_its_e_mails() {
+    let folder = tempfile::tempdir().unwrap();
+    let crm = open(&folder).unwrap();
+    let admin = crm.admin();
+    let bob = admin.add("contact", &fields([("fullname", "Bob")])).await.unwrap().reference();
+    admin.set_setting("resolvesimilarunresolvedemailaddress", "on").await.unwrap();
+    for n in 0..3 {
+        let mut email = email(n, String::new());
+        email.is_duplicate_sender_unresolved = true;
+        email.parties[0].address =
+            Some(if n < 2 { "bob@x.example" } else { "ann@x.example" }.parse().unwrap());
+        crm.deliver_incoming(&email).await.unwrap();
+    }
+    let first = ActivityId::from_uuid(Uuid::from_u128(0));
+    let done = admin.resolve_party(first, &"BOB@x.example".parse().unwrap(), &bob).await.unwrap();
+    assert_eq!((done.here, done.elsewhere), (1, 1));
+    let conn = crm.writer.connection();
+    let mut statement = conn
+        .prepare("SELECT emailsender, isduplicatesenderunresolved FROM email ORDER BY activityid")
+        .unwrap();
+    let rows: Vec<(Option<String>, bool)> =
+        statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?))).unwrap().collect::<Result<_, _>>().unwrap();
+    let id = bob.id.to_string();
+    assert_eq!(rows, [(Some(id.clone()), false), (Some(id), false), (None, true)]);
+}
+
 #[tokio::test]
 async fn reports_are_bounded() {
     let folder = tempfile::tempdir().unwrap();
@@ -383,7 +411,6 @@ async fn reports_are_bounded() {
         .unwrap();
     let new = NewEmail::new(ann.reference(), ann.reference(), "x", "body");
     let id = admin.create_outgoing(&new).await.unwrap().activity_id;
-    let conn = crm.writer.connection();
     let report = |n: usize| DeliveryReport {
         activity_id: id,
         report: format!("<r{n}@x>"),
@@ -398,15 +425,17 @@ async fn reports_are_bounded() {
             2
         ],
     };
-    conn.execute_batch("BEGIN").unwrap();
-    for n in 0..1005 {
-        let new = delivery::record(&conn, &report(n)).unwrap();
-        assert_eq!(new, n < 1000, "{n}");
+    {
+        let conn = crm.writer.connection();
+        conn.execute_batch("BEGIN").unwrap();
+        for n in 0..1005 {
+            let new = delivery::record(&conn, &report(n)).unwrap();
+            assert_eq!(new, n < 1000, "{n}");
+        }
+        conn.execute_batch("COMMIT").unwrap();
     }
-    conn.execute_batch("COMMIT").unwrap();
     let mut wide = report(0);
     wide.report = "<wide@x>".to_owned();
-    drop(conn);
     let details = admin.email(id).await.unwrap();
     assert_eq!(details.delivery.len(), 1000);
     let text = details.delivery[0].last.diagnostic.clone().unwrap();

@@ -283,7 +283,7 @@ impl Admin {
             .0
             .write(move |conn| {
                 let here = unresolved::resolve(conn, id, &wanted, &to)?;
-                let similar = settings::read(conn)?.resolve_similar_unresolved_email_address;
+                let similar = settings::is_on(conn, settings::RESOLVE_SIMILAR)?;
                 if here == 0 && !(similar && unresolved::is_party(conn, id, &wanted, &to)?) {
                     return Err(unresolved::no_such_party(conn, id, &wanted)?.into());
                 }
