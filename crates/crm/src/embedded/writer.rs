@@ -8,6 +8,7 @@
 //! transaction would hold only the first of them. A caller that is alone is never kept waiting.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -219,7 +220,9 @@ impl Shift {
         let mut last = 0;
         while let Some(mut batch) = writer.next_batch(last) {
             last = batch.len();
-            let outcome = writer.commit(&conn, &mut batch);
+            // a request that panics must not take those with it that come after it: its caller may ask again before this unwinds
+            let work = AssertUnwindSafe(|| writer.commit(&conn, &mut batch));
+            let Ok(outcome) = catch_unwind(work) else { continue };
             if outcome.is_err() && !conn.is_autocommit() {
                 // when even this fails, the next batch tries again before it begins
                 let _ = run(&conn, "ROLLBACK");
@@ -237,7 +240,7 @@ impl Shift {
 impl Drop for Shift {
     fn drop(&mut self) {
         if !self.finished {
-            // cut short by a panic or by a runtime that shuts down: the callers hear it when their requests are dropped
+            // cut short by a runtime that shuts down: the callers hear it when their requests are dropped
             let mut queue = lock(&self.writer.queue);
             queue.working = false;
             let orphans = std::mem::take(&mut queue.waiting);
