@@ -291,7 +291,7 @@ pub(crate) enum CrmAction {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Settings of the organization: all, one, or NAME=VALUE to change.
+    /// Settings of the organization: all, one, or NAME=VALUE to change; `crates/crm/SETTINGS.md` says what each is for.
     Settings {
         /// NAME to show one, NAME=VALUE to change.
         settings: Vec<String>,
@@ -305,6 +305,17 @@ pub(crate) enum CrmAction {
         /// What to do.
         #[arg(value_enum)]
         what: ResolveAs,
+    },
+    /// Say which record an address is that no record had when an e-mail came; with the setting
+    /// resolvesimilarunresolvedemailaddress also in all other e-mails.
+    ResolveParty {
+        /// The e-mail: its id, or a unique beginning of it.
+        email: String,
+        /// The address, as `crm show email` shows it.
+        address: String,
+        /// The record, by id or address, such as contact=ann@example.com.
+        #[arg(value_name = "TABLE=ID")]
+        record: String,
     },
     /// How many records and e-mails there are.
     Stats,

@@ -367,16 +367,21 @@ pub enum EmailLookup {
     TrackingToken(String),
     /// With these ids.
     Ids(Vec<ActivityId>),
-    /// Whose `conversationindex` begins with these 44 hexadecimal digits (the 22 bytes all mails of a conversation share).
+    /// Whose `conversationindex` begins with these 44 hexadecimal digits in lower case (the 22 bytes all mails of a conversation share). A root of
+    /// another length finds nothing.
     ConversationRoot(String),
     /// With this conversation id of the mail system.
     ConversationId(String),
     /// That smart matching may take: all that agree in words and addresses as far as the query asks, the newest of them where there
-    /// are more than the limit.
+    /// are more than the limit. An adapter may compare only the newest 500 e-mails of each address of the query (with `delta` 0: of each
+    /// address with that subject), so that what thousands of e-mails share costs no more than what few do.
     Smart(SmartQuery),
 }
 
 impl EmailLookup {
+    /// Hexadecimal digits of the root of a conversation index.
+    pub const ROOT_DIGITS: usize = 44;
+
     /// Whether an e-mail is one of these: what every adapter must come to, by whatever index.
     #[must_use]
     pub fn matches(&self, email: &EmailSummary) -> bool {
@@ -387,7 +392,8 @@ impl EmailLookup {
             }
             Self::Ids(ids) => ids.contains(&email.activity_id),
             Self::ConversationRoot(root) => {
-                email.conversation_index.as_ref().is_some_and(|index| index.starts_with(root.as_str()))
+                root.len() == Self::ROOT_DIGITS
+                    && email.conversation_index.as_ref().is_some_and(|index| index.starts_with(root.as_str()))
             }
             Self::ConversationId(id) => email.conversation_id.as_ref() == Some(id),
             Self::Smart(query) => query.matches(email),
@@ -397,7 +403,7 @@ impl EmailLookup {
 
 impl SmartQuery {
     /// Whether smart matching may take this e-mail (`crm-contract.md` 13.4): at most `delta` words that only one of the two has,
-    /// at least `min_addresses` common addresses, not too old. One without words in its subject matches nothing.
+    /// at least `min_addresses` common addresses (always one), not too old. One without words in its subject matches nothing.
     #[must_use]
     pub fn matches(&self, email: &EmailSummary) -> bool {
         let common = |a: &[i64], b: &[i64]| a.iter().filter(|hash| b.binary_search(hash).is_ok()).count();
@@ -408,7 +414,7 @@ impl SmartQuery {
             && !ours.words.is_empty()
             && !theirs.words.is_empty()
             && most - words <= self.delta as usize
-            && common(&ours.addresses, &theirs.addresses) >= self.min_addresses as usize
+            && common(&ours.addresses, &theirs.addresses) >= self.min_addresses.max(1) as usize
     }
 }
 

@@ -17,8 +17,12 @@ use crate::token::TokenFormat;
 use crate::{
     Attachment, Claim, CorrelationMethod, CrmClient, Delivered, DeliveryMethod, EmailLookup, EmailStatus,
     ErrorKind, IncomingEmail, OrganizationSettings, ParticipationType, Party, PendingEmail, PendingQuery,
-    Priority, Result, SendOutcome, SmartHashes,
+    Priority, RecipientReport, Result, SendOutcome, SmartHashes,
 };
+
+mod correlation;
+mod people;
+mod reports;
 
 /// One fresh organization and the means to put records into it.
 #[async_trait]
@@ -47,6 +51,8 @@ pub trait Fixture: Send + Sync {
     async fn delete_email(&self, id: ActivityId) -> Result<bool>;
     /// The active items of a queue.
     async fn queue_items(&self, queue: &RecordRef) -> Result<Vec<ActivityId>>;
+    /// What is known of the recipients of an outgoing e-mail from delivery reports, in any order.
+    async fn reported(&self, id: ActivityId) -> Result<Vec<RecipientReport>>;
     /// Status of an e-mail.
     async fn status(&self, id: ActivityId) -> Result<EmailStatus>;
 }
@@ -97,7 +103,7 @@ where
     R: Future<Output = F>,
 {
     macro_rules! rules {
-        ($($rule:ident),* $(,)?) => { $(
+        ($($rule:path),* $(,)?) => { $(
             if let Err(e) = $rule(&fresh().await).await {
                 panic!("{}: {e}", stringify!($rule));
             }
@@ -128,6 +134,17 @@ where
         preparing_twice_gives_the_same,
         tokens_count_per_sender_and_start_over,
         what_is_not_there_is_not_found,
+        correlation::an_email_is_found_by_its_conversation,
+        correlation::smart_matching_compares_words_and_addresses,
+        correlation::smart_matching_does_not_look_back_for_ever,
+        correlation::smart_matching_finds_the_rare_among_many,
+        correlation::without_hashes_nothing_is_matched,
+        correlation::an_answer_to_an_outgoing_email_is_matched,
+        people::an_unknown_sender_is_created_once,
+        people::a_refused_delivery_creates_no_sender,
+        people::similar_parties_follow_only_when_asked,
+        reports::reports_keep_the_last_word,
+        reports::a_report_changes_nothing_about_sending,
     ];
 }
 
@@ -332,6 +349,8 @@ async fn a_delivery_is_found_again(f: &dyn Fixture) -> Result<()> {
         assert_eq!((&one.message_id, &one.subject), (&email.message_id, &email.subject));
         assert_eq!((&one.tracking_token, &one.regarding), (&email.tracking_token, &email.regarding));
         assert_eq!((&one.owner, &one.parties), (&email.owner, &email.parties));
+        assert_eq!((&one.conversation_index, &one.smart), (&email.conversation_index, &email.smart));
+        assert_eq!(one.conversation_id, email.conversation_id);
     }
     // Message-IDs are compared exactly
     assert_eq!(crm.find_emails(&EmailLookup::MessageIds(vec![mid("<M1@x>")?]), 10).await?, []);

@@ -44,7 +44,9 @@ pub trait CrmClient: Debug + Display + Send + Sync + 'static {
     async fn exists(&self, id: &ActivityId) -> Result<bool>;
 
     /// Creates the e-mail with parties, attachments, status Received and queue items, all or nothing, if none with its id exists. With
-    /// them a record for an unknown sender ([`IncomingEmail::new_sender`]), unless one with its id is there.
+    /// them a record for an unknown sender ([`IncomingEmail::new_sender`]), unless one with its id is there; with
+    /// `resolvesimilarunresolvedemailaddress` parties of earlier e-mails that have its address and no record become that record, soon
+    /// after. With `DisableSmartMatchingEmailHashCreation` no hashes are kept, whatever the e-mail says.
     ///
     /// Delivering the same id again changes nothing and answers [`Delivered::AlreadyThere`]; then queue items named in the call
     /// and missing are added when `SSSCreateAdditionalQueueItemsForAlreadyTrackedEmail` is on, and nothing else in the call counts:
@@ -67,7 +69,7 @@ pub trait CrmClient: Debug + Display + Send + Sync + 'static {
 
     /// Gives the outgoing e-mail its identity before the first attempt: Message-ID, tracking token and the subject with the token. What
     /// is already set stays; the e-mail as it then is comes back. The token is taken from the counter of the sender
-    /// (`crm-contract.md` 8.2) when `with_token`.
+    /// (`crm-contract.md` 8.2) when `with_token`. The e-mail gets its hashes ([`crate::smart`]) too, so that answers are matched.
     async fn prepare_outgoing(
         &self,
         id: &ActivityId,
@@ -78,12 +80,12 @@ pub trait CrmClient: Debug + Display + Send + Sync + 'static {
     /// What became of a claimed e-mail. Saying the same again changes nothing.
     async fn finish(&self, id: &ActivityId, outcome: &SendOutcome) -> Result<()>;
 
-    /// Keeps what a mail system reported about the recipients of an outgoing e-mail; `true` when it is new. The same report again
-    /// changes nothing, and a report that is older than what is known of a recipient does not replace it; nor does *delayed*
-    /// replace an end (*delivered*, *failed* ...). A recipient the e-mail does not have is kept all the same: lists and
-    /// forwards report their own addresses.
+    /// Keeps what a mail system reported about the recipients of an outgoing e-mail; `true` when that changed what is known of one. The same
+    /// report again changes nothing, and a report that is older than what is known of a recipient does not replace it; nor does
+    /// *delayed* replace an end (*delivered*, *failed* ...). A recipient the e-mail does not have is kept all the same: lists and
+    /// forwards report their own addresses. What is kept of one e-mail may be bounded, at 1,000 reports and recipients or more.
     ///
-    /// Errors: not found, when there is no such outgoing e-mail.
+    /// Errors: not found, when there is no such e-mail; invalid, when it was received.
     async fn record_delivery(&self, report: &DeliveryReport) -> Result<bool>;
 }
 

@@ -1,5 +1,5 @@
 //! Settings of an organization and what belongs to users and queues. Names and defaults: Dataverse's `organization` table and
-//! `orgdborgsettings` (`crm-contract.md` 5.6 and 16).
+//! `orgdborgsettings` (`crm-contract.md` 5.6 and 16). `SETTINGS.md` beside this crate's manifest lists them for administrators.
 
 use serde::{Deserialize, Serialize};
 

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex};
 
 use email_router_crm::embedded::EmbeddedCrm;
 use email_router_crm::embedded::admin::{
-    Admin, Decision, EmailFilter, ImportOptions, NewEmail, Recipient, RecordFilter, fields,
+    Admin, Decision, EmailFilter, ImportOptions, NewEmail, Recipient, RecordFilter, ResolvedParties, fields,
 };
 use email_router_crm::{
-    Attachment, CrmClient as _, EmailStatus, Error, ErrorKind, PendingQuery, Priority, SendOutcome,
+    Attachment, CrmClient as _, EmailStatus, Error, ErrorKind, ParticipationType, PendingQuery, Priority,
+    SendOutcome,
 };
 use email_router_model::{
     ActivityId, Classified as _, Clock as _, Direction, EmailAddress, ManualClock, SeededEntropy,
@@ -425,4 +426,168 @@ async fn a_person_settles_what_is_in_doubt_or_failed() {
     assert_eq!((statistics.deleted, statistics.in_doubt, statistics.records["contact"]), (1, 0, 1));
     let counts: Vec<_> = statistics.outgoing.iter().map(|(k, n)| (k.as_str(), *n)).collect();
     assert_eq!(counts, [("canceled", 1), ("pending_send", 1), ("sending", 1)]);
+}
+
+/// An e-mail from an address that no record has.
+fn from_stranger(crm: &EmbeddedCrm, n: u32) -> email_router_crm::IncomingEmail {
+    let identity = format!("<s{n}@x>");
+    let party = |participation, at: &str| email_router_crm::Party {
+        participation,
+        record: None,
+        address: Some(at.parse().unwrap()),
+        name: Some("Zoe".to_owned()),
+    };
+    email_router_crm::IncomingEmail {
+        activity_id: ActivityId::derive(&crm.organization_id(), Direction::Incoming, &identity),
+        message_id: email_router_model::MessageId::parse(&identity),
+        in_reply_to: None,
+        references: Vec::new(),
+        conversation_index: None,
+        subject: "Hello".to_owned(),
+        body: "<p>hello</p>".to_owned(),
+        body_mime_type: "text/html".to_owned(),
+        parties: vec![
+            party(ParticipationType::Sender, "Zoe@strange.example"),
+            party(ParticipationType::Cc, "zoe@STRANGE.example"),
+            party(ParticipationType::To, "other@strange.example"),
+        ],
+        regarding: None,
+        correlated_activity: None,
+        parent_activity: None,
+        correlation_method: email_router_crm::CorrelationMethod::None,
+        tracking_token: None,
+        owner: None,
+        queues: Vec::new(),
+        accepting: None,
+        receiving: None,
+        submitted_by: None,
+        is_duplicate_sender_unresolved: true,
+        received_on: None,
+        sent_on: None,
+        priority: Priority::Normal,
+        attachments: Vec::new(),
+        removed_parts: Vec::new(),
+        text_body: Some("hello".to_owned()),
+        category: Some("automatic: auto-replied".to_owned()),
+        subcategory: Some("S/MIME signed".to_owned()),
+        conversation_id: Some("AAQkAD0=".to_owned()),
+        smart: email_router_crm::SmartHashes::default(),
+        new_sender: None,
+    }
+}
+
+#[tokio::test]
+async fn everything_of_a_received_email_is_shown() {
+    let f = fresh();
+    let email = from_stranger(&f.crm, 1);
+    f.crm.deliver_incoming(&email).await.unwrap();
+    let shown = f.admin.email(email.activity_id).await.unwrap();
+    assert_eq!(
+        (shown.text_body, shown.category, shown.subcategory, shown.conversation_id, shown.conversation_index),
+        (email.text_body, email.category, email.subcategory, email.conversation_id, None)
+    );
+}
+
+#[tokio::test]
+async fn a_party_is_resolved_here_and_elsewhere_when_asked() {
+    let f = fresh();
+    f.people().await;
+    let bob = f.admin.show("contact", "bob@contoso.example").await.unwrap().reference();
+    let id = |n| from_stranger(&f.crm, n).activity_id;
+    // more than one transaction takes
+    for n in 0..400 {
+        f.crm.deliver_incoming(&from_stranger(&f.crm, n)).await.unwrap();
+    }
+    let zoe = at("ZOE@strange.example");
+    let open = async |n| {
+        let parties = f.admin.email(id(n)).await.unwrap().parties;
+        parties.iter().filter(|p| p.record.is_none()).count()
+    };
+    let told_off = told(f.admin.resolve_party(id(0), &at("who@strange.example"), &bob).await);
+    assert_eq!(told_off.0, ErrorKind::NotFound);
+    assert!(told_off.2.contains("other@strange.example"), "{told_off:?}");
+    let nobody = email_router_model::RecordRef::new("contact", uuid::Uuid::from_u128(404));
+    assert_eq!(told(f.admin.resolve_party(id(0), &zoe, &nobody).await).0, ErrorKind::NotFound);
+    let case = email_router_model::RecordRef::new("incident", uuid::Uuid::from_u128(404));
+    assert_eq!(told(f.admin.resolve_party(id(0), &zoe, &case).await).0, ErrorKind::NotFound);
+    assert_eq!(told(f.admin.resolve_party(id(9999), &zoe, &bob).await).0, ErrorKind::NotFound);
+    assert_eq!((open(0).await, open(1).await), (3, 3), "what failed changed nothing");
+
+    let done = f.admin.resolve_party(id(0), &zoe, &bob).await.unwrap();
+    assert_eq!(done, ResolvedParties { here: 2, elsewhere: 0 });
+    assert_eq!((open(0).await, open(1).await), (1, 3));
+    let shown = f.admin.email(id(0)).await.unwrap();
+    assert_eq!(
+        (shown.parties[0].record.as_ref(), shown.parties[0].name.as_deref()),
+        (Some(&bob), Some("Zoe"))
+    );
+    assert_eq!(
+        shown.parties[0].address.as_ref().unwrap().as_str(),
+        "Zoe@strange.example",
+        "as it was written"
+    );
+    assert_eq!(told(f.admin.resolve_party(id(0), &zoe, &bob).await).0, ErrorKind::NotFound);
+
+    f.admin.set_setting("resolvesimilarunresolvedemailaddress", "true").await.unwrap();
+    let done = f.admin.resolve_party(id(1), &zoe, &bob).await.unwrap();
+    assert_eq!(done, ResolvedParties { here: 2, elsewhere: 796 });
+    for n in [1, 2, 399] {
+        assert_eq!(open(n).await, 1, "{n}");
+    }
+    // what was interrupted is ended by the same call
+    f.crm.deliver_incoming(&from_stranger(&f.crm, 500)).await.unwrap();
+    let done = f.admin.resolve_party(id(1), &zoe, &bob).await.unwrap();
+    assert_eq!(done, ResolvedParties { here: 0, elsewhere: 2 });
+    let filter = EmailFilter { party: Some(bob), limit: 1000, ..EmailFilter::default() };
+    assert_eq!(f.admin.emails(&filter).await.unwrap().len(), 401);
+}
+
+#[tokio::test]
+async fn new_settings_take_their_choices_lists_and_ranges() {
+    let f = fresh();
+    let set = async |name: &str, value: &str| f.admin.set_setting(name, value).await;
+    assert_eq!(set("forgedreference", " Refuse").await.unwrap().value, "refuse");
+    assert_eq!(set("CreateUnknownSender", "LEAD").await.unwrap().value, "lead");
+    assert_eq!(set("automaticmail", "discard").await.unwrap().choices.unwrap().len(), 3);
+    let servers = set("trustedauthservids", "MX.example.com; mail.example.com").await.unwrap();
+    assert_eq!(servers.value, serde_json::json!(["mx.example.com", "mail.example.com"]));
+    assert_eq!(set("looplimitpersender", "0").await.unwrap().value, 0);
+    for (name, value, says) in [
+        ("forgedreference", "maybe", "give one of accept, weak, refuse"),
+        ("createunknownsender", "account", "give one of none, contact, lead"),
+        ("deliveryreports", "", "give one of track, track_without_smart_matching, discard"),
+        ("trustedauthservids", "mx example", "not the name of a mail server"),
+        ("smartmatchingwindowdays", "0", "1 to 3650"),
+        ("loopwindowminutes", "1441", "1 to 1440"),
+        ("looplimitperpair", "1000001", "0 to 1000000"),
+        ("looplimitperrecord", "-1", "looplimitperrecord"),
+        ("plusaddressing", "perhaps", "give true or false"),
+    ] {
+        let (kind, message, _) = told(set(name, value).await);
+        assert!(kind == ErrorKind::Invalid && message.contains(says), "{name}={value}: {message}");
+    }
+    let many = "x;".repeat(1001);
+    assert!(told(set("blockedattachments", &many).await).1.contains("at most 1000"));
+}
+
+/// What another system sent can be answered with a subject alone.
+#[tokio::test]
+async fn imported_history_is_matched_by_its_subject() {
+    let f = fresh();
+    f.people().await;
+    let row = "activityid,statuscode,from,to,subject,createdon\n\
+               00000000-0000-0000-0000-000000000001,3,ann@fabrikam.example,bob@contoso.example,Garden party in May,2026-02-20T10:00:00Z\n\
+               00000000-0000-0000-0000-000000000002,6,ann@fabrikam.example,bob@contoso.example,Garden party in May,\n";
+    f.admin.import_emails_csv(row.as_bytes(), "sent.csv", false).await.unwrap();
+    let settings = f.crm.settings().await.unwrap();
+    let people = [at("Bob@contoso.example"), at("ann@fabrikam.example")];
+    let query = email_router_crm::SmartQuery {
+        hashes: email_router_crm::smart::SmartHasher::new(&settings).hashes("Garden party in May", &people),
+        delta: 0,
+        min_addresses: 2,
+        not_before: "2026-02-01T00:00:00Z".parse().unwrap(),
+    };
+    let found = f.crm.find_emails(&email_router_crm::EmailLookup::Smart(query), 9).await.unwrap();
+    let ids: Vec<u128> = found.iter().map(|e| e.activity_id.as_uuid().as_u128()).collect();
+    assert_eq!(ids, [1], "what waits is matched once it is sent");
 }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use email_router_crm::conformance::{Fixture, Seed, run};
 use email_router_crm::embedded::EmbeddedCrm;
 use email_router_crm::embedded::admin::{Admin, EmailFilter, NewEmail, fields};
-use email_router_crm::{CrmClient, EmailStatus, OrganizationSettings, Result};
+use email_router_crm::{CrmClient, EmailStatus, OrganizationSettings, RecipientReport, Result};
 use email_router_model::{ActivityId, Clock, ManualClock, RecordRef, SeededEntropy, Timestamp};
 
 struct Embedded {
@@ -85,6 +85,9 @@ impl Fixture for Embedded {
     }
     async fn queue_items(&self, queue: &RecordRef) -> Result<Vec<ActivityId>> {
         Ok(self.admin.queue_items(queue.id, 100).await?.into_iter().map(|i| i.activity_id).collect())
+    }
+    async fn reported(&self, id: ActivityId) -> Result<Vec<RecipientReport>> {
+        Ok(self.admin.email(id).await?.delivery.into_iter().map(|d| d.last).collect())
     }
     async fn status(&self, id: ActivityId) -> Result<EmailStatus> {
         Ok(self.admin.email(id).await?.row.status)

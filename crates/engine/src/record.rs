@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// Why an incoming message was accepted or not; the codes of `CheckIncomingEmailResponse.ReasonCode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ReasonCode {
-    /// -1.
+    /// -1: it was not looked at, or for a reason that Microsoft gives no number.
     Unknown,
     /// 0: an incoming e-mail with this Message-ID exists.
     Duplicate,
@@ -101,7 +101,7 @@ pub struct DecisionRecord {
     pub regarding: Option<RecordRef>,
     /// Queues that get an item.
     pub queues: Vec<RecordRef>,
-    /// Sender, then recipients, and how each was resolved; empty unless it is delivered.
+    /// Sender, then recipients, and how each was resolved, the first 200; empty unless it is delivered.
     #[serde(default)]
     pub parties: Vec<PartyRecord>,
     /// What kind of automatic mail it is, such as `auto-replied`; `None` for mail that a person wrote.

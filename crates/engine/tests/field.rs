@@ -30,7 +30,8 @@ fn every_case_has_a_test_that_exists() {
         numbers.insert(number.parse::<u32>().unwrap());
         for test in tests.split(';') {
             let (file, name) = test.split_once("::").unwrap_or_else(|| panic!("no FILE::NAME: {test}"));
-            let bytes = std::fs::read(root().join(file)).unwrap_or_else(|e| panic!("case {number}: {file}: {e}"));
+            let bytes =
+                std::fs::read(root().join(file)).unwrap_or_else(|e| panic!("case {number}: {file}: {e}"));
             let source = String::from_utf8_lossy(&bytes);
             // a test, a case of a table, or a file of a folder of cases
             let there = if file.ends_with(".rs") {

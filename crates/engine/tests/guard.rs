@@ -93,7 +93,7 @@ async fn a_delivery_report_reaches_the_e_mail_it_speaks_of() {
         "a report about someone else's mail is not ours"
     );
     let states = world.crm.email(email).reported;
-    let [state] = &states[..] else { panic!("{states:?}") };
+    let [(state, _)] = &states[..] else { panic!("{states:?}") };
     assert_eq!(
         (state.action, state.status.as_deref()),
         (DeliveryAction::Failed, Some("5.1.1")),

@@ -123,6 +123,27 @@ impl EmailAddress {
         self.text.to_lowercase()
     }
 
+    /// The address without the detail that its user added behind a `+` (subaddressing, RFC 5233 1): `ann+offers@example.com` is
+    /// `ann@example.com`. `None` when there is no detail, or nothing before it; a quoted local part has none.
+    ///
+    /// ```
+    /// use email_router_model::EmailAddress;
+    /// let a: EmailAddress = "Ann+offers+2@Example.com".parse()?;
+    /// assert_eq!(a.without_detail().map(|a| a.to_string()).as_deref(), Some("Ann@Example.com"));
+    /// for none in ["+ann@example.com", "\"ann+x\"@example.com", "ann@example.com"] {
+    ///     assert!(none.parse::<EmailAddress>()?.without_detail().is_none());
+    /// }
+    /// # Ok::<(), email_router_model::AddressError>(())
+    /// ```
+    #[must_use]
+    pub fn without_detail(&self) -> Option<Self> {
+        let (user, _) = self.local_part().split_once('+')?;
+        if user.is_empty() || user.starts_with('"') {
+            return None;
+        }
+        Self::parse(&format!("{user}@{}", self.domain())).ok()
+    }
+
     /// Whether the address can be written only with SMTPUTF8 (RFC 6531).
     #[must_use]
     pub fn needs_smtputf8(&self) -> bool {

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::EmailAddress;
+
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -248,6 +250,24 @@ impl RecordRef {
     #[must_use]
     pub fn new(table: impl Into<String>, id: Uuid) -> Self {
         Self { table: table.into(), id }
+    }
+
+    /// The record that is created in `table` for an address nobody has: its id is UUIDv5 over table and address (in lower case) in the
+    /// organization's namespace, so that two messages of one stranger, or two routers, create one record.
+    ///
+    /// ```
+    /// use email_router_model::{OrganizationId, RecordRef};
+    /// let org = OrganizationId::from_url("https://contoso.crm.dynamics.com/");
+    /// let contact = RecordRef::derive(&org, "contact", &"Zoe@Example.com".parse()?);
+    /// assert_eq!(contact, RecordRef::derive(&org, "contact", &"zoe@example.com".parse()?));
+    /// assert_ne!(contact.id, RecordRef::derive(&org, "lead", &"zoe@example.com".parse()?).id);
+    /// assert_eq!(contact.id.to_string(), "6d52c128-474d-56a3-b06b-f04be9f0f50f");
+    /// # Ok::<(), email_router_model::AddressError>(())
+    /// ```
+    #[must_use]
+    pub fn derive(organization: &OrganizationId, table: &str, address: &EmailAddress) -> Self {
+        let name = format!("record\n{table}\n{}", address.key());
+        Self::new(table, Uuid::new_v5(organization.as_uuid(), name.as_bytes()))
     }
 }
 

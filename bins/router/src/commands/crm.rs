@@ -6,12 +6,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use email_router::OpenOptions;
+use email_router::crm::embedded::Setting;
 use email_router::crm::embedded::admin::{
     Admin, Decision, EmailDetails, EmailFilter, EmailRow, Fields, ImportOptions, NewEmail, Recipient,
     RecordFilter,
 };
 use email_router::crm::{Attachment, EmailStatus};
-use email_router::model::{ActivityId, EmailAddress, read_capped, read_file_capped};
+use email_router::model::{ActivityId, EmailAddress, RecordRef, read_capped, read_file_capped};
 use serde::Serialize;
 
 use super::{io_error, open, printing};
@@ -72,6 +73,9 @@ pub(crate) async fn run(
                 _ => admin.decide(id, decision).await?,
             }
             say(global, &format!("e-mail {id} is now {:?}", admin.email(id).await?.row.status))?;
+        }
+        CrmAction::ResolveParty { email, address, record } => {
+            resolve_party(global, &admin, &email, &address, &record).await?
         }
         CrmAction::Stats => show_json(&admin.statistics().await?)?,
     }
@@ -179,9 +183,17 @@ fn show_email(details: &EmailDetails) -> email_router::Result<()> {
         ("owner", details.owner.as_ref().map(ToString::to_string)),
         ("accepted for", details.accepting.as_ref().map(ToString::to_string)),
         ("answers", details.correlated_activity.map(|id| format!("{id} ({:?})", details.correlation_method))),
+        ("category", details.category.clone()),
+        ("subcategory", details.subcategory.clone()),
         ("report", row.report.clone()),
     ];
     lines.extend(optional.into_iter().filter_map(|(name, value)| Some(format!("  {name}: {}", value?))));
+    lines.extend(details.delivery.iter().map(|d| {
+        let status = d.last.status.as_deref().map(|s| format!(" {s}")).unwrap_or_default();
+        let why = d.last.diagnostic.as_deref().map(|w| format!(": {w}")).unwrap_or_default();
+        let (address, action) = (&d.last.address, d.last.action.as_str());
+        format!("  delivery to {address}: {action}{status}, reported {:.0}{why}", d.reported_on)
+    }));
     lines.extend(
         details.attachments.iter().map(|a| {
             format!("  attachment {}: {} ({}, {} bytes)", a.number, a.file_name, a.mime_type, a.size)
@@ -251,17 +263,16 @@ async fn organization_settings(
     if global.json {
         return show_json(&shown);
     }
-    let rows: Vec<Vec<String>> = shown
-        .iter()
-        .map(|s| {
-            vec![
-                s.name.clone(),
-                s.value.to_string(),
-                if s.value == s.default { String::new() } else { format!("default {}", s.default) },
-            ]
-        })
-        .collect();
+    let rows: Vec<Vec<String>> =
+        shown.iter().map(|s| vec![s.name.clone(), s.value.to_string(), about(s)]).collect();
     output::table(&["Setting", "Value", ""], &rows).map_err(printing)
+}
+
+/// What else there is to say of a setting: its default where it has another value, and what it can be.
+fn about(setting: &Setting) -> String {
+    let default = (setting.value != setting.default).then(|| format!("default {}", setting.default));
+    let choices = setting.choices.map(|choices| format!("one of {}", choices.join(", ")));
+    default.into_iter().chain(choices).collect::<Vec<_>>().join("; ")
 }
 
 async fn send(global: &Global, admin: &Admin, args: SendArgs) -> email_router::Result<()> {
@@ -293,12 +304,7 @@ async fn send(global: &Global, admin: &Admin, args: SendArgs) -> email_router::R
         new.in_reply_to = Some(find_email(admin, id).await?);
     }
     if let Some(text) = &args.regarding {
-        let Some((table, id)) = text.split_once('=') else {
-            let text =
-                format!("--regarding {text} is not of the form TABLE=ID, such as contact=ann@example.com");
-            return Err(email_router::Error::Request(text));
-        };
-        new.regarding = Some(admin.show(table.trim(), id.trim()).await?.reference());
+        new.regarding = Some(record(admin, text).await?);
     }
     let created = admin.create_outgoing(&new).await?;
     if global.json {
@@ -308,6 +314,40 @@ async fn send(global: &Global, admin: &Admin, args: SendArgs) -> email_router::R
         output::line(&format!("warning: {warning}")).map_err(printing)?;
     }
     output::line(&format!("{} waits to be sent", created.activity_id)).map_err(printing)
+}
+
+async fn resolve_party(
+    global: &Global,
+    admin: &Admin,
+    email: &str,
+    address: &str,
+    to: &str,
+) -> email_router::Result<()> {
+    let address = EmailAddress::parse(address).map_err(|e| email_router::Error::Request(e.to_string()))?;
+    let (id, to) = (find_email(admin, email).await?, record(admin, to).await?);
+    let done = admin.resolve_party(id, &address, &to).await?;
+    if global.json {
+        return show_json(&done);
+    }
+    let elsewhere = match done.elsewhere {
+        0 => String::new(),
+        n => format!(", and {n} in other e-mails"),
+    };
+    output::line(&format!("{address} is {to} now: {} in e-mail {id}{elsewhere}", parties(done.here)))
+        .map_err(printing)
+}
+
+fn parties(count: u64) -> String {
+    if count == 1 { "1 party".to_owned() } else { format!("{count} parties") }
+}
+
+/// The record of a text of the form TABLE=ID; the id may be an address.
+async fn record(admin: &Admin, text: &str) -> email_router::Result<RecordRef> {
+    let Some((table, id)) = text.split_once('=') else {
+        let text = format!("{text} is not of the form TABLE=ID, such as contact=ann@example.com");
+        return Err(email_router::Error::Request(text));
+    };
+    Ok(admin.show(table.trim(), id.trim()).await?.reference())
 }
 
 fn recipient(text: &str) -> email_router::Result<Recipient> {

@@ -1,6 +1,10 @@
 //! `crm`: the embedded CRM without SQL.
 
-use crate::support::World;
+use email_router::crm::embedded::EmbeddedCrm;
+use email_router::crm::{CrmClient as _, DeliveryAction, DeliveryReport, RecipientReport};
+use email_router::model::{SystemClock, SystemEntropy};
+
+use crate::support::{World, mail};
 
 #[test]
 fn records_are_added_listed_shown_changed_and_deleted() {
@@ -67,6 +71,15 @@ fn settings_are_shown_and_changed() {
     assert_eq!((&changed[0]["value"], &changed[0]["default"]), (&"KEY:".into(), &"CRM:".into()));
     world.run(["crm", "settings", "trackingprefixx"]).with_code(1).complains("trackingprefixx");
     world.run(["crm", "settings", "trackingtokeniddigits=many"]).with_code(1).complains("many");
+    world
+        .run(["crm", "settings", "createunknownsender=Contact"])
+        .ok()
+        .says("\"contact\"")
+        .says("default \"none\"; one of none, contact, lead");
+    world
+        .run(["crm", "settings", "createunknownsender=account"])
+        .with_code(1)
+        .complains("give one of none, contact, lead");
 }
 
 #[test]
@@ -159,4 +172,86 @@ fn what_was_not_sent_is_decided_by_a_person() {
 fn statistics_count() {
     let stats = World::maildir().json(["crm", "stats"]);
     assert_eq!((&stats["records"]["systemuser"], &stats["records"]["queue"]), (&1.into(), &1.into()));
+}
+
+#[test]
+fn a_party_is_resolved_by_a_person() {
+    let world = World::maildir();
+    for subject in ["First", "Second"] {
+        let text = mail("Zoe <zoe@strange.example>", "ann@example.com", subject);
+        world.deliver("ann@example.com", subject, &text);
+    }
+    world.run(["run", "--once"]).ok();
+    let list = world.json(["crm", "list", "email"]);
+    let ids: Vec<&str> =
+        list.as_array().unwrap().iter().map(|e| e["activity_id"].as_str().unwrap()).collect();
+    world.run(["crm", "show", "email", ids[0]]).ok().says("zoe@strange.example> unresolved");
+    let resolve =
+        |id: &str, record: &str| world.run(["crm", "resolve-party", id, "ZOE@strange.example", record]);
+    resolve(ids[0], "tom@example.net").with_code(1).complains("TABLE=ID");
+    resolve(ids[0], "contact=nobody@example.net").with_code(1).complains("nobody@example.net");
+    resolve(ids[0], "contact=tom@example.net").ok().says("1 party in e-mail");
+    resolve(ids[0], "contact=tom@example.net").with_code(1).complains("no unresolved party");
+    world.run(["crm", "show", "email", ids[1]]).ok().says("unresolved");
+    world.run(["crm", "settings", "resolvesimilarunresolvedemailaddress=true"]).ok();
+    let third = mail("Zoe <zoe@strange.example>", "ann@example.com", "Third");
+    world.deliver("ann@example.com", "third", &third);
+    world.run(["run", "--once"]).ok();
+    let words = ["crm", "resolve-party", ids[1], "zoe@strange.example", "contact=tom@example.net"];
+    assert_eq!(world.json(words), serde_json::json!({"here": 1, "elsewhere": 1}));
+    assert_eq!(world.json(["crm", "show", "email", ids[1]])["parties"][0]["record"]["table"], "contact");
+}
+
+#[test]
+fn an_unknown_sender_becomes_a_contact_once() {
+    let world = World::maildir();
+    world.run(["crm", "settings", "createunknownsender=contact"]).ok();
+    for (n, from) in
+        ["Zoe Day <zoe@new.example>", "ZOE@New.example", "noreply@new.example"].iter().enumerate()
+    {
+        let text = mail(from, "ann@example.com", &format!("Hello {n}"));
+        world.deliver("ann@example.com", &format!("m{n}"), &text);
+    }
+    world.run(["run", "--once"]).ok();
+    let contacts = world.json(["crm", "list", "contact"]);
+    let names: Vec<&str> = contacts.as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+    let zoe = world.json(["crm", "show", "contact", "zoe@new.example"]);
+    let ann = world.json(["crm", "show", "systemuser", "ann@example.com"]);
+    assert_eq!(zoe["fields"]["ownerid"], ann["id"]);
+    let mut senders = 0;
+    for email in world.json(["crm", "list", "email"]).as_array().unwrap() {
+        let shown = world.json(["crm", "show", "email", email["activity_id"].as_str().unwrap()]);
+        senders += usize::from(shown["parties"][0]["record"]["id"] == zoe["id"]);
+    }
+    assert_eq!(senders, 2);
+}
+
+#[test]
+fn what_was_reported_about_a_sent_e_mail_is_shown() {
+    let world = World::maildir();
+    let made = world.json(["crm", "send", "--from", "ann@example.com", "--to", "tom@example.net"]);
+    let id = made["activity_id"].as_str().unwrap();
+    let clock = std::sync::Arc::new(SystemClock);
+    let crm = EmbeddedCrm::open(world.path("crm.sqlite"), clock, std::sync::Arc::new(SystemEntropy)).unwrap();
+    let report = DeliveryReport {
+        activity_id: id.parse().unwrap(),
+        report: "<r1@mx.example.net>".to_owned(),
+        at: "2026-11-20T10:00:00Z".parse().unwrap(),
+        recipients: vec![RecipientReport {
+            address: "tom@example.net".parse().unwrap(),
+            action: DeliveryAction::Failed,
+            status: Some("5.1.1".to_owned()),
+            diagnostic: Some("550 no such user".to_owned()),
+        }],
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    assert!(runtime.block_on(crm.record_delivery(&report)).unwrap());
+    runtime.block_on(crm.close()).unwrap();
+    world
+        .run(["crm", "show", "email", id])
+        .ok()
+        .says("delivery to tom@example.net: failed 5.1.1, reported 2026-11-20T10:00:00Z: 550 no such user");
+    let shown = &world.json(["crm", "show", "email", id])["delivery"][0];
+    assert_eq!((&shown["action"], &shown["report"]), (&"failed".into(), &"<r1@mx.example.net>".into()));
 }

@@ -1,12 +1,12 @@
 //! The embedded CRM as a [`CrmClient`].
 
 use async_trait::async_trait;
-use email_router_model::{ActivityId, EmailAddress, MessageId, OrganizationId};
+use email_router_model::{ActivityId, EmailAddress, MessageId, OrganizationId, RecordRef};
 use uuid::Uuid;
 
 use super::sql::random_id;
 use super::writer::Done;
-use super::{EmbeddedCrm, incoming, lookup, outgoing, settings};
+use super::{EmbeddedCrm, delivery, incoming, lookup, outgoing, settings, unresolved};
 use crate::{
     Attachment, Claim, CrmClient, CrmMailbox, Delivered, DeliveryReport, EmailLookup, EmailSummary,
     IncomingEmail, OrganizationSettings, OutgoingEmail, PendingEmail, PendingQuery, Resolution, Result,
@@ -44,12 +44,23 @@ impl CrmClient for EmbeddedCrm {
     }
 
     async fn deliver_incoming(&self, email: &IncomingEmail) -> Result<Delivered> {
-        let size = email.body.len() + email.attachments.iter().map(|a| a.content.len()).sum::<usize>() + 2048;
+        let text = email.text_body.as_ref().map_or(0, String::len);
+        let size =
+            email.body.len() + text + email.attachments.iter().map(|a| a.content.len()).sum::<usize>() + 2048;
         let items: Vec<Uuid> = email.queues.iter().map(|_| random_id(&*self.entropy)).collect();
+        let new_sender = email.new_sender.clone();
         let (email, now) = (email.clone(), self.clock.now());
-        self.writer
+        let (delivered, others) = self
+            .writer
             .write(size, move |conn| incoming::deliver(conn, &email, &items, now).map(Done::Commit))
-            .await
+            .await?;
+        if let Some(new) = new_sender.filter(|_| others)
+            && let Err(error) = self.resolve_similar(&new.address, &new.record).await
+        {
+            // the e-mail is there; what is left of the others can be resolved at any time
+            tracing::warn!(%error, record = %new.record, "not all unresolved parties with this address were resolved");
+        }
+        Ok(delivered)
     }
 
     async fn pending_outgoing(&self, query: &PendingQuery) -> Result<Vec<PendingEmail>> {
@@ -88,7 +99,22 @@ impl CrmClient for EmbeddedCrm {
     }
 
     async fn record_delivery(&self, report: &DeliveryReport) -> Result<bool> {
-        // CONTRACT PLACEHOLDER: the CRM engineer implements this
-        Err(crate::Error::new(crate::ErrorKind::Invalid, format!("not kept yet: {}", report.report)))
+        let report = report.clone();
+        self.write(move |conn| delivery::record(conn, &report)).await
+    }
+}
+
+impl EmbeddedCrm {
+    /// Makes the record the party of all e-mails in which the address stands unresolved; how many parties. Each transaction takes a bounded
+    /// number of them.
+    pub(super) async fn resolve_similar(&self, address: &EmailAddress, record: &RecordRef) -> Result<u64> {
+        let mut all = 0;
+        loop {
+            let (address, record) = (address.clone(), record.clone());
+            match self.write(move |conn| unresolved::resolve_similar(conn, &address, &record)).await? {
+                0 => return Ok(all),
+                some => all += some,
+            }
+        }
     }
 }

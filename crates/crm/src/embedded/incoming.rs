@@ -5,10 +5,13 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use uuid::Uuid;
 
 use super::error::DbResult;
-use super::lookup;
 use super::settings;
 use super::sql::{Id, Time, lines, ref_id, ref_table};
-use crate::{Attachment, Delivered, EmailStatus, Error, ErrorKind, IncomingEmail, ParticipationType, Party};
+use super::{hashes, lookup, unresolved};
+use crate::{
+    Attachment, Delivered, EmailStatus, Error, ErrorKind, IncomingEmail, ParticipationType, Party,
+    SmartHashes,
+};
 
 /// Adds a queue item where there never was one.
 pub(super) const ADD_QUEUE_ITEM: &str =
@@ -18,12 +21,15 @@ pub(super) const ADD_QUEUE_ITEM: &str =
 
 /// Creates the e-mail with all that belongs to it, or finds that it is (or was) there. `queue_item_ids` are fresh ids, one for
 /// each queue of the e-mail.
+///
+/// The second answer: whether parties of other e-mails have the address of the record that was created for the sender, and are still to be
+/// resolved.
 pub(super) fn deliver(
     conn: &Connection,
     email: &IncomingEmail,
     queue_item_ids: &[Uuid],
     now: Timestamp,
-) -> DbResult<Delivered> {
+) -> DbResult<(Delivered, bool)> {
     if lookup::exists(conn, email.activity_id)? {
         // a row, not a tombstone: what a person deleted gets nothing new
         if !email.queues.is_empty()
@@ -32,14 +38,21 @@ pub(super) fn deliver(
         {
             queue_items(conn, email, queue_item_ids, now)?;
         }
-        return Ok(Delivered::AlreadyThere);
+        return Ok((Delivered::AlreadyThere, false));
     }
     check(email)?;
     insert(conn, email, now)?;
     insert_parties(conn, email.activity_id, &email.parties)?;
     insert_attachments(conn, email.activity_id, &email.attachments)?;
+    let none = SmartHashes::default();
+    let smart = if settings::is_on(conn, settings::NO_HASHES)? { &none } else { &email.smart };
+    hashes::insert(conn, email.activity_id, now, email.conversation_id.as_deref(), smart)?;
     queue_items(conn, email, queue_item_ids, now)?;
-    Ok(Delivered::Created)
+    let others = match &email.new_sender {
+        Some(new) => unresolved::create(conn, new, now)? && settings::is_on(conn, settings::RESOLVE_SIMILAR)?,
+        None => false,
+    };
+    Ok((Delivered::Created, others))
 }
 
 fn check(email: &IncomingEmail) -> Result<(), Error> {
@@ -71,9 +84,9 @@ fn insert(conn: &Connection, e: &IncomingEmail, now: Timestamp) -> DbResult<()> 
            parentactivityid, regardingobjectid, regardingobjecttypecode, ownerid, owneridtype, emailsender,
            emailsenderobjecttypecode, acceptingentityid, acceptingentitytypecode, receivingmailboxid, receivingmailboxtypecode,
            messageid, trackingtoken, trackingtokenkey, sender, submittedby, inreplyto, conversationindex, mimetype, subject,
-           torecipients, emailreferences, removedparts, description)
+           torecipients, emailreferences, removedparts, description, category, subcategory, textbody)
          VALUES (?1, 0, ?2, ?3, ?4, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23,
-           ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34, ?35, ?36)",
+           ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34, ?35, ?36, ?37, ?38, ?39)",
     )?;
     statement.execute(params![
         Id::from(e.activity_id),
@@ -112,6 +125,9 @@ fn insert(conn: &Connection, e: &IncomingEmail, now: Timestamp) -> DbResult<()> 
         lines(&e.references),
         lines(&e.removed_parts),
         e.body,
+        e.category,
+        e.subcategory,
+        e.text_body,
     ])?;
     Ok(())
 }
@@ -193,9 +209,20 @@ fn queue_items(conn: &Connection, email: &IncomingEmail, ids: &[Uuid], now: Time
     Ok(())
 }
 
-/// Writes the e-mail into a file of the first version.
+/// Writes the e-mail into a file of the first version, as the program of that time did.
 #[cfg(test)]
 pub(super) fn insert_for_test(conn: &Connection, email: &IncomingEmail) {
-    insert(conn, email, Timestamp::UNIX_EPOCH).unwrap();
+    conn.execute(
+        "INSERT INTO email (activityid, directioncode, statecode, statuscode, createdon, modifiedon, conversationindex, mimetype,
+           subject, description) VALUES (?1, 0, 1, 4, ?2, ?2, ?3, 'text/plain', ?4, ?5)",
+        params![
+            Id::from(email.activity_id),
+            email.received_on.map_or(0, Timestamp::as_millisecond),
+            email.conversation_index,
+            email.subject,
+            email.body
+        ],
+    )
+    .unwrap();
     insert_parties(conn, email.activity_id, &email.parties).unwrap();
 }

@@ -4,11 +4,12 @@ use email_router_model::{ActivityId, EmailAddress, MailboxKind, RecordRef};
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
 use super::error::DbResult;
+use super::hashes;
 use super::sql::{Id, Time, activity, address, message_id, reference};
 use super::tables::{self, TableShape};
 use crate::{
     Approval, CrmMailbox, DeliveryMethod, EmailLookup, EmailSummary, FilteringMethod, ParticipationType,
-    Party, Resolution,
+    Party, Resolution, SmartHashes,
 };
 
 /// "More than 100 is too many to choose" (`crm-contract.md` 9.1); one more tells that there are more.
@@ -123,12 +124,41 @@ pub(super) fn primary_address(conn: &Connection, record: &RecordRef) -> DbResult
     Ok(found.flatten())
 }
 
-const SUMMARY: &str = "SELECT activityid, directioncode, messageid, subject, trackingtoken, regardingobjectid, \
-     regardingobjecttypecode, ownerid, owneridtype, createdon, rowid FROM email";
+const SUMMARY: &str = "SELECT e.activityid, e.directioncode, e.messageid, e.subject, e.trackingtoken, e.regardingobjectid, \
+     e.regardingobjecttypecode, e.ownerid, e.owneridtype, e.createdon, e.conversationindex, c.conversationid, c.words, \
+     c.addresses, e.rowid";
 
-/// What each look-up runs; the tests ask SQLite how it would.
+/// What each look-up by a column of the e-mail runs; the tests ask SQLite how it would.
 pub(super) fn lookup_sql(by: &str) -> String {
-    format!("{SUMMARY} WHERE {by} = ?1 ORDER BY createdon DESC, rowid DESC LIMIT ?2")
+    format!(
+        "{SUMMARY} FROM email e LEFT JOIN emailcorrelation c ON c.activityid = e.activityid WHERE {by} = ?1
+         ORDER BY e.createdon DESC, e.rowid DESC LIMIT ?2"
+    )
+}
+
+/// By a Message-ID.
+pub(super) const BY_MESSAGE_ID: &str = "e.messageid";
+/// By a token in lower case.
+pub(super) const BY_TOKEN: &str = "e.trackingtokenkey";
+/// By the id.
+pub(super) const BY_ID: &str = "e.activityid";
+/// By the first 22 bytes of the conversation index.
+pub(super) const BY_CONVERSATION_ROOT: &str =
+    "e.conversationindex IS NOT NULL AND substr(e.conversationindex, 1, 44)";
+
+/// By the conversation id.
+pub(super) fn conversation_sql() -> String {
+    format!(
+        "{SUMMARY} FROM emailcorrelation c CROSS JOIN email e ON e.activityid = c.activityid WHERE c.conversationid = ?1
+         ORDER BY c.createdon DESC, c.correlationid DESC LIMIT ?2"
+    )
+}
+
+/// The e-mail that a row of the inverted index names.
+pub(super) fn posting_sql() -> String {
+    format!(
+        "{SUMMARY} FROM emailcorrelation c CROSS JOIN email e ON e.activityid = c.activityid WHERE c.correlationid = ?1"
+    )
 }
 
 pub(super) fn find_emails(
@@ -136,26 +166,39 @@ pub(super) fn find_emails(
     lookup: &EmailLookup,
     limit: usize,
 ) -> DbResult<Vec<EmailSummary>> {
-    let (by, keys): (_, Vec<String>) = match lookup {
-        EmailLookup::MessageIds(ids) => ("messageid", ids.iter().map(|id| id.as_str().to_owned()).collect()),
-        EmailLookup::TrackingToken(token) => ("trackingtokenkey", vec![token.to_lowercase()]),
-        EmailLookup::Ids(ids) => ("activityid", ids.iter().map(ToString::to_string).collect()),
-        // CONTRACT PLACEHOLDER: the CRM engineer implements these
-        EmailLookup::ConversationRoot(_) | EmailLookup::ConversationId(_) | EmailLookup::Smart(_) => {
+    let (sql, keys): (_, Vec<String>) = match lookup {
+        EmailLookup::MessageIds(ids) => {
+            (lookup_sql(BY_MESSAGE_ID), ids.iter().map(|id| id.as_str().to_owned()).collect())
+        }
+        EmailLookup::TrackingToken(token) => (lookup_sql(BY_TOKEN), vec![token.to_lowercase()]),
+        EmailLookup::Ids(ids) => (lookup_sql(BY_ID), ids.iter().map(ToString::to_string).collect()),
+        EmailLookup::ConversationRoot(root) if root.len() != EmailLookup::ROOT_DIGITS => {
             return Ok(Vec::new());
         }
+        EmailLookup::ConversationRoot(root) => (lookup_sql(BY_CONVERSATION_ROOT), vec![root.clone()]),
+        EmailLookup::ConversationId(id) => (conversation_sql(), vec![id.clone()]),
+        EmailLookup::Smart(query) => return newest_first(conn, hashes::find(conn, query, limit)?, limit),
     };
-    let mut statement = conn.prepare_cached(&lookup_sql(by))?;
+    let mut statement = conn.prepare_cached(&sql)?;
     let most = i64::try_from(limit).unwrap_or(i64::MAX);
-    let mut found: Vec<(i64, EmailSummary)> = Vec::new();
+    let mut found = Vec::new();
     for (n, key) in keys.iter().enumerate() {
         if keys[..n].contains(key) {
             continue;
         }
-        for row in statement.query_map((key, most), |r| Ok((r.get::<_, i64>(10)?, summary(r)?)))? {
+        for row in statement.query_map((key, most), summary)? {
             found.push(row?);
         }
     }
+    newest_first(conn, found, limit)
+}
+
+/// The newest `limit` of these rows and e-mails, with their parties.
+fn newest_first(
+    conn: &Connection,
+    mut found: Vec<(i64, EmailSummary)>,
+    limit: usize,
+) -> DbResult<Vec<EmailSummary>> {
     found.sort_by(|(a_row, a), (b_row, b)| (b.created_on, b_row).cmp(&(a.created_on, a_row)));
     found.truncate(limit);
     found
@@ -167,8 +210,13 @@ pub(super) fn find_emails(
         .collect()
 }
 
-fn summary(r: &Row<'_>) -> rusqlite::Result<EmailSummary> {
-    Ok(EmailSummary {
+/// An e-mail and its row; its parties are read apart.
+pub(super) fn summary(r: &Row<'_>) -> rusqlite::Result<(i64, EmailSummary)> {
+    let hashes = |at| {
+        let bytes: Option<Vec<u8>> = r.get(at)?;
+        Ok::<_, rusqlite::Error>(hashes::from_blob(&bytes.unwrap_or_default()))
+    };
+    let email = EmailSummary {
         activity_id: activity(r.get(0)?),
         outgoing: r.get(1)?,
         message_id: message_id(r, 2)?,
@@ -178,10 +226,11 @@ fn summary(r: &Row<'_>) -> rusqlite::Result<EmailSummary> {
         owner: reference(r, 7)?,
         parties: Vec::new(),
         created_on: r.get::<_, Time>(9)?.0,
-        conversation_index: None,
-        conversation_id: None,
-        smart: crate::SmartHashes::default(),
-    })
+        conversation_index: r.get(10)?,
+        conversation_id: r.get(11)?,
+        smart: SmartHashes { words: hashes(12)?, addresses: hashes(13)? },
+    };
+    Ok((r.get(14)?, email))
 }
 
 /// All parties of an e-mail, in their order.

@@ -13,7 +13,9 @@
 
 pub mod admin;
 mod client;
+mod delivery;
 mod error;
+mod hashes;
 mod incoming;
 mod lookup;
 mod outgoing;
@@ -22,6 +24,7 @@ mod schema;
 mod settings;
 mod sql;
 mod tables;
+mod unresolved;
 mod writer;
 
 use std::fmt;
@@ -36,6 +39,7 @@ use self::readers::Readers;
 use self::writer::{Done, Writer};
 use crate::Result;
 
+pub use self::delivery::RecipientState;
 pub use self::settings::{Setting, changed as changed_settings};
 
 /// One organization in one file. Cloning is cheap; clones share the file.
@@ -51,7 +55,8 @@ pub struct EmbeddedCrm {
 
 impl EmbeddedCrm {
     /// Opens the file, or creates it (readable for its owner only) with an empty organization. The folder must exist. An older
-    /// file is brought to the newest version.
+    /// file is brought to the newest version; its e-mails get the hashes of smart matching then, as far back as smart matching looks, 1000 in a
+    /// transaction. When that is interrupted, the next opening goes on with it.
     ///
     /// # Errors
     /// [`ErrorKind::Damaged`](crate::ErrorKind::Damaged) when the file is damaged, belongs to another program or was written by
@@ -67,6 +72,7 @@ impl EmbeddedCrm {
                 tables::create_custom(&tx, tables::FIRST_CUSTOM)?;
             }
             tx.commit()?;
+            while hashes::catch_up(&mut conn, clock.now())? {}
             Ok((conn, id))
         })();
         let (conn, id) = made.map_err(|e: DbError| e.at(&file))?;

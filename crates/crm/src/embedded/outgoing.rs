@@ -7,9 +7,9 @@ use email_router_model::{ActivityId, EmailAddress, MessageId, RecordRef, Timesta
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::error::DbResult;
-use super::lookup;
 use super::settings;
 use super::sql::{Id, Time, activity, message_id, ref_id, ref_table};
+use super::{hashes, lookup};
 use crate::token::{TokenFormat, append_token, ends_with_token};
 use crate::{
     Approval, Attachment, Claim, DeliveryMethod, EmailStatus, Error, ErrorKind, OrganizationSettings,
@@ -227,7 +227,8 @@ fn lookup_exists(conn: &Connection, id: ActivityId) -> DbResult<bool> {
     Ok(statement.query_row([Id::from(id)], |_| Ok(())).optional()?.is_some())
 }
 
-/// Message-ID, token and subject. The version stays: an e-mail that was listed before can still be claimed.
+/// Message-ID, token and subject, and the hashes by which answers are found. The version stays: an e-mail that was listed before can
+/// still be claimed.
 pub(super) fn prepare(
     conn: &Connection,
     id: ActivityId,
@@ -235,12 +236,12 @@ pub(super) fn prepare(
     with_token: bool,
 ) -> DbResult<OutgoingEmail> {
     let email = outgoing(conn, id)?;
+    let settings = settings::read(conn)?;
     if email.message_id.is_none() {
         conn.prepare_cached("UPDATE email SET messageid = ?2 WHERE activityid = ?1")?
             .execute(params![Id::from(id), message_id.as_str()])?;
     }
     if with_token && email.tracking_token.is_none() {
-        let settings = settings::read(conn)?;
         let token = match token_of_thread(conn, &email)? {
             Some(token) => token,
             None => next_token(conn, &settings, &email)?,
@@ -252,7 +253,9 @@ pub(super) fn prepare(
         )?
         .execute(params![Id::from(id), token, token.to_lowercase(), subject])?;
     }
-    outgoing(conn, id)
+    let email = outgoing(conn, id)?;
+    hashes::replace(conn, &settings, (id, email.created_on), &email.subject, &email.parties)?;
+    Ok(email)
 }
 
 /// The token that an answer inherits: its subject ends with the token of the e-mail it answers. So a long conversation keeps one

@@ -19,7 +19,8 @@ pub(super) const APPLICATION_ID: i32 = 0x656d_7274;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The steps from an empty file to the newest version; step `n` makes version `n + 1`. A step that was released never changes.
-pub(super) const STEPS: &[&str] = &[RECORDS_AND_EMAILS, DELETED_EMAILS, TOKENS_OF_IMPORTED_EMAILS];
+pub(super) const STEPS: &[&str] =
+    &[RECORDS_AND_EMAILS, DELETED_EMAILS, TOKENS_OF_IMPORTED_EMAILS, CORRELATION_REPORTS_AND_UNRESOLVED];
 
 const RECORDS_AND_EMAILS: &str = "
 -- settings under their Dataverse names, values as JSON; a missing one has its documented default
@@ -131,6 +132,47 @@ CREATE TABLE deletedemail (activityid TEXT PRIMARY KEY NOT NULL, deletedon INTEG
 const TOKENS_OF_IMPORTED_EMAILS: &str = "
 -- e-mails imported from CSV lacked what their token is looked up by (lower of SQLite knows ASCII, and so do prefixes but for rare ones)
 UPDATE email SET trackingtokenkey = lower(trackingtoken) WHERE trackingtokenkey IS NULL AND trackingtoken IS NOT NULL;
+";
+
+const CORRELATION_REPORTS_AND_UNRESOLVED: &str = "
+-- textbody is ours: the plain text beside an HTML body
+ALTER TABLE email ADD COLUMN category TEXT;
+ALTER TABLE email ADD COLUMN subcategory TEXT;
+ALTER TABLE email ADD COLUMN textbody TEXT;
+-- the 22 bytes that all mails of a conversation share
+CREATE INDEX email_conversation ON email (substr(conversationindex, 1, 44), createdon) WHERE conversationindex IS NOT NULL;
+
+-- ours: what correlation knows of an e-mail beside its own columns, kept apart so that reading it does not walk through a body; words
+-- and addresses are the hashes of smart matching, 8 bytes each, sorted
+CREATE TABLE emailcorrelation (
+  correlationid INTEGER PRIMARY KEY, activityid TEXT NOT NULL UNIQUE REFERENCES email ON DELETE CASCADE,
+  createdon INTEGER NOT NULL, conversationid TEXT, words BLOB NOT NULL, addresses BLOB NOT NULL);
+CREATE INDEX emailcorrelation_conversation ON emailcorrelation (conversationid, createdon) WHERE conversationid IS NOT NULL;
+
+-- ours: the inverted index of smart matching; subjecthash stands for all words of the subject together
+CREATE TABLE emailhash (
+  addresshash INTEGER NOT NULL, subjecthash INTEGER NOT NULL, createdon INTEGER NOT NULL,
+  correlationid INTEGER NOT NULL REFERENCES emailcorrelation ON DELETE CASCADE,
+  PRIMARY KEY (addresshash, subjecthash, createdon, correlationid)) WITHOUT ROWID;
+CREATE INDEX emailhash_newest ON emailhash (addresshash, createdon);
+CREATE INDEX emailhash_email ON emailhash (correlationid);
+
+-- ours: e-mails of an older file whose hashes are still to be made are those with a smaller rowid; empty when there is none
+CREATE TABLE hashbacklog (onlyrow INTEGER PRIMARY KEY CHECK (onlyrow = 1), beforerow INTEGER NOT NULL);
+INSERT INTO hashbacklog SELECT 1, max(rowid) + 1 FROM email HAVING count(*) > 0;
+
+-- ours: what was reported about the recipients of an e-mail that was sent, the last word for each; addresskey is the address in lower
+-- case. And which reports were taken in already
+CREATE TABLE emaildelivery (
+  activityid TEXT NOT NULL REFERENCES email ON DELETE CASCADE, addresskey TEXT NOT NULL, address TEXT NOT NULL,
+  action TEXT NOT NULL, status TEXT, diagnostic TEXT, reportedon INTEGER NOT NULL, report TEXT NOT NULL,
+  PRIMARY KEY (activityid, addresskey)) WITHOUT ROWID;
+CREATE TABLE emaildeliveryreport (
+  activityid TEXT NOT NULL REFERENCES email ON DELETE CASCADE, report TEXT NOT NULL, reportedon INTEGER NOT NULL,
+  PRIMARY KEY (activityid, report)) WITHOUT ROWID;
+
+-- parties whose address no record had
+CREATE INDEX activityparty_unresolved ON activityparty (addressused COLLATE NOCASE) WHERE partyid IS NULL;
 ";
 
 /// Opens the file for writing, creates it when it is not there, brings it to the newest version.

@@ -12,6 +12,11 @@ use crate::{Error, ErrorKind, OrganizationSettings};
 /// Row that is not a setting: the namespace of activity ids.
 const ORGANIZATION_ID: &str = "organizationid";
 
+/// Most items of a list.
+const MAX_ITEMS: usize = 1000;
+/// Longest pattern of smart matching.
+const MAX_PATTERN: usize = 4000;
+
 /// One setting of the organization, for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Setting {
@@ -21,6 +26,22 @@ pub struct Setting {
     pub value: Value,
     /// Its documented default.
     pub default: Value,
+    /// The texts it can be, where it is one of several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub choices: Option<&'static [&'static str]>,
+}
+
+/// The texts a setting can be, where it is one of several.
+fn choices(name: &str) -> Option<&'static [&'static str]> {
+    const HIT: &[&str] = &["accept", "weak", "refuse"];
+    const AUTOMATIC: &[&str] = &["track", "track_without_smart_matching", "discard"];
+    const UNKNOWN: &[&str] = &["none", "contact", "lead"];
+    Some(match name {
+        "forgedreference" | "unauthenticatedsender" => HIT,
+        "automaticmail" | "deliveryreports" => AUTOMATIC,
+        "createunknownsender" => UNKNOWN,
+        _ => return None,
+    })
 }
 
 /// All settings as they are now.
@@ -35,6 +56,17 @@ pub(super) fn read(conn: &Connection) -> DbResult<OrganizationSettings> {
     }
     serde_json::from_value(Value::Object(map)).map_err(|e| bad_row("organization", &e).into())
 }
+
+/// Whether a switch whose default is off is on: cheaper than reading all settings, for what is asked with every e-mail.
+pub(super) fn is_on(conn: &Connection, name: &str) -> DbResult<bool> {
+    let mut statement = conn.prepare_cached("SELECT value = 'true' FROM organization WHERE name = ?1")?;
+    Ok(statement.query_row([name], |r| r.get(0)).optional()?.unwrap_or(false))
+}
+
+/// `DisableSmartMatchingEmailHashCreation`, for [`is_on`].
+pub(super) const NO_HASHES: &str = "DisableSmartMatchingEmailHashCreation";
+/// `resolvesimilarunresolvedemailaddress`, for [`is_on`].
+pub(super) const RESOLVE_SIMILAR: &str = "resolvesimilarunresolvedemailaddress";
 
 /// The id of the organization; made up the first time.
 pub(super) fn organization_id(conn: &Connection, fresh: impl FnOnce() -> Uuid) -> DbResult<Uuid> {
@@ -54,7 +86,12 @@ pub(super) fn list(conn: &Connection) -> DbResult<Vec<Setting>> {
     let (now, default) = (object(&read(conn)?)?, object(&OrganizationSettings::default())?);
     Ok(default
         .into_iter()
-        .map(|(name, default)| Setting { value: now.get(&name).unwrap_or(&default).clone(), name, default })
+        .map(|(name, default)| Setting {
+            value: now.get(&name).unwrap_or(&default).clone(),
+            choices: choices(&name),
+            name,
+            default,
+        })
         .collect())
 }
 
@@ -105,7 +142,14 @@ pub fn changed(before: &OrganizationSettings, name: &str, text: &str) -> Result<
             .filter(|t| !t.is_empty())
             .map(|t| Value::String(t.to_owned()))
             .collect(),
-        _ => Value::String(text.to_owned()),
+        // a choice is spelled in lower case; what is no choice keeps its letters
+        _ => match choices(&name) {
+            Some(choices) if choices.iter().any(|c| c.eq_ignore_ascii_case(text)) => {
+                Value::String(text.to_ascii_lowercase())
+            }
+            Some(choices) => return Err(wrong(&format!("give one of {}", choices.join(", "))).into()),
+            None => Value::String(text.to_owned()),
+        },
     };
     map.insert(name.clone(), value);
     let mut after: OrganizationSettings = serde_json::from_value(Value::Object(map))
@@ -113,10 +157,13 @@ pub fn changed(before: &OrganizationSettings, name: &str, text: &str) -> Result<
     for extension in &mut after.blocked_attachments {
         *extension = extension.trim_start_matches('.').to_lowercase();
     }
+    for id in &mut after.trusted_authserv_ids {
+        *id = id.to_lowercase();
+    }
     if name == "hashfilterkeywords"
         && let Some(problem) = SmartHasher::new(&after).problem()
     {
-        return Err(wrong(problem).into());
+        return Err(wrong(problem));
     }
     if after.tracking_prefix != before.tracking_prefix {
         after.tracking_prefix_history.retain(|p| *p != before.tracking_prefix && *p != after.tracking_prefix);
@@ -130,7 +177,8 @@ pub fn changed(before: &OrganizationSettings, name: &str, text: &str) -> Result<
 pub(super) fn get(conn: &Connection, name: &str) -> DbResult<Setting> {
     let (now, default) = (object(&read(conn)?)?, object(&OrganizationSettings::default())?);
     let name = canonical(&default, name)?;
-    Ok(Setting { value: now[&name].clone(), default: default[&name].clone(), name })
+    let (value, default) = (now[&name].clone(), default[&name].clone());
+    Ok(Setting { value, default, choices: choices(&name), name })
 }
 
 /// The name as it is spelled; an error that lists the names when there is no such setting.
@@ -172,6 +220,37 @@ fn check(s: &OrganizationSettings) -> Result<(), Error> {
     range("MaximumSubjectLengthOnMailServer", s.maximum_subject_length_on_mail_server.into(), 255, 400)?;
     range("smartmatchingwindowdays", s.smart_matching_window_days.into(), 1, 3650)?;
     range("loopwindowminutes", s.loop_window_minutes.into(), 1, 1440)?;
+    for (name, limit) in [
+        ("looplimitpersender", s.loop_limit_per_sender),
+        ("looplimitperpair", s.loop_limit_per_pair),
+        ("looplimitperrecord", s.loop_limit_per_record),
+    ] {
+        range(name, limit.into(), 0, 1_000_000)?;
+    }
+    for (name, list) in [
+        ("trackingprefixhistory", &s.tracking_prefix_history),
+        ("blockedattachments", &s.blocked_attachments),
+        ("trustedauthservids", &s.trusted_authserv_ids),
+    ] {
+        if list.len() > MAX_ITEMS {
+            let what = format!("{name} has {} items; at most {MAX_ITEMS} are allowed", list.len());
+            return Err(Error::new(ErrorKind::Invalid, what));
+        }
+    }
+    for id in &s.trusted_authserv_ids {
+        let bad = |c: char| c.is_whitespace() || c.is_control() || matches!(c, ';' | '"' | '(' | ')' | ',');
+        if id.is_empty() || id.len() > 255 || id.contains(bad) {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("trustedauthservids has {id:?}, which is not the name of a mail server"),
+            )
+            .with_hint("take what stands first in its Authentication-Results fields (RFC 8601 2.5), such as mx.example.com"));
+        }
+    }
+    if s.hash_filter_keywords.len() > MAX_PATTERN {
+        let what = format!("hashfilterkeywords is longer than {MAX_PATTERN} bytes");
+        return Err(Error::new(ErrorKind::Invalid, what));
+    }
     range(
         "SSSForceFilteringMethodForUserMailboxes",
         s.force_filtering_method_for_user_mailboxes.into(),
@@ -190,4 +269,75 @@ fn object(settings: &OrganizationSettings) -> Result<Map<String, Value>, Error> 
 fn bad_row(name: &str, error: &serde_json::Error) -> Error {
     Error::new(ErrorKind::Damaged, format!("the setting {name} in the CRM file cannot be read: {error}"))
         .with_hint("set it again with `email-router crm settings set`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A setting that nobody wrote down is one that nobody finds.
+    #[test]
+    fn every_setting_is_documented_with_its_default() {
+        let text = include_str!("../../SETTINGS.md");
+        let mut rows = Vec::new();
+        for line in text.lines().filter(|line| line.starts_with("| `")) {
+            let mut cells = line.split(" | ");
+            let name = cells.next().unwrap_or_default().trim_start_matches("| ").trim_matches('`');
+            rows.push((name, cells.next().unwrap_or_default().trim_matches('`'), line));
+        }
+        let defaults = object(&OrganizationSettings::default()).unwrap();
+        for (name, default) in &defaults {
+            let row = rows.iter().find(|(n, ..)| n == name).unwrap_or_else(|| panic!("no row for {name}"));
+            let written = match default {
+                Value::String(t) if t.is_empty() => "empty".to_owned(),
+                // the default pattern has a character that a table cannot hold; the long list stands below the table
+                Value::String(t) => t.clone(),
+                Value::Array(items) if items.is_empty() => "empty".to_owned(),
+                Value::Array(_) => "see below".to_owned(),
+                other => other.to_string(),
+            };
+            assert_eq!(row.1, written, "{name}");
+            for choice in choices(name).unwrap_or_default() {
+                assert!(row.2.contains(&format!("`{choice}`")), "{name}: {choice}");
+            }
+        }
+        for (name, ..) in rows {
+            assert!(defaults.contains_key(name), "SETTINGS.md has {name}, which is no setting");
+        }
+        for extension in OrganizationSettings::default().blocked_attachments {
+            assert!(text.contains(&format!("{extension};")), "{extension}");
+        }
+    }
+
+    #[test]
+    fn switches_that_are_read_alone_are_off_by_default() {
+        let defaults = object(&OrganizationSettings::default()).unwrap();
+        for name in [NO_HASHES, RESOLVE_SIMILAR] {
+            assert_eq!(defaults[name], Value::Bool(false), "{name}");
+        }
+    }
+
+    #[test]
+    fn choices_are_what_the_settings_take() {
+        let mut map = object(&OrganizationSettings::default()).unwrap();
+        for name in map.keys().cloned().collect::<Vec<_>>() {
+            let usual = map[&name].clone();
+            for choice in choices(&name).unwrap_or_default() {
+                map.insert(name.clone(), Value::from(*choice));
+                serde_json::from_value::<OrganizationSettings>(Value::Object(map.clone())).unwrap();
+            }
+            if choices(&name).is_some() {
+                map.insert(name.clone(), Value::from("nonsense"));
+                assert!(serde_json::from_value::<OrganizationSettings>(Value::Object(map.clone())).is_err());
+            } else if usual.is_string() {
+                // what takes any text is no choice that was forgotten here
+                map.insert(name.clone(), Value::from("nonsense"));
+                assert!(
+                    serde_json::from_value::<OrganizationSettings>(Value::Object(map.clone())).is_ok(),
+                    "{name}"
+                );
+            }
+            map.insert(name, usual);
+        }
+    }
 }

@@ -220,9 +220,9 @@ impl Shift {
         let mut last = 0;
         while let Some(mut batch) = writer.next_batch(last) {
             last = batch.len();
-            // who made a request that panics is told like the others of its batch, and who waits is served all the same
-            let outcome = catch_unwind(AssertUnwindSafe(|| writer.commit(&conn, &mut batch)))
-                .unwrap_or_else(|_| Err(stopped().into()));
+            // a request that panics must not take those with it that come after it: its caller may ask again before this unwinds
+            let work = AssertUnwindSafe(|| writer.commit(&conn, &mut batch));
+            let Ok(outcome) = catch_unwind(work) else { continue };
             if outcome.is_err() && !conn.is_autocommit() {
                 // when even this fails, the next batch tries again before it begins
                 let _ = run(&conn, "ROLLBACK");

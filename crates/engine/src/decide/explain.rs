@@ -6,8 +6,11 @@ use email_router_crm::ParticipationType;
 
 use crate::record::{DecisionRecord, Verdict};
 
+/// So many parties are shown; the others stand in the record itself.
+const MAX_PARTIES: usize = 20;
+
 impl fmt::Display for DecisionRecord {
-    /// Several lines: what the message is, what was decided and why, then every step. Text from the message has no control characters
+    /// Several lines: what the message is, what was decided and why, who the parties are, then every step. Text from the message has no control characters
     /// in it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = match self.verdict {
@@ -34,15 +37,6 @@ impl fmt::Display for DecisionRecord {
             line(f, "queue item", Some(queue))?;
         }
         line(f, "automatic", self.automatic.as_ref())?;
-        for party in &self.parties {
-            let field = match party.field {
-                ParticipationType::Sender => "party from",
-                ParticipationType::To => "party to",
-                ParticipationType::Cc => "party cc",
-                ParticipationType::Bcc => "party bcc",
-            };
-            line(f, field, Some(format!("{}: {}", party.address, party.why)))?;
-        }
         if let Some(written) = &self.written {
             line(
                 f,
@@ -58,6 +52,21 @@ impl fmt::Display for DecisionRecord {
             line(f, "category", written.category.as_ref())?;
             line(f, "subcategory", written.subcategory.as_ref())?;
             line(f, "new record", written.new_sender.as_ref())?;
+        }
+        if !self.parties.is_empty() {
+            writeln!(f, "  parties")?;
+        }
+        for party in self.parties.iter().take(MAX_PARTIES) {
+            let field = match party.field {
+                ParticipationType::Sender => "from",
+                ParticipationType::To => "to",
+                ParticipationType::Cc => "cc",
+                ParticipationType::Bcc => "bcc",
+            };
+            writeln!(f, "    {field:<4} {}", party.why)?;
+        }
+        if let Some(more) = self.parties.len().checked_sub(MAX_PARTIES).filter(|more| *more > 0) {
+            writeln!(f, "    and {more} more")?;
         }
         if !self.steps.is_empty() {
             writeln!(f, "  steps")?;

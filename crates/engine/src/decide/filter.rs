@@ -61,7 +61,11 @@ pub(super) fn accept<'v>(
                 sender.record.as_ref().map(|_| ReasonCode::SenderMatch)
             }
         };
-        let forced = if filter == mailbox.filter { "" } else { " (forced)" };
+        let forced = match filter == mailbox.filter {
+            true => "",
+            false if view.settings().do_not_auto_track_email => " (DoNotAutoTrackEmail)",
+            false => " (forced)",
+        };
         let who = mailbox.address.as_ref().map_or_else(|| mailbox.name.clone(), ToString::to_string);
         let verdict = match reason {
             Some(ReasonCode::AcceptAll) => "accepts".to_owned(),

@@ -6,9 +6,10 @@
 //! | file | what |
 //! |---|---|
 //! | `recipients.rs` | which users and queues the message is for |
+//! | `rights.rs`, `internal.rs` | rights-managed mail, mail between users |
 //! | `filter.rs` | the five filters |
 //! | `correlate/`, `trust.rs` | which e-mail it answers, and whether the sender is who he says |
-//! | `parties.rs` | who the addresses are |
+//! | `parties.rs`, `unknown.rs` | who the addresses are; a record for an unknown sender |
 //! | `owner.rs`, `queues.rs` | who owns it, where it is queued |
 //! | `view.rs` | settings and mailboxes of the organization |
 //! | `explain.rs` | the decision record as text |
@@ -16,20 +17,23 @@
 mod correlate;
 mod explain;
 mod filter;
+mod internal;
 mod owner;
 mod parties;
 mod queues;
 mod recipients;
 mod release;
 mod report;
+mod rights;
 pub mod trust;
+mod unknown;
 mod view;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use email_router_crm::{
-    AutomaticMail, CorrelationMethod, CrmClient, CrmMailbox, DeliveryReport, IncomingEmail, Party,
+    AutomaticMail, CorrelationMethod, CrmClient, CrmMailbox, DeliveryReport, IncomingEmail, NewSender, Party,
 };
 use email_router_model::{ActivityId, Direction, EmailAddress, Mailbox, RecordRef};
 use tokio::time::Instant;
@@ -93,6 +97,8 @@ pub struct Decision {
     pub correlation_method: CorrelationMethod,
     /// Sender first, then recipients; empty unless it is delivered.
     pub parties: Vec<Party>,
+    /// The record that is created for an unknown sender; a party refers to it.
+    pub new_sender: Option<NewSender>,
     /// Owner of the activity.
     pub owner: Option<RecordRef>,
     /// Queues that get an item.
@@ -164,6 +170,17 @@ impl Decider {
         mailbox: &MailboxContext<'_>,
         message: &Message,
     ) -> Result<Decision> {
+        self.judge(view, mailbox, message, false).await
+    }
+
+    /// As [`Decider::decide`]; `released`: a person tracks the message by hand, which does not change the verdict.
+    async fn judge(
+        &self,
+        view: &OrganizationView,
+        mailbox: &MailboxContext<'_>,
+        message: &Message,
+        released: bool,
+    ) -> Result<Decision> {
         let mut trace = Trace::new(self.timed);
         for defect in &message.defects {
             trace.step("read", defect.as_str());
@@ -176,6 +193,7 @@ impl Decider {
             );
         }
         let mut draft = self.draft(view, mailbox, message, own.as_ref());
+        draft.released = released;
         if let Some(Automatic { kind, evidence }) = &draft.automatic {
             trace.step("automatic mail", format!("{}: {evidence}", kind.as_str()));
         }
@@ -195,7 +213,8 @@ impl Decider {
             return Ok(draft.discard(ReasonCode::InvalidSender, because, trace));
         };
         // 2: not there already
-        if let Some(existing) = self.duplicate(&draft, &mut trace).await? {
+        let known = self.known(&draft, &mut trace).await?;
+        if let Some(existing) = known.received {
             let mut decision =
                 draft.discard(ReasonCode::Duplicate, format!("the CRM has it already as {existing}"), trace);
             decision.activity_id = Some(existing);
@@ -209,8 +228,14 @@ impl Decider {
         if let Some(because) = draft.refused_as_automatic() {
             return Ok(draft.discard(ReasonCode::Unknown, because, trace));
         }
+        if view.settings().restrict_irm_email_items && rights::is_rights_managed(message) {
+            trace
+                .step("rights", "it is rights-managed, and such mail is not tracked (RestrictIRMEmailItems)");
+            let because = "it is rights-managed (RestrictIRMEmailItems)".to_owned();
+            return Ok(draft.discard(ReasonCode::Unknown, because, trace));
+        }
         // 3, 4: for a user or queue
-        let resolved = self.resolve(message, from).await?;
+        let resolved = self.resolve(view, message, from).await?;
         let recipients = recipients::recipients(view, mailbox, message, &resolved, &mut trace);
         if recipients.mailboxes.is_empty() {
             let because = "no recipient is a user or queue that gets its mail through the router".to_owned();
@@ -219,7 +244,16 @@ impl Decider {
         let mailbox_owner = recipients.read.and_then(owner::mailbox_owner);
         let sender = parties::sender(&resolved, from, mailbox_owner, view.settings());
         trace.step("sender", sender.how.as_str());
-        // 5: mail between users is evaluated like any other, which is Microsoft's default (crm-contract.md 7.5)
+        if view.settings().override_v5_sender_conflict_resolution && resolved.count(from) > 1 {
+            let because = "several records have the sender's address (OverrideV5SenderConflictResolution)";
+            return Ok(draft.discard(ReasonCode::NoCorrelationMatch, because.to_owned(), trace));
+        }
+        // 5: not mail between users, where the organization ignores that
+        let (settings, sent) = (view.settings(), known.sent);
+        let internal = internal::refusal(settings, from, &sender, &resolved, &recipients, sent, &mut trace);
+        if let Some(because) = internal {
+            return Ok(draft.discard(ReasonCode::InternalEmailReject, because, trace));
+        }
         // 6: what it answers, unless no filter asks
         let question = self.question(&draft, &sender, &resolved);
         let deciding = filter::deciding(view, &recipients);
@@ -238,31 +272,41 @@ impl Decider {
             None => correlate::correlate(&question, &*self.index, &mut trace).await?,
         };
         let why = (reason, accepted_because(accepting, reason));
-        Ok(draft.deliver(why, Some(accepting), &question, &recipients, correlation, trace))
+        Ok(draft.deliver(why, Some(accepting), (from, &question), &recipients, correlation, trace))
     }
 
-    /// The activity this message already is: by its derived id, or an incoming e-mail with its Message-ID that another program made.
-    async fn duplicate(&self, draft: &Draft<'_>, trace: &mut Trace) -> Result<Option<ActivityId>> {
+    /// The e-mails this message already is: the received one by its derived id, or with its Message-ID where another program made it; the sent
+    /// one with its Message-ID. The sent one is not looked for where the received one has the derived id.
+    async fn known(&self, draft: &Draft<'_>, trace: &mut Trace) -> Result<Known> {
+        let mut known = Known::default();
         let Some(id) = draft.activity_id else {
             trace.step("duplicate", "no Message-ID; not known before the whole message is read");
-            return Ok(None);
+            return Ok(known);
         };
         if self.crm.exists(&id).await? {
             trace.step("duplicate", format!("{id} exists"));
-            return Ok(Some(id));
+            known.received = Some(id);
+            return Ok(known);
         }
         let message_id = draft.own.map(|own| &own.message_id).or(draft.message.message_id.as_ref());
         if let Some(message_id) = message_id {
             let found = self.index.by_message_ids(std::slice::from_ref(message_id)).await?;
             // the sent copy of the same message is another e-mail (crm-contract.md 7.4)
-            let same = found.iter().filter(|e| !e.outgoing && e.message_id.as_ref() == Some(message_id));
-            if let Some(existing) = same.map(|e| (e.created_on, e.activity_id)).max() {
-                trace.step("duplicate", format!("the incoming e-mail {} has this Message-ID", existing.1));
-                return Ok(Some(existing.1));
+            let newest = |outgoing: bool| {
+                let same = found
+                    .iter()
+                    .filter(|e| e.outgoing == outgoing && e.message_id.as_ref() == Some(message_id));
+                same.map(|e| (e.created_on, e.activity_id)).max().map(|(_, id)| id)
+            };
+            known.sent = newest(true);
+            if let Some(existing) = newest(false) {
+                trace.step("duplicate", format!("the incoming e-mail {existing} has this Message-ID"));
+                known.received = Some(existing);
+                return Ok(known);
             }
         }
         trace.step("duplicate", "no incoming e-mail with this identity");
-        Ok(None)
+        Ok(known)
     }
 
     fn draft<'a>(
@@ -280,6 +324,7 @@ impl Decider {
             activity_id: self.activity_id(view, message),
             automatic: message.automatic(),
             report: None,
+            released: false,
         }
     }
 
@@ -299,16 +344,40 @@ impl Decider {
     }
 
     /// All addresses of the message in one call.
-    async fn resolve(&self, message: &Message, from: &EmailAddress) -> Result<Resolved> {
+    async fn resolve(
+        &self,
+        view: &OrganizationView,
+        message: &Message,
+        from: &EmailAddress,
+    ) -> Result<Resolved> {
         let mut seen = HashSet::new();
-        let addresses: Vec<EmailAddress> = std::iter::once(from)
+        let mut addresses: Vec<EmailAddress> = std::iter::once(from)
             .chain(message.recipients().filter_map(|p| p.address.as_ref()))
             .filter(|a| seen.insert(a.key()))
             .cloned()
             .collect();
+        let named = addresses.len();
+        if view.settings().plus_addressing {
+            let bases: Vec<EmailAddress> =
+                addresses.iter().filter_map(EmailAddress::without_detail).collect();
+            addresses.extend(bases.into_iter().filter(|a| seen.insert(a.key())));
+        }
         let answer = self.crm.resolve(&addresses).await?;
-        Ok(Resolved::new(&addresses, answer))
+        let mut resolved = Resolved::new(&addresses, answer);
+        if view.settings().plus_addressing {
+            resolved.without_details(&addresses[..named]);
+        }
+        Ok(resolved)
     }
+}
+
+/// What is in the CRM of a message that is decided about.
+#[derive(Debug, Default)]
+struct Known {
+    /// It was received before.
+    received: Option<ActivityId>,
+    /// It was sent from the CRM.
+    sent: Option<ActivityId>,
 }
 
 /// The sender's address if it has the form `x@y.z` (`crm-contract.md` 7.3), or names a host by its number.
@@ -405,7 +474,7 @@ impl Decision {
             subcategory: content.subcategory,
             conversation_id: message.conversation_id.clone(),
             smart: email_router_crm::SmartHashes::default(),
-            new_sender: None,
+            new_sender: self.new_sender,
         }
     }
 }
@@ -449,9 +518,14 @@ struct Draft<'a> {
     activity_id: Option<ActivityId>,
     automatic: Option<Automatic>,
     report: Option<DeliveryReport>,
+    /// A person tracks it by hand.
+    released: bool,
 }
 
 impl Draft<'_> {
+    /// At most this many parties stand in the decision record.
+    const MAX_PARTIES_SHOWN: usize = 200;
+
     /// Why automatic mail of this kind is not tracked; `None` when it is.
     fn refused_as_automatic(&self) -> Option<String> {
         let Automatic { kind, evidence } = self.automatic.as_ref()?;
@@ -475,17 +549,35 @@ impl Draft<'_> {
         &self,
         (reason, because): (ReasonCode, String),
         accepting: Option<&CrmMailbox>,
-        question: &Question<'_>,
+        (from, question): (&EmailAddress, &Question<'_>),
         recipients: &Recipients<'_>,
         correlation: Correlation,
         mut trace: Trace,
     ) -> Decision {
         let Question { sender, resolved, .. } = *question;
+        let (view, message) = (self.view, self.message);
+        let created = unknown::table(view, message, from, resolved, self.released, &mut trace)
+            .map(|table| RecordRef::derive(view.id(), table, from));
+        let parties = parties::parties(message, (from, sender), resolved, created.as_ref(), view.settings());
+        if parties.len() > Self::MAX_PARTIES_SHOWN {
+            let shown = Self::MAX_PARTIES_SHOWN;
+            trace
+                .step("parties", format!("{} parties, of which the first {shown} are listed", parties.len()));
+        }
         let owner =
             owner::owner(self.view, &recipients.mailboxes, correlation.counting(), sender, &mut trace);
         let queues = queues::queues(self.view, recipients, &mut trace);
         let mut decision = self.end(Verdict::Deliver, reason, because, trace);
-        decision.parties = parties::parties(self.message, sender, resolved, self.view.settings());
+        let (parties, noted): (Vec<_>, Vec<_>) = parties.into_iter().unzip();
+        decision.record.parties = noted;
+        decision.record.parties.truncate(Self::MAX_PARTIES_SHOWN);
+        decision.new_sender = created.map(|record| NewSender {
+            record,
+            name: parties.first().and_then(|p| p.name.clone()).unwrap_or_else(|| from.to_string()),
+            address: from.clone(),
+            owner: owner.clone(),
+        });
+        decision.parties = parties;
         decision.is_duplicate_sender_unresolved = sender.is_duplicate_unresolved;
         decision.accepting = accepting.map(|a| a.record.clone());
         decision.record.owner.clone_from(&owner);
@@ -532,6 +624,7 @@ impl Draft<'_> {
             hit: None,
             correlation_method: CorrelationMethod::None,
             parties: Vec::new(),
+            new_sender: None,
             owner: None,
             queues: Vec::new(),
             accepting: None,

@@ -6,6 +6,7 @@ use email_router_crm::{OrganizationSettings, ParticipationType, Party, Resolutio
 use email_router_model::{EmailAddress, RecordRef};
 
 use crate::message::{Message, Participant};
+use crate::record::PartyRecord;
 
 /// More records than this for one address are too many to choose from (`crm-contract.md` 9.1).
 const TOO_MANY: usize = 100;
@@ -22,6 +23,8 @@ struct Rows {
     /// In the order of preference that does not depend on the message.
     rows: Vec<Resolution>,
     too_many: bool,
+    /// The address they were found under, where it is not the one that was asked for.
+    under: Option<EmailAddress>,
 }
 
 impl Resolved {
@@ -32,9 +35,33 @@ impl Resolved {
             rows.retain(|r| r.active || r.record.table != "systemuser");
             rows.sort_by(|a, b| static_rank(a).cmp(&static_rank(b)));
             rows.dedup_by(|a, b| a.record == b.record);
-            (address.key(), Rows { rows, too_many })
+            (address.key(), Rows { rows, too_many, under: None })
         });
         Self { rows: rows.collect() }
+    }
+
+    /// Looks again for those of these addresses that no record has: without what stands behind a `+` (`plusaddressing`). What the
+    /// shorter ones are must be part of the answer.
+    pub(super) fn without_details(&mut self, addresses: &[EmailAddress]) {
+        for address in addresses {
+            let Some(base) = address.without_detail().filter(|_| self.count(address) == 0) else { continue };
+            let Some(found) = self.rows.get(&base.key()).filter(|r| !r.rows.is_empty()) else { continue };
+            let (rows, too_many) = (found.rows.clone(), found.too_many);
+            self.rows.insert(address.key(), Rows { rows, too_many, under: Some(base) });
+        }
+    }
+
+    /// How many records have this address; 101 stands for more than 100.
+    pub(super) fn count(&self, address: &EmailAddress) -> usize {
+        self.rows.get(&address.key()).map_or(0, |r| if r.too_many { TOO_MANY + 1 } else { r.rows.len() })
+    }
+
+    /// The address as a person is to read it: with the one its records were found under, where that is another.
+    fn shown(&self, address: &EmailAddress) -> String {
+        match self.rows.get(&address.key()).and_then(|r| r.under.as_ref()) {
+            Some(base) => format!("{address} (as {base})"),
+            None => address.to_string(),
+        }
     }
 
     /// All records with this address; nothing when there are too many.
@@ -112,19 +139,20 @@ pub(super) fn sender(
         is_duplicate_unresolved: false,
         how,
     };
+    let shown = resolved.shown(address);
     if resolved.too_many(address) {
-        return unresolved(format!("more than {TOO_MANY} records have the address {address}: unresolved"));
+        return unresolved(format!("more than {TOO_MANY} records have the address {shown}: unresolved"));
     }
     let rows = resolved.of(address);
     match rows {
-        [] => return unresolved(format!("no record has the address {address}: unresolved")),
+        [] => return unresolved(format!("no record has the address {shown}: unresolved")),
         // the only one, whatever its state
-        [one] => return chosen(one, format!("{address} is {} {:?}", one.record, one.name)),
+        [one] => return chosen(one, format!("{shown} is {} {:?}", one.record, one.name)),
         _ => {}
     }
     if settings.unresolve_sender_in_case_of_multiple_match {
         let mut sender = unresolved(format!(
-            "{} records have the address {address}: unresolved (UnresolveSenderInCaseOfMultipleMatch)",
+            "{} records have the address {shown}: unresolved (UnresolveSenderInCaseOfMultipleMatch)",
             rows.len()
         ));
         sender.is_duplicate_unresolved = true;
@@ -141,7 +169,7 @@ pub(super) fn sender(
             chosen(
                 row,
                 format!(
-                    "{} records have the address {address}; {} {:?} chosen: {why}",
+                    "{} records have the address {shown}; {} {:?} chosen: {why}",
                     rows.len(),
                     row.record,
                     row.name
@@ -149,27 +177,29 @@ pub(super) fn sender(
             )
         }
         None => {
-            unresolved(format!("{} records have the address {address}, all inactive: unresolved", rows.len()))
+            unresolved(format!("{} records have the address {shown}, all inactive: unresolved", rows.len()))
         }
     }
 }
 
-/// All parties: the sender, then every record of every recipient (`crm-contract.md` 9.2).
+/// All parties with how each was resolved: the sender, then every record of every recipient, whatever its state (`crm-contract.md` 9.2).
+/// `from` is the sender's address; `new` the record that is created for it.
 pub(super) fn parties(
     message: &Message,
-    sender: &Sender,
+    (from, sender): (&EmailAddress, &Sender),
     resolved: &Resolved,
+    new: Option<&RecordRef>,
     settings: &OrganizationSettings,
-) -> Vec<Party> {
+) -> Vec<(Party, PartyRecord)> {
     let mut parties = Vec::with_capacity(1 + message.to.len() + message.cc.len() + message.bcc.len());
-    // exactly one sender (crm-contract.md 5.2), also where From names nobody
-    let stand_in = Participant {
-        name: None,
-        address: Some(sender.address.clone()),
-        raw: sender.address.as_str().to_owned(),
+    let record = sender.record.clone().or_else(|| new.cloned());
+    let why = match new {
+        Some(new) => format!("{}, so {new} is created", sender.how),
+        None => sender.how.clone(),
     };
-    let from = message.from.as_ref().filter(|from| from.address.as_ref() == Some(&sender.address));
-    parties.push(party(ParticipationType::Sender, from.unwrap_or(&stand_in), sender.record.clone()));
+    // an e-mail has one sender also where the message names none, as when a person releases it
+    let nobody = Participant { name: None, address: Some(from.clone()), raw: from.to_string() };
+    parties.push(party(ParticipationType::Sender, message.from.as_ref().unwrap_or(&nobody), record, why));
     for (participation, list) in [
         (ParticipationType::To, &message.to),
         (ParticipationType::Cc, &message.cc),
@@ -177,18 +207,10 @@ pub(super) fn parties(
     ] {
         let mut seen = std::collections::HashSet::new();
         for participant in list {
-            let rows = participant.address.as_ref().map_or(&[][..], |a| resolved.of(a));
-            let several_stay_unresolved =
-                settings.unresolve_email_address_if_multiple_match && rows.len() > 1;
-            let records: Vec<Option<RecordRef>> = if rows.is_empty() || several_stay_unresolved {
-                vec![None]
-            } else {
-                rows.iter().map(|r| Some(r.record.clone())).collect()
-            };
-            for record in records {
+            for (record, why) in records(participant, from, resolved, new, settings) {
                 let key = (participant.address.as_ref().map(EmailAddress::key), record.clone());
                 if (key.0.is_some() || participant.name.is_some()) && (key.0.is_none() || seen.insert(key)) {
-                    parties.push(party(participation, participant, record));
+                    parties.push(party(participation, participant, record, why));
                 }
             }
         }
@@ -196,8 +218,57 @@ pub(super) fn parties(
     parties
 }
 
-fn party(participation: ParticipationType, from: &Participant, record: Option<RecordRef>) -> Party {
-    Party { participation, record, address: from.address.clone(), name: from.name.clone() }
+/// The records a recipient stands for, or none, and why.
+fn records(
+    participant: &Participant,
+    from: &EmailAddress,
+    resolved: &Resolved,
+    new: Option<&RecordRef>,
+    settings: &OrganizationSettings,
+) -> Vec<(Option<RecordRef>, String)> {
+    let Some(address) = &participant.address else {
+        return vec![(None, format!("{:?} is no address: unresolved", participant.raw))];
+    };
+    let shown = resolved.shown(address);
+    match resolved.of(address) {
+        [] if resolved.too_many(address) => {
+            vec![(None, format!("more than {TOO_MANY} records have the address {shown}: unresolved"))]
+        }
+        [] => match new.filter(|_| address == from) {
+            Some(new) => {
+                vec![(Some(new.clone()), format!("{shown} is the sender, for whom {new} is created"))]
+            }
+            None => vec![(None, format!("no record has the address {shown}: unresolved"))],
+        },
+        [one] => vec![(Some(one.record.clone()), format!("{shown} is {} {:?}", one.record, one.name))],
+        several if settings.unresolve_email_address_if_multiple_match => vec![(
+            None,
+            format!(
+                "{} records have the address {shown}: unresolved (unresolveemailaddressifmultiplematch)",
+                several.len()
+            ),
+        )],
+        several => {
+            let why =
+                |r: &Resolution| format!("{shown} is {} {:?}, one of {}", r.record, r.name, several.len());
+            several.iter().map(|r| (Some(r.record.clone()), why(r))).collect()
+        }
+    }
+}
+
+fn party(
+    participation: ParticipationType,
+    from: &Participant,
+    record: Option<RecordRef>,
+    why: String,
+) -> (Party, PartyRecord) {
+    let noted = PartyRecord {
+        field: participation,
+        address: from.address.as_ref().map_or_else(|| from.raw.clone(), ToString::to_string),
+        record: record.clone(),
+        why,
+    };
+    (Party { participation, record, address: from.address.clone(), name: from.name.clone() }, noted)
 }
 
 #[cfg(test)]

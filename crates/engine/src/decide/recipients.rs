@@ -19,8 +19,12 @@ pub(super) struct Recipients<'v> {
     pub(super) read: Option<&'v CrmMailbox>,
 }
 
-/// The filter that applies to a mailbox.
+/// The filter that applies to a mailbox: none for a user where nothing is tracked automatically (`DoNotAutoTrackEmail`), else the one that is
+/// forced on users, else its own.
 pub(super) fn effective_filter(view: &OrganizationView, mailbox: &CrmMailbox) -> FilteringMethod {
+    if mailbox.kind == MailboxKind::User && view.settings().do_not_auto_track_email {
+        return FilteringMethod::None;
+    }
     let forced = u8::try_from(view.settings().force_filtering_method_for_user_mailboxes)
         .ok()
         .and_then(FilteringMethod::from_code);
@@ -51,6 +55,12 @@ pub(super) fn recipients<'v>(
     let mut seen_addresses: HashSet<String> = HashSet::new();
     let mut seen_records = HashSet::new();
     let mut not_found = 0usize;
+    // the address itself, then without what stands behind a plus sign
+    let forms = |address: &EmailAddress| {
+        let base = address.without_detail().filter(|_| settings.plus_addressing);
+        std::iter::once(address.clone()).chain(base).collect::<Vec<_>>()
+    };
+    let mut names_read = false;
     let mut accept = |mailbox: &'v CrmMailbox, address: &EmailAddress, trace: &mut Trace| {
         if !seen_records.insert(&mailbox.record) {
             return;
@@ -69,6 +79,8 @@ pub(super) fn recipients<'v>(
         if !seen_addresses.insert(address.key()) {
             continue;
         }
+        let forms = forms(address);
+        names_read |= forms.contains(&read.mailbox.address);
         let rows = resolved.of(address);
         if settings.unresolve_email_address_if_multiple_match && rows.len() > 1 {
             trace.step(
@@ -92,7 +104,7 @@ pub(super) fn recipients<'v>(
             }
         }
         // the address the mailbox is read under, where the CRM's record has another one
-        if *address == read.mailbox.address
+        if (*address == read.mailbox.address || (rows.is_empty() && forms.contains(&read.mailbox.address)))
             && !read.forwarded
             && let Some(mailbox) = read.record.as_ref().and_then(|r| view.mailbox(r))
         {
@@ -101,7 +113,8 @@ pub(super) fn recipients<'v>(
         }
         if !any {
             // disabled users never resolve; say so rather than "not found"
-            let known = view.mailboxes_at(address).find_map(|m| Some((m, view.not_served(m)?)));
+            let known = forms.iter().flat_map(|a| view.mailboxes_at(a));
+            let known = known.into_iter().find_map(|m| Some((m, view.not_served(m)?)));
             match known {
                 Some((mailbox, why)) => {
                     trace.step("recipients", format!("{address}: {} {:?} {why}", mailbox.kind, mailbox.name))
@@ -117,7 +130,7 @@ pub(super) fn recipients<'v>(
         );
     }
     let read_mailbox = mailbox_read(view, read);
-    if (read.forwarded || !seen_addresses.contains(&read.mailbox.address.key()))
+    if (read.forwarded || !names_read)
         && let Some(mailbox) = read_mailbox
         && !mailboxes.iter().any(|m| m.record == mailbox.record)
     {

@@ -83,6 +83,12 @@ struct Case {
     /// Message-IDs that this router delivered before, also when a person deleted them since.
     #[serde(default)]
     delivered: Vec<String>,
+    /// A person releases the message.
+    #[serde(default)]
+    release: bool,
+    /// So many further contacts with this address.
+    #[serde(default)]
+    crowd: HashMap<String, usize>,
     header: Vec<String>,
     /// The id of the conversation that the mail system gives with the message; not known with its header section alone.
     conversation_id: Option<String>,
@@ -108,6 +114,9 @@ struct Expect {
     requeue: Option<String>,
     existing: Option<String>,
     sender_ambiguous: Option<bool>,
+    /// `table address name of owner` of the record that is created for the sender; `""`, and where it is not said: none.
+    #[serde(default)]
+    new_sender: String,
     /// A text that some step must contain.
     step: Option<String>,
 }
@@ -142,7 +151,7 @@ impl TableCrm {
             .map(|(n, r)| (r.name.clone(), RecordRef::new(r.table.clone(), Uuid::from_u128(n))))
             .collect();
         let reference = |name: &String| names.get(name).unwrap_or_else(|| panic!("no record {name}")).clone();
-        let records = table
+        let mut records: Vec<(Resolution, Vec<EmailAddress>)> = table
             .records
             .iter()
             .map(|r| {
@@ -156,6 +165,18 @@ impl TableCrm {
                 (resolution, r.addresses.iter().map(|a| a.parse().unwrap()).collect())
             })
             .collect();
+        for (address, count) in &case.crowd {
+            records.extend((0..*count).map(|n| {
+                let resolution = Resolution {
+                    record: RecordRef::new("contact", Uuid::from_u128(10_000 + n as u128)),
+                    name: format!("one of {count}"),
+                    owner: None,
+                    active: true,
+                    created_on: at(200),
+                };
+                (resolution, vec![address.parse().unwrap()])
+            }));
+        }
         let mailboxes = table
             .mailboxes
             .iter()
@@ -402,7 +423,11 @@ fn run(
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let (view, decision) = runtime.block_on(async {
         let view = OrganizationView::load(&*client).await.unwrap();
-        let decision = decider.decide(&view, &MailboxContext::new(&mailbox, record), message).await.unwrap();
+        let context = MailboxContext::new(&mailbox, record);
+        let decision = match case.release {
+            true => decider.release(&view, &context, message).await.unwrap(),
+            false => decider.decide(&view, &context, message).await.unwrap(),
+        };
         (view, decision)
     });
     (decision, crm, view)
@@ -422,7 +447,8 @@ fn check(table: &Table, case: &Case) {
     let expect = &case.expect;
     assert_eq!(decision.reason.code(), expect.reason, "{text}");
     assert_eq!(decision.verdict == Verdict::Deliver, decision.reason.delivers(), "{text}");
-    assert!(crm.resolve_calls.load(Ordering::SeqCst) <= 1, "{text}");
+    let decisions = if case.release { 2 } else { 1 };
+    assert!(crm.resolve_calls.load(Ordering::SeqCst) <= decisions, "{text}");
     let record_name = |r: &Option<RecordRef>| r.as_ref().map_or_else(String::new, |r| crm.name_of(r));
     if let Some(hit) = &expect.hit {
         let found = decision.hit.as_ref().map_or_else(String::new, |h| crm.email_name(h.email.activity_id));
@@ -468,7 +494,20 @@ fn check(table: &Table, case: &Case) {
         assert!(decision.into_email(&view, &message, Content::default()).is_err(), "{text}");
         return;
     }
+    let noted = decision.record.parties.clone();
     let email = decision.into_email(&view, &message, Content::default()).unwrap();
+    assert_eq!(noted.len(), email.parties.len(), "{text}");
+    for (noted, party) in noted.iter().zip(&email.parties) {
+        assert_eq!((noted.field, &noted.record), (party.participation, &party.record), "{text}");
+        assert!(noted.why.contains(&noted.address), "{text}");
+    }
+    let new = email.new_sender.as_ref();
+    let made = new.map(|n| {
+        assert_eq!(email.parties[0].record.as_ref(), Some(&n.record), "{text}");
+        assert_eq!(n.record, RecordRef::derive(view.id(), &n.record.table, &n.address), "{text}");
+        format!("{} {} {} of {}", n.record.table, n.address, n.name, record_name(&n.owner))
+    });
+    assert_eq!(made.unwrap_or_default(), expect.new_sender, "{text}");
     if let Some(method) = expect.method {
         assert_eq!(email.correlation_method.code(), method, "{text}");
     }
@@ -488,7 +527,11 @@ fn check(table: &Table, case: &Case) {
             .iter()
             .map(|p| {
                 let address = p.address.as_ref().map_or("-", EmailAddress::as_str);
-                let record = p.record.as_ref().map_or_else(|| "-".to_owned(), |r| crm.name_of(r));
+                let record = match &p.record {
+                    Some(record) if new.is_some_and(|n| n.record == *record) => "new".to_owned(),
+                    Some(record) => crm.name_of(record),
+                    None => "-".to_owned(),
+                };
                 format!("{} {record} {address}", format!("{:?}", p.participation).to_lowercase())
             })
             .collect();
@@ -544,6 +587,10 @@ fn a_thousand_recipients_do_not_hide_the_rest() {
     assert_eq!((decision.reason, decision.parties.len()), (ReasonCode::AcceptAll, 1001));
     assert!(decision.record.steps.len() < 70, "{}", decision.record.steps.len());
     assert_eq!(decision.record.steps.last().unwrap().rule, "owner");
+    assert_eq!(decision.record.parties.len(), 200);
+    let text = decision.record.to_string();
+    assert!(text.contains("parties: 1001 parties, of which the first 200 are listed"), "{text}");
+    assert!(text.contains("    and 180 more\n") && text.lines().count() < 120, "{text}");
     assert!(
         message.defects.iter().any(|d| d.contains("more recipients than the limit")),
         "{:?}",

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use email_router_crm::conformance::{Fixture, Seed};
+use email_router_crm::smart::SmartHasher;
 use email_router_crm::token::{TokenFormat, append_token};
 use email_router_crm::{
     Approval, Attachment, Claim, CrmClient, CrmMailbox, Delivered, DeliveryAction, DeliveryMethod,
     DeliveryReport, EmailLookup, EmailStatus, EmailSummary, Error, ErrorKind, FilteringMethod, IncomingEmail,
-    OrganizationSettings, OutgoingEmail, ParticipationType, Party, PendingEmail, PendingQuery, Priority,
-    RecipientReport, Resolution, Result, SendOutcome, SmartHashes,
+    NewSender, OrganizationSettings, OutgoingEmail, ParticipationType, Party, PendingEmail, PendingQuery,
+    Priority, RecipientReport, Resolution, Result, SendOutcome, SmartHashes,
 };
 use email_router_model::{
     ActivityId, Clock, EmailAddress, MailboxKind, ManualClock, MessageId, OrganizationId, RecordRef,
@@ -54,8 +55,10 @@ pub struct Email {
     pub conversation_index: Option<String>,
     pub conversation_id: Option<String>,
     pub smart: SmartHashes,
-    /// What was reported about each recipient; the last word.
-    pub reported: Vec<RecipientReport>,
+    /// What was reported about each recipient, and when; the last word.
+    pub reported: Vec<(RecipientReport, Timestamp)>,
+    /// Reports that were taken in.
+    pub reports: HashSet<String>,
 }
 
 type MakeError = Arc<dyn Fn() -> Error + Send + Sync>;
@@ -178,6 +181,7 @@ impl MemoryCrm {
             conversation_id: None,
             smart: SmartHashes::default(),
             reported: Vec::new(),
+            reports: HashSet::new(),
         });
         Ok(id)
     }
@@ -267,6 +271,37 @@ impl MemoryCrm {
 }
 
 impl Data {
+    fn create_sender(&mut self, new: &NewSender, now: Timestamp) -> Result<()> {
+        if !matches!(new.record.table.as_str(), "contact" | "lead") {
+            return Err(Error::new(ErrorKind::Invalid, "only a contact or a lead is created for a sender"));
+        }
+        if self.row(&new.record).is_some() {
+            return Ok(());
+        }
+        self.rows.push(Row {
+            mailbox: CrmMailbox {
+                record: new.record.clone(),
+                kind: MailboxKind::User,
+                name: new.name.replace(char::is_control, " "),
+                address: Some(new.address.clone()),
+                incoming: DeliveryMethod::None,
+                outgoing: DeliveryMethod::None,
+                approval: Approval::Empty,
+                filter: FilteringMethod::None,
+                owner: new.owner.clone(),
+                disabled: false,
+            },
+            is_mailbox: false,
+            created_on: now,
+        });
+        if self.settings.resolve_similar_unresolved_email_address {
+            let parties = self.emails.iter_mut().flat_map(|e| &mut e.parties);
+            for party in parties.filter(|p| p.record.is_none() && p.address.as_ref() == Some(&new.address)) {
+                party.record = Some(new.record.clone());
+            }
+        }
+        Ok(())
+    }
     fn row(&self, record: &RecordRef) -> Option<&Row> {
         self.rows.iter().find(|r| r.mailbox.record == *record)
     }
@@ -395,6 +430,9 @@ impl CrmClient for MemoryCrm {
             if senders.count() != 1 {
                 return Err(Error::new(ErrorKind::Invalid, "an e-mail has one sender"));
             }
+            if let Some(new) = &email.new_sender {
+                data.create_sender(new, now)?;
+            }
             data.emails.push(Email {
                 id: email.activity_id,
                 outgoing: false,
@@ -419,8 +457,12 @@ impl CrmClient for MemoryCrm {
                 in_doubt: false,
                 conversation_index: email.conversation_index.clone(),
                 conversation_id: email.conversation_id.clone(),
-                smart: email.smart.clone(),
+                smart: match data.settings.disable_smart_matching_email_hash_creation {
+                    true => SmartHashes::default(),
+                    false => email.smart.clone(),
+                },
                 reported: Vec::new(),
+                reports: HashSet::new(),
             });
             data.add_queue_items(email);
             Ok(Delivered::Created)
@@ -514,18 +556,31 @@ impl CrmClient for MemoryCrm {
                 mail.subject = append_token(&mail.subject, &token, limit);
                 mail.token = Some(token);
             }
+            let mail = data.mail(id)?;
+            if !settings.disable_smart_matching_email_hash_creation {
+                let addresses = mail.parties.iter().filter_map(|p| p.address.as_ref());
+                mail.smart = SmartHasher::new(&settings).hashes(&mail.subject, addresses);
+            }
             data.outgoing(id)
         })
     }
     async fn record_delivery(&self, report: &DeliveryReport) -> Result<bool> {
         self.call("record_delivery", |data, _| {
             let mail = data.mail(&report.activity_id)?;
+            if !mail.reports.insert(report.report.clone()) {
+                return Ok(false);
+            }
             let before = mail.reported.clone();
             for new in &report.recipients {
-                match mail.reported.iter_mut().find(|old| old.address == new.address) {
-                    Some(old) if new.action != DeliveryAction::Delayed => *old = new.clone(),
-                    Some(_) => {}
-                    None => mail.reported.push(new.clone()),
+                let mut new = new.clone();
+                new.diagnostic = new.diagnostic.map(|d| d.replace(char::is_control, " "));
+                match mail.reported.iter_mut().find(|(old, _)| old.address == new.address) {
+                    None => mail.reported.push((new, report.at)),
+                    Some((_, at)) if report.at < *at => {}
+                    Some((old, _))
+                        if new.action == DeliveryAction::Delayed && old.action != DeliveryAction::Delayed => {
+                    }
+                    Some(old) => *old = (new, report.at),
                 }
             }
             Ok(mail.reported != before)
@@ -616,6 +671,9 @@ impl Fixture for Fresh {
     }
     async fn queue_items(&self, queue: &RecordRef) -> Result<Vec<ActivityId>> {
         Ok(self.0.data().queue_items.iter().filter(|(q, _)| *q == queue.id).map(|(_, id)| *id).collect())
+    }
+    async fn reported(&self, id: ActivityId) -> Result<Vec<RecipientReport>> {
+        Ok(self.0.email(id).reported.into_iter().map(|(report, _)| report).collect())
     }
     async fn status(&self, id: ActivityId) -> Result<EmailStatus> {
         Ok(self.0.email(id).status)

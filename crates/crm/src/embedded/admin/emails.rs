@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::super::delivery::{self, RecipientState};
 use super::super::error::DbResult;
 use super::super::lookup;
 use super::super::outgoing::{invalid, not_found};
@@ -140,6 +141,25 @@ pub struct EmailDetails {
     pub body_mime_type: String,
     /// Body.
     pub body: String,
+    /// The plain text beside an HTML body.
+    pub text_body: Option<String>,
+    /// `category`: what kind of automatic mail it is.
+    pub category: Option<String>,
+    /// `subcategory`: how it is protected.
+    pub subcategory: Option<String>,
+    /// The id of the conversation as the mail system counts it.
+    pub conversation_id: Option<String>,
+    /// What mail systems reported about the recipients of an e-mail that was sent.
+    pub delivery: Vec<RecipientState>,
+}
+
+/// How many parties [`Admin::resolve_party`](super::Admin::resolve_party) resolved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ResolvedParties {
+    /// In the e-mail itself.
+    pub here: u64,
+    /// In others, where `resolvesimilarunresolvedemailaddress` is on.
+    pub elsewhere: u64,
 }
 
 /// What a person decides about an e-mail of which nobody knows whether it was sent.
@@ -245,7 +265,9 @@ pub(super) fn show(conn: &Connection, id: ActivityId) -> DbResult<EmailDetails> 
             "SELECT messageid, inreplyto, emailreferences, conversationindex, correlationmethod, correlatedactivityid,
                parentactivityid, ownerid, owneridtype, acceptingentityid, acceptingentitytypecode, receivingmailboxid,
                receivingmailboxtypecode, submittedby, prioritycode, delayedemailsendtime, postponeemailprocessinguntil,
-               actualend, removedparts, mimetype, description FROM email WHERE activityid = ?1",
+               actualend, removedparts, mimetype, description, category, subcategory, textbody,
+               (SELECT conversationid FROM emailcorrelation c WHERE c.activityid = email.activityid)
+             FROM email WHERE activityid = ?1",
         )?
         .query_row([key], |r| {
             let references: Option<String> = r.get(2)?;
@@ -274,10 +296,16 @@ pub(super) fn show(conn: &Connection, id: ActivityId) -> DbResult<EmailDetails> 
                 queue_items: Vec::new(),
                 body_mime_type: r.get(19)?,
                 body: r.get(20)?,
+                category: r.get(21)?,
+                subcategory: r.get(22)?,
+                text_body: r.get(23)?,
+                conversation_id: r.get(24)?,
+                delivery: Vec::new(),
                 row: found,
             })
         })?;
     details.parties = lookup::parties(conn, id)?;
+    details.delivery = delivery::states(conn, id)?;
     let mut statement = conn.prepare_cached(
         "SELECT attachmentnumber, filename, mimetype, attachmentcontentid, filesize FROM activitymimeattachment
          WHERE objectid = ?1 ORDER BY attachmentnumber",

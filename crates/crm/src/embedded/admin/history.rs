@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::super::error::{DbError, DbResult};
 use super::super::sql::{Id, Time};
+use super::super::{hashes, outgoing, settings};
 use super::compose::{self, NewEmail, Recipient};
 use super::import::ImportReport;
 use crate::{EmailStatus, Error, ErrorKind, Priority};
@@ -147,6 +148,11 @@ fn one(conn: &Connection, row: &Row, now: Timestamp) -> DbResult<bool> {
         status.state_code(),
         sent.map(Time)
     ])?;
+    if status == EmailStatus::Sent {
+        // what waits gets its hashes when it is sent
+        let email = outgoing::outgoing(conn, id)?;
+        hashes::replace(conn, &settings::read(conn)?, (id, created), &email.subject, &email.parties)?;
+    }
     Ok(true)
 }
 

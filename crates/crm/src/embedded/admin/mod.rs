@@ -12,18 +12,18 @@ mod records;
 use std::io::Read;
 use std::sync::Arc;
 
-use email_router_model::{ActivityId, CapError, read_capped};
+use email_router_model::{ActivityId, CapError, EmailAddress, RecordRef, read_capped};
 use uuid::Uuid;
 
 use super::sql::random_id;
 use super::writer::Done;
-use super::{EmbeddedCrm, Setting, settings, tables};
+use super::{EmbeddedCrm, Setting, settings, tables, unresolved};
 use crate::{Attachment, Error, ErrorKind, OrganizationSettings, Result};
 
 pub use self::columns::{ColumnInfo, ColumnKind, TableInfo};
 pub use self::compose::{CreatedEmail, NewEmail, Recipient};
 pub use self::emails::{
-    AttachmentInfo, Decision, EmailDetails, EmailFilter, EmailRow, QueueItem, Statistics,
+    AttachmentInfo, Decision, EmailDetails, EmailFilter, EmailRow, QueueItem, ResolvedParties, Statistics,
 };
 pub use self::import::{ImportOptions, ImportProgress, ImportReport};
 pub use self::records::{Fields, Record, RecordFilter};
@@ -267,6 +267,31 @@ impl Admin {
     pub async fn delete_email(&self, id: ActivityId) -> Result<()> {
         let now = self.0.clock.now();
         self.0.write(move |conn| emails::delete(conn, id, now)).await
+    }
+
+    /// Makes `record` the party of an e-mail wherever `address` stands in it unresolved; with `resolvesimilarunresolvedemailaddress` of all other
+    /// e-mails too, 500 parties in a transaction (there, letter case counts for letters outside ASCII). The record need not have the
+    /// address. Fails when the e-mail has no such party; repeating a call that was interrupted ends what is left.
+    pub async fn resolve_party(
+        &self,
+        id: ActivityId,
+        address: &EmailAddress,
+        record: &RecordRef,
+    ) -> Result<ResolvedParties> {
+        let (wanted, to) = (address.clone(), record.clone());
+        let (here, similar) = self
+            .0
+            .write(move |conn| {
+                let here = unresolved::resolve(conn, id, &wanted, &to)?;
+                let similar = settings::is_on(conn, settings::RESOLVE_SIMILAR)?;
+                if here == 0 && !(similar && unresolved::is_party(conn, id, &wanted, &to)?) {
+                    return Err(unresolved::no_such_party(conn, id, &wanted)?.into());
+                }
+                Ok((here, similar))
+            })
+            .await?;
+        let elsewhere = if similar { self.0.resolve_similar(address, record).await? } else { 0 };
+        Ok(ResolvedParties { here, elsewhere })
     }
 
     /// Active items of a queue, oldest first.
