@@ -14,7 +14,7 @@ use email_router_engine::ports::{
     CrmIndex, Event, NoObserver, Observer, ProviderDirection, ProviderEvent, ProviderStatus,
 };
 use email_router_engine::router::{Plan, Router, RouterParts, RunReport};
-use email_router_engine::{DecisionRecord, IncomingSettings, StateStore};
+use email_router_engine::{DecisionRecord, IncomingSettings, ReferenceSigner, StateStore};
 use email_router_model::{
     Clock, Direction, EmailAddress, Entropy, Headers, Mailbox, MailboxId, RawMessage, RecordRef, SystemClock,
     SystemEntropy,
@@ -141,9 +141,13 @@ impl Service {
         lock_file.push(".lock");
         let state: Arc<dyn StateStore> = Arc::new(blocking(move || SqliteState::open(&state_file)).await??);
         let secrets = SecretStore::new(settings.router.secret_key_file.clone());
+        let (key_file, entropy) = (settings.router.reference_key_file.clone(), Arc::clone(&options.entropy));
+        let key = blocking(move || email_router_config::reference_key(&key_file, &*entropy)).await?;
+        let signer = ReferenceSigner::new(key.map_err(|e| Error::Request(e.to_string()))?)?;
         let mut organizations = Vec::new();
         for deployment in &settings.deployments {
-            organizations.push(organization(&settings, deployment, &secrets, &state, &options).await?);
+            organizations
+                .push(organization(&settings, deployment, &secrets, &state, &signer, &options).await?);
         }
         Ok(Self {
             path: path.to_owned(),
@@ -426,7 +430,7 @@ impl Service {
                     }
                     if needs_restart(&settings, &new) {
                         tracing::warn!(
-                            "deployments, StateFile or StatusListener changed: restart the router to take that over; the rest is taken over now"
+                            "deployments, StateFile, ReferenceKeyFile or StatusListener changed: restart the router to take that over; the rest is taken over now"
                         );
                     }
                     Some(Arc::new(new)).filter(|new| **new != *settings)
@@ -565,6 +569,7 @@ async fn organization(
     deployment: &Deployment,
     secrets: &SecretStore,
     state: &Arc<dyn StateStore>,
+    signer: &ReferenceSigner,
     options: &OpenOptions,
 ) -> Result<Organization> {
     let DeploymentTarget::Embedded { path } = &deployment.target else {
@@ -585,6 +590,7 @@ async fn organization(
         entropy: Arc::clone(&options.entropy),
         observer: Arc::clone(&options.observer),
         holder: options.holder.clone(),
+        signer: Some(signer.clone()),
     }));
     let listed = crm.mailboxes().await?;
     let assembled = assemble(settings, deployment, &listed, secrets);
@@ -598,6 +604,7 @@ fn needs_restart(old: &Settings, new: &Settings) -> bool {
     };
     targets(old) != targets(new)
         || old.router.state_file != new.router.state_file
+        || old.router.reference_key_file != new.router.reference_key_file
         || old.router.status_listener != new.router.status_listener
 }
 
