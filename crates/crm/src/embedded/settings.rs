@@ -107,7 +107,7 @@ pub(super) fn set(conn: &Connection, name: &str, text: &str) -> DbResult<Setting
     if name == "hashfilterkeywords"
         && let Some(problem) = SmartHasher::new(&after).problem()
     {
-        return Err(wrong(problem).into());
+        return Err(wrong(problem).into()); // what is refused here would quietly be replaced later
     }
     if after.tracking_prefix != before.tracking_prefix {
         after.tracking_prefix_history.retain(|p| *p != before.tracking_prefix && *p != after.tracking_prefix);
