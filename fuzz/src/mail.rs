@@ -8,9 +8,11 @@ use email_router_crm::OrganizationSettings;
 use email_router_crm::smart::SmartHasher;
 use email_router_crm::subject::{is_invisible, strip_prefixes, visible};
 use email_router_crm::token::{TokenFinder, TokenFormat, append_token};
-use email_router_engine::ParseCaps;
+use email_router_engine::decide::trust::sender_trust;
 use email_router_engine::message::Message;
-use email_router_model::{Classified, RawMessage, Scope};
+use email_router_engine::reference::Reference;
+use email_router_engine::{ParseCaps, ReferenceSigner};
+use email_router_model::{Classified, OrganizationId, RawMessage, Scope};
 use email_router_transport::import::mbox::{Mbox, Quoting, write_message};
 use email_router_transport::import::{ImportLimits, Imported, MessageSource};
 
@@ -38,6 +40,15 @@ pub fn message(data: &[u8]) {
     assert!(read.subject.chars().count() <= caps.max_subject_chars);
     assert!(!read.subject.contains(['\r', '\n', '\0']), "unsafe in a header: {:?}", read.subject);
     assert!(read.recipients().count() <= caps.max_recipients && read.references.len() <= caps.max_references);
+
+    // who the sender is and what the ids are: one line for people, and nobody signs without the key
+    let trust = sender_trust(&read, &["mx.example".to_owned()]);
+    assert!(!trust.because.contains(['\r', '\n']), "{:?}", trust.because);
+    let (signer, id) = (ReferenceSigner::new("fuzz".repeat(8).into()), OrganizationId::from_url("https://fuzz.example/"));
+    if let Ok(signer) = signer {
+        assert_eq!(signer.own_mail(&id, &read), None);
+        assert!(read.references.iter().all(|r| !matches!(signer.judge(&id, r), Reference::Signed(_))));
+    }
 
     let alone = Message::from_headers(data, &caps);
     assert_eq!((&alone.subject, &alone.from, &alone.to), (&read.subject, &read.from, &read.to));

@@ -4,6 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use email_router_model::Entropy;
+
 /// Creates a file with this content, readable and writable by its owner only. Fails when it exists.
 pub(crate) fn create_private(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
@@ -19,6 +21,17 @@ pub(crate) fn create_private(path: &Path, content: &[u8]) -> io::Result<()> {
         let _ = std::fs::remove_file(path); // the write error is what the caller has to know
     }
     written
+}
+
+/// The same, so that nobody ever sees a part of it, not even after a crash.
+pub(crate) fn create_whole(path: &Path, content: &[u8], entropy: &dyn Entropy) -> io::Result<()> {
+    let temporary = beside(path, &format!(".{:016x}", entropy.next_u64()));
+    create_private(&temporary, content)?;
+    // unlike a rename, a link never replaces what is there
+    let linked = std::fs::hard_link(&temporary, path);
+    let removed = std::fs::remove_file(&temporary);
+    linked.and(removed)?;
+    sync_folder(path)
 }
 
 /// Puts a file with this content in the place of `path`: temporary file in the same folder, fsync, rename, fsync of the folder.

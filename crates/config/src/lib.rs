@@ -16,6 +16,7 @@
 //! | [`wire`] | the file's shape for yaserde |
 //! | [`document`], [`mod@publish`], [`reload`] | lossless changes, atomic publishing, hot reload |
 //! | [`secret`], [`store`], [`mod@rotate`] | [`SecretRef`], [`SecretStore`]: references, encryption, keys |
+//! | [`mod@reference_key`] | the key of references in outgoing mail |
 //! | [`system_state`] | the original's `SystemState.xml` |
 #![warn(missing_docs)]
 
@@ -25,6 +26,7 @@ pub mod finding;
 mod lint;
 pub mod load;
 pub mod publish;
+pub mod reference_key;
 pub mod reload;
 pub mod rotate;
 pub mod secret;
@@ -39,6 +41,7 @@ pub use document::{Document, EditError, ElementPath};
 pub use finding::{Code, Finding, Position, Severity};
 pub use load::{Generation, LoadError, LoadOutcome, check, check_bytes, previous_path};
 pub use publish::{PublishError, Published, publish};
+pub use reference_key::reference_key;
 pub use reload::{Reload, Reloader};
 pub use rotate::{RotateError, Rotated, rotate, set_secret};
 pub use secret::{Sealed, SecretRef, SecretRefError};

@@ -71,6 +71,12 @@ pub enum SecretError {
     /// Something that should be a key is not one.
     #[error("{0} does not hold a key of the form {KEY_PREFIX}BASE64 with 32 bytes")]
     BadKey(String),
+    /// A file that should hold the key of references holds something else.
+    #[error(
+        "{0} does not hold a reference key, which is 64 hexadecimal digits; restore it from a copy, or remove it to have a new \
+         one made (answers to mail sent so far are then found by Message-ID alone)"
+    )]
+    BadReferenceKey(String),
     /// Others can read the key.
     #[error("{path} can be read by others (mode {mode:o}); make it readable by its owner only (chmod 600)")]
     OpenToOthers {
@@ -233,12 +239,8 @@ pub fn create_key_file(path: &Path, entropy: &dyn Entropy) -> Result<Key, Secret
     Ok(key)
 }
 
-/// Reads a key file: one key a line, the one in use first, retired ones after it.
-///
-/// # Errors
-/// [`SecretError::File`], [`SecretError::OpenToOthers`] (on Unix) when anybody but the owner has any permission on it,
-/// [`SecretError::BadKey`].
-pub fn read_key_file(path: &Path) -> Result<Vec<Key>, SecretError> {
+/// Refuses a key file on which anybody but the owner has any permission (on Unix).
+pub(crate) fn owner_only(path: &Path) -> Result<(), SecretError> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
@@ -249,6 +251,16 @@ pub fn read_key_file(path: &Path) -> Result<Vec<Key>, SecretError> {
             return Err(SecretError::OpenToOthers { path: path.display().to_string(), mode });
         }
     }
+    Ok(())
+}
+
+/// Reads a key file: one key a line, the one in use first, retired ones after it.
+///
+/// # Errors
+/// [`SecretError::File`], [`SecretError::OpenToOthers`] (on Unix) when anybody but the owner has any permission on it,
+/// [`SecretError::BadKey`].
+pub fn read_key_file(path: &Path) -> Result<Vec<Key>, SecretError> {
+    owner_only(path)?;
     let bytes =
         Zeroizing::new(read_file_capped(path, KEY_FILE_LIMIT).map_err(|e| SecretError::File(e.to_string()))?);
     let name = path.display().to_string();

@@ -241,6 +241,7 @@ section! {
     values {
         state_file "StateFile",
         secret_key_file "SecretKeyFile",
+        reference_key_file "ReferenceKeyFile",
         status_listener "StatusListener",
         allow_network_listener "AllowNetworkListener",
         allow_mixed_servers "AllowMixedServers",

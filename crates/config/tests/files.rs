@@ -109,10 +109,21 @@ fn a_complete_file() {
     assert_eq!(forward.outgoing_profile, None);
     assert_eq!(s.router.state_file, folder.join("state.db"));
     assert_eq!(s.router.secret_key_file, folder.join("email-router.key"));
+    assert_eq!(s.router.reference_key_file, folder.join("email-router.reference.key"));
 
     let loaded =
         s.loaded_mailbox(&s.deployments[0], MailboxKind::User, "Eve", "eve@contoso.example".parse().unwrap());
     assert_eq!((loaded.incoming_profile.as_deref(), loaded.delete_after_processing), (Some("Mail in"), true));
+}
+
+#[test]
+fn the_reference_key_is_beside_the_state() {
+    let router =
+        |inner: &str| settings(&format!("<Configuration><Router>{inner}</Router></Configuration>")).router;
+    let beside = router("<StateFile>/var/lib/router/state.db</StateFile>").reference_key_file;
+    assert_eq!(beside, Path::new("/var/lib/router/email-router.reference.key"));
+    let named = router("<ReferenceKeyFile>/etc/keys/r</ReferenceKeyFile>").reference_key_file;
+    assert_eq!(named, Path::new("/etc/keys/r"));
 }
 
 #[test]

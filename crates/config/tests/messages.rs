@@ -826,6 +826,11 @@ fn other_values() {
         ],
     );
     says(
+        &file("", &[], &[], &[], "<StateFile>a</StateFile><ReferenceKeyFile>a</ReferenceKeyFile>"),
+        &["E.xml:9: error: ReferenceKeyFile must be a file of its own, neither StateFile nor SecretKeyFile \
+             [invalid-value]"],
+    );
+    says(
         &file("", &[], &[], &[], "<StatusListener>localhost</StatusListener>"),
         &[
             "E.xml:9: error: StatusListener must be an IP address and a port, such as 127.0.0.1:9462 or [::1]:9462 \

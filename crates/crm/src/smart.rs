@@ -249,10 +249,8 @@ impl Collector {
             Class::Letter => self.word(text),
             Class::Run(length) => {
                 let run: Vec<char> = text.chars().collect();
-                let fresh = match run.len() {
-                    1 => self.add(text),
-                    _ => run.windows(2).fold(false, |fresh, pair| self.add(pair.iter().collect()) || fresh),
-                };
+                let pairs = run.windows(run.len().clamp(1, 2)); // a single character stands for itself
+                let fresh = pairs.filter(|pair| self.add(pair.iter().collect())).count() > 0;
                 if fresh {
                     self.words.count += run.len().div_ceil(length);
                 }

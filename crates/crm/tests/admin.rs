@@ -280,6 +280,11 @@ async fn settings_by_their_names() {
             .1
             .contains("not a value of this setting")
     );
+    let (_, message, _) = told(f.admin.set_setting("hashfilterkeywords", "^(RE:").await);
+    assert!(
+        message.starts_with("hashfilterkeywords = \"^(RE:\": hashfilterkeywords cannot be used"),
+        "{message}"
+    );
     let (kind, message, hint) = told(f.admin.set_setting("prefix", "x").await);
     assert_eq!((kind, message.as_str()), (ErrorKind::NotFound, "the organization has no setting \"prefix\""));
     assert!(hint.contains("trackingprefix"), "{hint}");

@@ -15,7 +15,7 @@ use email_router_engine::ports::{
     CrmIndex, Event, NoObserver, Observer, ProviderDirection, ProviderEvent, ProviderStatus,
 };
 use email_router_engine::router::{Plan, Router, RouterParts, RunReport};
-use email_router_engine::{DecisionRecord, IncomingSettings, StateStore};
+use email_router_engine::{DecisionRecord, IncomingSettings, ReferenceSigner, StateStore};
 use email_router_model::{
     Clock, Direction, EmailAddress, Entropy, Headers, Mailbox, MailboxId, RawMessage, RecordRef, SystemClock,
     SystemEntropy, Timestamp,
@@ -149,9 +149,12 @@ impl Service {
         let settings = Arc::new(settings);
         let stamp = secrets_stamp(&settings).await?;
         let secrets = SecretStore::new(settings.router.secret_key_file.clone());
+        let (key_file, entropy) = (settings.router.reference_key_file.clone(), Arc::clone(&options.entropy));
+        let key = blocking(move || email_router_config::reference_key(&key_file, &*entropy)).await?;
+        let signer = ReferenceSigner::new(key.map_err(|e| Error::Request(e.to_string()))?)?;
         let mut organizations = Vec::new();
         for deployment in &settings.deployments {
-            match organization(&settings, deployment, &secrets, &state, &options).await? {
+            match organization(&settings, deployment, &secrets, &state, &signer, &options).await? {
                 Some(organization) => organizations.push(organization),
                 // none of its mailboxes is enabled: the check of the configuration sees to that
                 None => tracing::warn!(
@@ -471,7 +474,7 @@ impl Service {
                     }
                     if needs_restart(&settings, &new) {
                         tracing::warn!(
-                            "deployments, StateFile, LogFile or StatusListener changed: restart the router to take that over; the rest is taken over now"
+                            "deployments, StateFile, LogFile, ReferenceKeyFile or StatusListener changed: restart the router to take that over; the rest is taken over now"
                         );
                     }
                     warn_of_turned_profiles(&settings, &new);
@@ -622,6 +625,7 @@ async fn organization(
     deployment: &Deployment,
     secrets: &SecretStore,
     state: &Arc<dyn StateStore>,
+    signer: &ReferenceSigner,
     options: &OpenOptions,
 ) -> Result<Option<Organization>> {
     let DeploymentTarget::Embedded { path } = &deployment.target else { return Ok(None) };
@@ -636,6 +640,7 @@ async fn organization(
         entropy: Arc::clone(&options.entropy),
         observer: Arc::clone(&options.observer),
         holder: options.holder.clone(),
+        signer: Some(signer.clone()),
     }));
     let listed = crm.mailboxes().await?;
     let assembled = assemble(settings, deployment, &listed, secrets);
@@ -650,6 +655,7 @@ fn needs_restart(old: &Settings, new: &Settings) -> bool {
     targets(old) != targets(new)
         || old.router.state_file != new.router.state_file
         || old.system.log_file != new.system.log_file
+        || old.router.reference_key_file != new.router.reference_key_file
         || old.router.status_listener != new.router.status_listener
 }
 

@@ -12,6 +12,9 @@ use crate::settings::{ByName, ProviderOverrides, RouterSettings, Settings, Syste
 use crate::wire;
 use crate::words::{DecisionHistory, InDoubtPolicy, LogLevel, OverridePolicy, Word};
 
+/// The default of `ReferenceKeyFile`: beside the state file.
+const DEFAULT_REFERENCE_KEY_FILE: &str = "email-router.reference.key";
+
 /// The default of `SecretKeyFile`: beside the configuration file.
 pub const DEFAULT_KEY_FILE: &str = "email-router.key";
 
@@ -222,9 +225,20 @@ fn router(cx: &mut Context<'_>, wire: &wire::Router) -> (RouterSettings, Allow) 
     let path = |cx: &mut Context<'_>, name, value, default| {
         cx.path(&s, name, value).unwrap_or_else(|| cx.folder.join(default))
     };
+    let state_file = path(cx, "StateFile", &wire.state_file, "email-router-state.db");
+    let secret_key_file = path(cx, "SecretKeyFile", &wire.secret_key_file, DEFAULT_KEY_FILE);
+    // like the state it must outlive the configuration, so it is beside it
+    let reference_key_file = cx
+        .path(&s, "ReferenceKeyFile", &wire.reference_key_file)
+        .unwrap_or_else(|| state_file.with_file_name(DEFAULT_REFERENCE_KEY_FILE));
+    if reference_key_file == state_file || reference_key_file == secret_key_file {
+        let message = "ReferenceKeyFile must be a file of its own, neither StateFile nor SecretKeyFile";
+        cx.error(&s, "ReferenceKeyFile", Code::InvalidValue, message);
+    }
     let settings = RouterSettings {
-        state_file: path(cx, "StateFile", &wire.state_file, "email-router-state.db"),
-        secret_key_file: path(cx, "SecretKeyFile", &wire.secret_key_file, DEFAULT_KEY_FILE),
+        state_file,
+        secret_key_file,
+        reference_key_file,
         status_listener,
         override_policy: cx
             .word(&s, "OverridePolicy", &wire.override_policy, OverridePolicy::ALL)

@@ -367,6 +367,8 @@ pub struct RouterSettings {
     pub state_file: PathBuf,
     /// The key that encrypts secrets in the configuration file.
     pub secret_key_file: PathBuf,
+    /// The key that signs references in outgoing mail; made by the first router that needs it.
+    pub reference_key_file: PathBuf,
     /// Where metrics, health and status are served; `None`: nowhere.
     pub status_listener: Option<SocketAddr>,
     /// Which value counts where both an override and a profile give one.

@@ -163,7 +163,7 @@ pub fn changed(before: &OrganizationSettings, name: &str, text: &str) -> Result<
     if name == "hashfilterkeywords"
         && let Some(problem) = SmartHasher::new(&after).problem()
     {
-        return Err(wrong(problem));
+        return Err(wrong(problem)); // what is refused here would quietly be replaced later
     }
     if after.tracking_prefix != before.tracking_prefix {
         after.tracking_prefix_history.retain(|p| *p != before.tracking_prefix && *p != after.tracking_prefix);

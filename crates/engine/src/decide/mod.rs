@@ -417,10 +417,11 @@ impl Decision {
                 "the message has no Message-ID and was not read whole, so its identity is not known",
             )
         })?;
-        let settings = view.settings();
-        let wanted = !settings.disable_smart_matching_email_hash_creation;
         let people = message.from.iter().chain(message.recipients()).filter_map(|p| p.address.as_ref());
-        let smart = wanted.then(|| view.smart().hashes(&message.subject, people)).unwrap_or_default();
+        let smart = match view.settings().disable_smart_matching_email_hash_creation {
+            true => email_router_crm::SmartHashes::default(),
+            false => view.smart().hashes(&message.subject, people),
+        };
         Ok(IncomingEmail { smart, ..self.email(activity_id, message, content) })
     }
 

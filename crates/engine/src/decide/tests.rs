@@ -563,12 +563,103 @@ fn questions_to_the_crm() {
         ("a reply by In-Reply-To", 1, 2),
         ("Response, unknown sender, not correlated", 1, 1),
         ("two tokens, the last one unknown", 1, 3),
+        ("conversation index, the newest of the conversation", 1, 2),
+        ("conversation id that is not known, then the index", 1, 3),
+        ("smart matching is off by default", 1, 1),
+        ("smart matching C: another word", 1, 2),
+        ("smart matching: Microsoft's false positive is refused", 1, 1),
+        ("a signed Message-ID that the CRM does not know", 1, 2),
+        ("a forged reference, refused", 1, 1),
     ] {
         let case = table.cases.iter().find(|c| c.name == name).unwrap();
         let (_, crm, _) = run(&table, case, TableCrm::new(&table, case), &whole(&table, case));
         let asked = (crm.resolve_calls.load(Ordering::SeqCst), crm.find_calls.load(Ordering::SeqCst));
         assert_eq!(asked, (resolve, find), "{name}");
     }
+}
+
+/// Smart matching does not look at mail that no person wrote, unless the organization tracks it like any other.
+#[tokio::test]
+async fn automatic_mail_and_smart_matching() {
+    let table = table();
+    let name = "smart matching B: words equal, two addresses";
+    let mut case = table.cases.iter().find(|c| c.name == name).unwrap().clone();
+    for (policy, automatic, expected) in [
+        ("track_without_smart_matching", false, true),
+        ("track_without_smart_matching", true, false),
+        ("discard", true, false),
+        ("track", true, true),
+    ] {
+        case.settings.insert("automaticmail".to_owned(), Value::from(policy));
+        let crm: Arc<dyn CrmClient> = Arc::new(TableCrm::new(&table, &case));
+        let view = OrganizationView::load(&*crm).await.unwrap();
+        let message = whole(&table, &case);
+        let from = valid_sender(&message).unwrap();
+        let decider = Decider::new(crm.clone(), Arc::new(CrmIndex(crm)));
+        let resolved = decider.resolve(&message, from).await.unwrap();
+        let sender = parties::sender(&resolved, from, None, view.settings());
+        let mailbox = mailbox(&table, &case);
+        let context = MailboxContext { mailbox: &mailbox, record: None };
+        let draft = decider.draft(&view, &context, &message, None);
+        let question = Question { automatic, ..decider.question(&draft, &sender, &resolved) };
+        let mut trace = Trace::default();
+        let found = correlate::correlate(&question, &*decider.index, &mut trace).await.unwrap();
+        assert_eq!(found.hit.is_some(), expected, "{policy} {automatic} {trace:?}");
+        let said = trace.0.iter().any(|s| s.found.contains("the mail is automatic"));
+        assert_eq!(said, !expected, "{policy} {automatic}");
+    }
+}
+
+/// A signature proves who made an id, not that the e-mail is still there; and ids mean nothing to a router without the key.
+#[test]
+fn signed_references_to_what_is_not_there_or_not_ours() {
+    let mut table = table();
+    let name = "a signed Message-ID that the CRM does not know";
+    let case = table.cases.iter().find(|c| c.name == name).unwrap().clone();
+    let message = whole(&table, &case);
+    let (decision, ..) = run(&table, &case, TableCrm::new(&table, &case), &message);
+    assert!(decision.hit.is_some());
+    let mut crm = TableCrm::new(&table, &case);
+    crm.emails.remove(0);
+    let (decision, ..) = run(&table, &case, crm, &message);
+    assert_eq!(decision.hit, None);
+    assert!(decision.record.to_string().contains("which the CRM does not have"), "{}", decision.record);
+
+    // without the key it is an id like any other: found only where the CRM has it
+    let signed = message.in_reply_to[0].as_str().to_owned();
+    for known in [false, true] {
+        if known {
+            table.emails[1].message_id = Some(signed.clone());
+        }
+        let crm: Arc<dyn CrmClient> = Arc::new(TableCrm::new(&table, &case));
+        let decider = Decider::new(crm.clone(), Arc::new(CrmIndex(crm.clone())));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mailbox = mailbox(&table, &case);
+        let decision = runtime.block_on(async {
+            let view = OrganizationView::load(&*crm).await.unwrap();
+            let context = MailboxContext { mailbox: &mailbox, record: None };
+            decider.decide(&view, &context, &message).await.unwrap()
+        });
+        assert_eq!(decision.hit.is_some(), known, "{}", decision.record);
+    }
+}
+
+/// What becomes an e-mail takes hashes and conversation along, so that later mail can be compared with it.
+#[test]
+fn a_delivered_email_has_what_later_mail_is_compared_with() {
+    let table = table();
+    let mut case =
+        table.cases.iter().find(|c| c.name == "conversation id of the mail system").unwrap().clone();
+    let message = whole(&table, &case);
+    let email = |case: &Case| {
+        let (decision, _, view) = run(&table, case, TableCrm::new(&table, case), &message);
+        decision.into_email(&view, &message, Content::default()).unwrap()
+    };
+    let delivered = email(&case);
+    assert_eq!(delivered.conversation_id.as_deref(), Some("AAQkAD0="));
+    assert_eq!((delivered.smart.words.len(), delivered.smart.addresses.len()), (2, 2));
+    case.settings.insert("DisableSmartMatchingEmailHashCreation".to_owned(), Value::from(true));
+    assert_eq!(email(&case).smart, email_router_crm::SmartHashes::default());
 }
 
 #[test]

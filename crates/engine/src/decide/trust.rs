@@ -16,6 +16,9 @@ const MAX_OCTETS: usize = 8 * 1024;
 /// At most so many results of a field are read.
 const MAX_RESULTS: usize = 100;
 
+/// At most so many characters of what they say are shown.
+const MAX_SHOWN: usize = 200;
+
 /// What the trusted mail servers say of the sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -89,7 +92,11 @@ pub fn sender_trust(message: &Message, trusted: &[String]) -> SenderTrust {
     if reported.is_empty() {
         return none("no trusted mail server says anything about the sender");
     }
-    let said = |verdict, what: String| SenderTrust { verdict, because: format!("{what} for {from}") };
+    let said = |verdict, what: String| {
+        // words of a field may hold anything when they are quoted
+        let shown = what.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_SHOWN);
+        SenderTrust { verdict, because: format!("{} for {from}", shown.collect::<String>()) }
+    };
     let of = |method: &'static str| reported.iter().filter(move |r| r.method == method);
     let about_from = |r: &&Reported| r.domain("header.from").is_none_or(|d| d.eq_ignore_ascii_case(from));
     if let Some(dmarc) = of("dmarc").find(|r| about_from(r) && matches!(r.result.as_str(), "pass" | "fail")) {
@@ -351,6 +358,14 @@ mod tests {
             let found = trust(&format!("{ar}{results}"));
             assert_eq!(found.0, expected, "{results}: {}", found.1);
         }
+    }
+
+    #[test]
+    fn what_is_shown_is_one_short_line() {
+        let long = "x".repeat(1000);
+        let found =
+            trust(&format!("Authentication-Results: mx.shop.example; spf=\"a\r\n b\u{1b}[2J\"; dkim={long}"));
+        assert!(found.1.len() < 300 && !found.1.contains(char::is_control), "{:?}", found.1);
     }
 
     #[test]
