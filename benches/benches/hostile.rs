@@ -171,7 +171,8 @@ fn mail(name: &str, smaller: usize) -> Vec<u8> {
             return bytes;
         }
         "1,000 pictures by Content-Location in 4 MB" => {
-            let mut made = format!("Content-Type: multipart/related; boundary=b\r\n\r\n--b\r\nContent-Type: text/html\r\n\r\n");
+            let mut made =
+                "Content-Type: multipart/related; boundary=b\r\n\r\n--b\r\nContent-Type: text/html\r\n\r\n".to_owned();
             for n in 0..n(80_000) {
                 let _ = write!(made, "<img src=\"http://example.net/picture-{}.png\">\r\n", n % 1000);
             }
@@ -224,16 +225,12 @@ fn nested(kind: &str, depth: usize) -> String {
 
 /// Compressed RTF of nothing but references, each two bytes for seventeen.
 fn growing_rtf(groups: usize) -> Vec<u8> {
-    let mut data = Vec::with_capacity(groups * 17);
-    let mut at = 207_usize;
-    for _ in 0..groups {
-        data.push(0xff);
-        for _ in 0..8 {
-            let from = (at + 4096 - 17) % 4096;
-            data.extend(u16::try_from(from << 4 | 15).unwrap().to_be_bytes());
-            at = (at + 17) % 4096;
-        }
-    }
+    let reference = |number: usize| {
+        let from = (207 + number * 17 + 4096 - 17) % 4096;
+        u16::try_from(from << 4 | 15).unwrap().to_be_bytes()
+    };
+    let group = |n: usize| std::iter::once(0xff).chain((0..8).flat_map(move |i| reference(n * 8 + i)));
+    let data: Vec<u8> = (0..groups).flat_map(group).collect();
     let size = |n: usize| u32::try_from(n).unwrap().to_le_bytes();
     [&size(data.len() + 12)[..], &size(groups * 136), b"LZFu", &[0; 4], &data].concat()
 }
