@@ -55,12 +55,15 @@ const MAILS: &[&str] = &[
 fn main() {
     if let Some((_, args)) = child::task() {
         let runtime = ours::runtime();
-        let name = args[0].clone();
-        return child::report(&runtime.block_on(async move { tokio::spawn(one(name)).await.unwrap() }));
+        let (name, smaller) = (args[0].clone(), args[1].parse().unwrap());
+        return child::report(
+            &runtime.block_on(async move { tokio::spawn(one(name, smaller)).await.unwrap() }),
+        );
     }
     println!("{:<46} {:>9} {:>9} {:>9} {:>9} {:>12}", "", "MB", "seconds", "CPU", "above, MB", "1 s, 64 MB");
+    let smaller = if is_smoke() { 100 } else { 1 };
     for name in MAILS {
-        let found = child::run("one", &[(*name).to_owned()]);
+        let found = child::run("one", &[(*name).to_owned(), smaller.to_string()]);
         let mb = |value: &str| found.get(value) / 1e6;
         let held = found.get("cpu") <= 1.0 && mb("above") <= 64.0;
         println!(
@@ -75,7 +78,7 @@ fn main() {
 }
 
 /// Routes one mail, after a harmless one that opens everything.
-async fn one(name: String) -> Values {
+async fn one(name: String, smaller: usize) -> Values {
     let folder = disk_folder();
     let crm = router::crm(&folder.path().join("crm.db"));
     if name.ends_with("stored") {
@@ -93,7 +96,7 @@ async fn one(name: String) -> Values {
     let (_keep, stop) = watch::channel(false);
     let _ = system.put(&mailbox.id, RawMessage::new(format!("{}\r\nhello\r\n", head("first"))));
     router.run_once(&plan, &stop).await.unwrap();
-    let mail = mail(&name, if is_smoke() { 100 } else { 1 });
+    let mail = mail(&name, smaller);
     let size = mail.len();
     let _ = system.put(&mailbox.id, RawMessage::new(mail));
     Memory::reset_peak();
