@@ -55,12 +55,15 @@ const MAILS: &[&str] = &[
 fn main() {
     if let Some((_, args)) = child::task() {
         let runtime = ours::runtime();
-        let name = args[0].clone();
-        return child::report(&runtime.block_on(async move { tokio::spawn(one(name)).await.unwrap() }));
+        let (name, smaller) = (args[0].clone(), args[1].parse().unwrap());
+        return child::report(
+            &runtime.block_on(async move { tokio::spawn(one(name, smaller)).await.unwrap() }),
+        );
     }
     println!("{:<46} {:>9} {:>9} {:>9} {:>9} {:>12}", "", "MB", "seconds", "CPU", "above, MB", "1 s, 64 MB");
+    let smaller = if is_smoke() { 100 } else { 1 };
     for name in MAILS {
-        let found = child::run("one", &[(*name).to_owned()]);
+        let found = child::run("one", &[(*name).to_owned(), smaller.to_string()]);
         let mb = |value: &str| found.get(value) / 1e6;
         let held = found.get("cpu") <= 1.0 && mb("above") <= 64.0;
         println!(
@@ -75,7 +78,7 @@ fn main() {
 }
 
 /// Routes one mail, after a harmless one that opens everything.
-async fn one(name: String) -> Values {
+async fn one(name: String, smaller: usize) -> Values {
     let folder = disk_folder();
     let crm = router::crm(&folder.path().join("crm.db"));
     if name.ends_with("stored") {
@@ -93,7 +96,7 @@ async fn one(name: String) -> Values {
     let (_keep, stop) = watch::channel(false);
     let _ = system.put(&mailbox.id, RawMessage::new(format!("{}\r\nhello\r\n", head("first"))));
     router.run_once(&plan, &stop).await.unwrap();
-    let mail = mail(&name, if is_smoke() { 100 } else { 1 });
+    let mail = mail(&name, smaller);
     let size = mail.len();
     let _ = system.put(&mailbox.id, RawMessage::new(mail));
     Memory::reset_peak();
@@ -171,7 +174,8 @@ fn mail(name: &str, smaller: usize) -> Vec<u8> {
             return bytes;
         }
         "1,000 pictures by Content-Location in 4 MB" => {
-            let mut made = format!("Content-Type: multipart/related; boundary=b\r\n\r\n--b\r\nContent-Type: text/html\r\n\r\n");
+            let mut made =
+                "Content-Type: multipart/related; boundary=b\r\n\r\n--b\r\nContent-Type: text/html\r\n\r\n".to_owned();
             for n in 0..n(80_000) {
                 let _ = write!(made, "<img src=\"http://example.net/picture-{}.png\">\r\n", n % 1000);
             }
@@ -224,16 +228,12 @@ fn nested(kind: &str, depth: usize) -> String {
 
 /// Compressed RTF of nothing but references, each two bytes for seventeen.
 fn growing_rtf(groups: usize) -> Vec<u8> {
-    let mut data = Vec::with_capacity(groups * 17);
-    let mut at = 207_usize;
-    for _ in 0..groups {
-        data.push(0xff);
-        for _ in 0..8 {
-            let from = (at + 4096 - 17) % 4096;
-            data.extend(u16::try_from(from << 4 | 15).unwrap().to_be_bytes());
-            at = (at + 17) % 4096;
-        }
-    }
+    let reference = |number: usize| {
+        let from = (207 + number * 17 + 4096 - 17) % 4096;
+        u16::try_from(from << 4 | 15).unwrap().to_be_bytes()
+    };
+    let group = |n: usize| std::iter::once(0xff).chain((0..8).flat_map(move |i| reference(n * 8 + i)));
+    let data: Vec<u8> = (0..groups).flat_map(group).collect();
     let size = |n: usize| u32::try_from(n).unwrap().to_le_bytes();
     [&size(data.len() + 12)[..], &size(groups * 136), b"LZFu", &[0; 4], &data].concat()
 }

@@ -38,7 +38,7 @@ pub const TARGETS: &[Target] = &[
 ];
 
 /// Where sample messages lie.
-const MAIL: &[&str] = &["fixtures/malformed", "fixtures/quickstart/mail"];
+const MAIL: &[&str] = &["fixtures/malformed", "fixtures/mime", "fixtures/quickstart/mail"];
 
 /// An address or a list of message ids out of any text: what parses is safe to write into a command, and parses to itself again.
 pub fn addresses(data: &[u8]) {

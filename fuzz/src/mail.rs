@@ -56,6 +56,10 @@ pub fn message(data: &[u8]) {
 
     let content = read.content(&raw, &caps, &organization);
     assert!(content.body.chars().count() <= caps.max_body_chars);
+    assert!(content.text_body.as_ref().is_none_or(|t| t.chars().count() <= caps.max_body_chars));
+    assert!(content.incomplete || !read.beyond_caps, "what a cap left out is told");
+    assert!(!content.body.contains('\0'));
+    assert_eq!(read.content(&raw, &caps, &organization), content);
     assert!(content.attachments.len() <= caps.max_parts);
     for attachment in &content.attachments {
         let name = &attachment.file_name;

@@ -336,7 +336,8 @@ impl<'a> DraftAttachment<'a> {
                 }
             }
             Some(Value::Object(_, data)) => Content::Ole(data),
-            Some(Value::Binary(data)) if self.data.is_none() => Content::Data(data),
+            // where both are there, the property is the later one
+            Some(Value::Binary(data)) if self.data.is_none() || !data.is_empty() => Content::Data(data),
             _ => match self.data {
                 Some(data) if self.ole || method == OLE => Content::Ole(data),
                 Some(data) => Content::Data(data),
