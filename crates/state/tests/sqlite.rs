@@ -37,6 +37,7 @@ fn entry(n: u128) -> LedgerEntry {
         at: Timestamp::UNIX_EPOCH,
         result: None,
         closed: false,
+        earlier: None,
     }
 }
 

@@ -340,7 +340,7 @@ impl<'a> Run<'a> {
     }
 
     /// Nothing new begins.
-    fn ends(&self) -> bool {
+    pub(super) fn ends(&self) -> bool {
         let over = *self.stop.borrow() || self.deadline.is_some_and(|d| Instant::now() >= d);
         let mut progress = self.progress();
         progress.report.ended_early |= over;

@@ -6,16 +6,17 @@ use email_router_crm::{Claim, OutgoingEmail, PendingEmail, SendOutcome};
 use email_router_model::{ActivityId, Classified as _, MailboxId, MessageId, Retry, Scope, Timestamp};
 use email_router_transport::contract::LONGEST_RETRY_DELAY;
 use email_router_transport::{
-    DsnNotify, DsnRequest, ErrorKind, Outbound, Receipt, RecipientResult, RecipientStatus, SubmitOptions,
+    DsnNotify, DsnRequest, ErrorKind, Outbound, RecipientResult, RecipientStatus, SubmitOptions,
 };
 use tokio::time::Instant;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use super::compose::{compose, message_id};
+use super::fates;
 use super::pass::{How, OutgoingPass, Run, claim_note};
 use super::recovery::Doubt;
-use crate::ports::{LedgerEntry, LedgerResult};
+use crate::ports::{LedgerEntry, LedgerResult, RecipientFates};
 use crate::{Error, Result};
 
 /// An e-mail that is ours for one attempt.
@@ -27,6 +28,8 @@ pub(super) struct Attempt<'a> {
     /// How long it had been pending.
     pub(super) waited: Option<Duration>,
     pub(super) subject: String,
+    /// What earlier attempts settled, when some recipients had to wait.
+    pub(super) earlier: Option<RecipientFates>,
 }
 
 /// How long an attempt takes.
@@ -76,6 +79,7 @@ impl OutgoingPass {
             elapsed: Elapsed::Since(started),
             waited: self.clock.now().duration_since(email.modified_on).try_into().ok(),
             subject: String::new(),
+            earlier: None,
         };
         if let Err(error) = self.claimed(run, how, email, &mut attempt).await {
             return self.unable(run, &attempt, error).await;
@@ -89,6 +93,7 @@ impl OutgoingPass {
         match error {
             Stopped::Before(error) if error.scope() == Scope::Message => {
                 let outcome = SendOutcome::Failed { reason: error.to_string() };
+                let outcome = fates::over_all(attempt.earlier.as_ref(), outcome);
                 self.conclude(run, attempt, &outcome, &[]).await
             }
             Stopped::Before(error) => {
@@ -112,7 +117,9 @@ impl OutgoingPass {
         listed: &PendingEmail,
         attempt: &mut Attempt<'_>,
     ) -> Result<(), Stopped> {
-        match self.evidence(listed).await? {
+        let entry = self.state.ledger(attempt.id).await?;
+        attempt.earlier = entry.as_ref().and_then(LedgerEntry::fates).cloned();
+        match self.evidence(listed, entry).await? {
             Evidence::Clean => {}
             Evidence::Known(result) => {
                 attempt.subject = self.subject(attempt.id).await;
@@ -121,7 +128,14 @@ impl OutgoingPass {
                         let due = self.due(at, listed.delivery_attempts);
                         (due > self.clock.now()).then_some(SendOutcome::Retry { not_before: due, reason })
                     }
-                    LedgerResult::NotTaken { reason, .. } => Some(SendOutcome::Failed { reason }),
+                    LedgerResult::Partly(so_far) => {
+                        let due = self.due(so_far.at, listed.delivery_attempts);
+                        let reason = fates::waiting(&so_far);
+                        (due > self.clock.now()).then_some(SendOutcome::Retry { not_before: due, reason })
+                    }
+                    LedgerResult::NotTaken { reason, .. } => {
+                        Some(fates::over_all(attempt.earlier.as_ref(), SendOutcome::Failed { reason }))
+                    }
                     LedgerResult::Accepted { at, refused, .. } => Some(SendOutcome::Sent { at, refused }),
                     LedgerResult::InDoubt { reason, .. } => Some(SendOutcome::InDoubt { reason }),
                 };
@@ -135,27 +149,36 @@ impl OutgoingPass {
                 }
             }
         }
-        let (email, message) = self.written(how, attempt).await?;
-        self.hand_over(run, attempt, &email, &message).await
+        let (email, mut message) = self.written(how, attempt).await?;
+        if let Some(earlier) = &attempt.earlier {
+            fates::keep_unsettled(earlier, &mut message.envelope.recipients);
+            if message.envelope.recipients.is_empty() {
+                return Err(Error::message("none of its recipients waits for it any more").into());
+            }
+        }
+        self.hand_over(run, attempt, &email, message).await
     }
 
-    async fn evidence(&self, listed: &PendingEmail) -> Result<Evidence> {
-        let entry = self.state.ledger(&listed.activity_id).await?;
+    async fn evidence(&self, listed: &PendingEmail, entry: Option<LedgerEntry>) -> Result<Evidence> {
         if let Some(LedgerEntry { result: Some(accepted @ LedgerResult::Accepted { .. }), .. }) = entry {
             return Ok(Evidence::Known(accepted)); // whatever the CRM says: it went out
         }
         if !listed.stale {
             // in Pending Send; a closed entry tells of an attempt whose end the CRM knows
             return Ok(match entry {
-                Some(open) if !open.closed && !matches!(open.result, Some(LedgerResult::NotTaken { .. })) => {
-                    Evidence::Doubt(Some(open))
-                }
+                Some(LedgerEntry {
+                    result: Some(LedgerResult::NotTaken { .. } | LedgerResult::Partly(_)),
+                    ..
+                }) => Evidence::Clean,
+                Some(open) if !open.closed => Evidence::Doubt(Some(open)),
                 _ => Evidence::Clean,
             });
         }
         match entry {
             Some(open) if !open.closed => Ok(match open.result {
-                Some(result @ LedgerResult::NotTaken { .. }) => Evidence::Known(result),
+                Some(result @ (LedgerResult::NotTaken { .. } | LedgerResult::Partly(_))) => {
+                    Evidence::Known(result)
+                }
                 _ => Evidence::Doubt(Some(open)),
             }),
             // a closed entry is about an earlier attempt, whose end the CRM was told
@@ -207,54 +230,101 @@ impl OutgoingPass {
         Ok((email, message))
     }
 
+    /// Submits, and once more for the rest when the mail system took as many recipients as it takes in one transaction.
     async fn hand_over(
         &self,
         run: &Run<'_>,
-        attempt: &Attempt<'_>,
+        attempt: &mut Attempt<'_>,
         email: &OutgoingEmail,
-        message: &Outbound,
+        mut message: Outbound,
     ) -> Result<(), Stopped> {
         let sender = &run.senders[attempt.sender];
-        let entry = self.entry(run, attempt, message.message_id.clone());
-        self.state.ledger_begin(&entry).await?;
-        // from here on the error of a port never means that nothing was handed over
-        let submitted = sender.transport.submit(&sender.mailbox, message, self.options(email)).await;
+        let mut told: Vec<RecipientResult> = Vec::new();
+        loop {
+            let entry = self.entry(run, attempt, message.message_id.clone());
+            self.state.ledger_begin(&entry).await.map_err(|e| match told.as_slice() {
+                [] => Stopped::Before(e.into()),
+                _ => Stopped::After(e.into()),
+            })?;
+            // from here on the error of a port never means that nothing was handed over
+            let submitted = sender.transport.submit(&sender.mailbox, &message, self.options(email)).await;
+            let now = self.clock.now();
+            let receipt = match submitted {
+                Ok(receipt) => receipt,
+                Err(error) => {
+                    return self.not_taken(run, attempt, entry, error).await.map_err(Stopped::After);
+                }
+            };
+            let any = |status| receipt.recipients.iter().any(|r| r.status == status);
+            let at_once = any(RecipientStatus::TooMany) && any(RecipientStatus::Accepted);
+            let so_far = fates::after(attempt.earlier.take(), &receipt.recipients, now);
+            told.retain(|earlier| receipt.recipients.iter().all(|r| r.address != earlier.address));
+            told.extend(receipt.recipients);
+            let last = !at_once && attempt.number >= self.settings.maximum_delivery_attempts;
+            if so_far.waiting.is_empty() || last {
+                let refused = fates::left_out(&so_far);
+                let reply = receipt.reply;
+                self.note(attempt, &LedgerResult::Accepted { at: now, reply, refused: refused.clone() })
+                    .await;
+                let outcome = SendOutcome::Sent { at: now, refused };
+                return self.conclude(run, attempt, &outcome, &told).await.map_err(Stopped::After);
+            }
+            self.note(attempt, &LedgerResult::Partly(so_far.clone())).await;
+            if at_once && !run.ends() {
+                message.envelope.recipients = so_far.waiting.iter().map(|r| r.address.clone()).collect();
+                attempt.earlier = Some(so_far);
+                continue;
+            }
+            let reason = fates::waiting(&so_far);
+            let outcome = if at_once {
+                SendOutcome::Retry { not_before: now, reason }
+            } else {
+                self.again_or_given_up(attempt.number, reason)
+            };
+            return self.conclude(run, attempt, &outcome, &told).await.map_err(Stopped::After);
+        }
+    }
+
+    /// A submission ended in an error: in doubt, or nothing was taken.
+    async fn not_taken(
+        &self,
+        run: &Run<'_>,
+        attempt: &Attempt<'_>,
+        entry: LedgerEntry,
+        error: email_router_transport::Error,
+    ) -> Result<()> {
         let now = self.clock.now();
-        let ended = match submitted {
-            Ok(receipt) => {
-                let refused = refused(&receipt);
-                let result = LedgerResult::Accepted {
-                    at: now,
-                    reply: receipt.reply.clone(),
-                    refused: refused.clone(),
-                };
-                self.note(attempt, &result).await;
-                self.conclude(run, attempt, &SendOutcome::Sent { at: now, refused }, &receipt.recipients)
-                    .await
+        if error.is_in_doubt() {
+            let reason = format!("{error}; {}", self.advice(&entry));
+            let result = LedgerResult::InDoubt { at: now, reason };
+            self.note(attempt, &result).await;
+            let entry = LedgerEntry { result: Some(result), ..entry };
+            if error.scope() > Scope::Message {
+                run.halt(attempt.sender, error.into());
             }
-            Err(error) if error.is_in_doubt() => {
-                let reason = format!("{error}; {}", self.advice(&entry));
-                let result = LedgerResult::InDoubt { at: now, reason };
-                self.note(attempt, &result).await;
-                let entry = LedgerEntry { result: Some(result), ..entry };
-                if error.scope() > Scope::Message {
-                    run.halt(attempt.sender, error.into());
-                }
-                let doubt = self.look_for(run, attempt.sender, &entry).await;
-                self.decide(run, attempt, &entry, doubt).await
+            let doubt = self.look_for(run, attempt.sender, &entry).await;
+            return self.decide(run, attempt, &entry, doubt).await;
+        }
+        let told = error.recipients().to_vec();
+        let decided = (!told.is_empty()).then(|| fates::after(attempt.earlier.clone(), &told, now));
+        let so_far = decided.as_ref().or(attempt.earlier.as_ref());
+        let outcome = fates::over_all(so_far, self.refusal(attempt.number, &error));
+        let result = match (&outcome, decided) {
+            (SendOutcome::Sent { refused, .. }, _) => {
+                LedgerResult::Accepted { at: now, reply: fates::words(&error), refused: refused.clone() }
             }
-            Err(error) => {
-                let permanent = error.scope() == Scope::Message && error.retry() == Retry::Never;
-                let result = LedgerResult::NotTaken { at: now, reason: error.to_string(), permanent };
-                self.note(attempt, &result).await;
-                let outcome = self.refusal(attempt.number, &error);
-                if error.scope() > Scope::Message {
-                    run.halt(attempt.sender, error.into());
-                }
-                self.conclude(run, attempt, &outcome, &[]).await
-            }
+            (SendOutcome::Retry { .. }, Some(decided)) => LedgerResult::Partly(decided),
+            (outcome, _) => LedgerResult::NotTaken {
+                at: now,
+                reason: fates::words(&error),
+                permanent: matches!(outcome, SendOutcome::Failed { .. }),
+            },
         };
-        ended.map_err(Stopped::After)
+        self.note(attempt, &result).await;
+        if error.scope() > Scope::Message {
+            run.halt(attempt.sender, error.into());
+        }
+        self.conclude(run, attempt, &outcome, &told).await
     }
 
     /// Keeps what the mail system said. When that fails the CRM is told all the same: it is the second witness.
@@ -307,6 +377,7 @@ impl OutgoingPass {
             at: self.clock.now(),
             result: None,
             closed: false,
+            earlier: attempt.earlier.clone(),
         }
     }
 
@@ -328,7 +399,7 @@ impl OutgoingPass {
     /// however often it happens: the e-mail waits for `PendingStatusDelay`. The CRM counts the attempt all the same, since a claim cannot
     /// be taken back. A connection that breaks or stalls can be the doing of the message, so it counts like a refusal.
     fn refusal(&self, attempt: u32, error: &email_router_transport::Error) -> SendOutcome {
-        let reason = error.to_string();
+        let reason = fates::words(error);
         let about_message = error.scope() == Scope::Message;
         if about_message && error.retry() == Retry::Never {
             return SendOutcome::Failed { reason };
@@ -423,13 +494,4 @@ fn given_up(attempt: u32, reason: &str) -> SendOutcome {
 
 pub(super) fn later(at: Timestamp, delay: Duration) -> Timestamp {
     at.checked_add(delay).unwrap_or(Timestamp::MAX)
-}
-
-fn refused(receipt: &Receipt) -> Vec<String> {
-    receipt
-        .recipients
-        .iter()
-        .filter(|r| r.status != RecipientStatus::Accepted)
-        .map(|r| format!("{}: {}", r.address, r.reply))
-        .collect()
 }

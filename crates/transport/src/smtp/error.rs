@@ -4,7 +4,7 @@ use email_router_model::{EmailAddress, Retry, Scope};
 
 use super::proto::{Class, Malformed, Obstacle, OpeningFault, Reply};
 use crate::net::{TlsMode, tls_not_offered};
-use crate::{Error, ErrorKind, TlsFault};
+use crate::{Error, ErrorKind, RecipientResult, RecipientStatus, TlsFault};
 
 /// 4yz may be tried again, 5yz not (RFC 5321 4.2.1).
 fn retry_of(reply: &Reply) -> Retry {
@@ -166,9 +166,28 @@ pub(super) fn sender_refused(place: &str, sender: Option<&EmailAddress>, reply: 
     }
 }
 
+/// What the answer to RCPT says about a recipient; `others_accepted`: the server took others in the same transaction.
+pub(super) fn fate(address: &EmailAddress, reply: &Reply, others_accepted: bool) -> RecipientResult {
+    let status = if reply.is_mail_action_done() {
+        RecipientStatus::Accepted
+    } else if others_accepted && is_one_too_many(reply) {
+        RecipientStatus::TooMany
+    } else if is_for_good(reply) {
+        RecipientStatus::Refused
+    } else {
+        RecipientStatus::RefusedForNow
+    };
+    RecipientResult { address: address.clone(), status, reply: words(reply) }
+}
+
+/// The server's words at a length that can be stored.
+pub(super) fn words(reply: &Reply) -> String {
+    reply.to_string().chars().take(500).collect()
+}
+
 /// Every recipient was refused; each with its answer.
 pub(super) fn recipients_refused(place: &str, refused: &[(&EmailAddress, &Reply)]) -> Error {
-    let all_for_good = refused.iter().all(|(_, reply)| is_for_good(reply, false));
+    let all_for_good = refused.iter().all(|(_, reply)| is_for_good(reply));
     if let [(_, first), rest @ ..] = refused
         && rest.iter().all(|(_, reply)| reply.code() == first.code())
         && let Some(error) = about_the_session(place, "RCPT", first)
@@ -183,14 +202,19 @@ pub(super) fn recipients_refused(place: &str, refused: &[(&EmailAddress, &Reply)
     Error::new(ErrorKind::RecipientsRefused, format!("{place} refused {who}"))
         .with_retry(if all_for_good { Retry::Never } else { Retry::Later(None) })
         .with_reply(&words.join("; "))
+        .with_recipients(refused.iter().map(|(address, reply)| fate(address, reply, false)).collect())
 }
 
-/// Whether a refusal of one recipient is permanent. "Too many recipients" is not, whichever digit it begins with: the rest may be
-/// tried in a transaction of its own (RFC 5321 4.5.3.1.10 names the plain 552 that old servers send behind recipients they took).
-pub(super) fn is_for_good(reply: &Reply, others_accepted: bool) -> bool {
-    let too_many =
-        reply.is_about(5, 3) || (reply.code() == 552 && reply.enhanced().is_none() && others_accepted);
-    reply.class() == Class::Permanent && !too_many
+/// Whether a refusal of one recipient is permanent. "Too many recipients" is not, whichever digit it begins with.
+fn is_for_good(reply: &Reply) -> bool {
+    reply.class() == Class::Permanent && !reply.is_about(5, 3)
+}
+
+/// Whether the answer to a recipient behind others that were taken means that the transaction is full: 452 (RFC 5321 4.5.3.1.10), the
+/// plain 552 that the same section knows from old servers, and X.5.3 of RFC 3463. Where a plain 452 meant something else, the
+/// next transaction says so.
+fn is_one_too_many(reply: &Reply) -> bool {
+    reply.is_about(5, 3) || (matches!(reply.code(), 452 | 552) && reply.enhanced().is_none())
 }
 
 /// The data was refused; nothing was taken.

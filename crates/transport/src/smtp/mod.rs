@@ -21,8 +21,9 @@
 //! | connection lost or time out before the message was written completely | later; nothing was taken |
 //! | the same, or nonsense, behind the complete message | in doubt |
 //!
-//! 5yz is permanent and 4yz is not, with two exceptions for recipients: `5.5.3` and a plain 552 behind accepted recipients mean "too
-//! many recipients" (RFC 5321 4.5.3.1.10) and are for now.
+//! 5yz is permanent and 4yz is not, with an exception for recipients: `X.5.3`, and a plain 452 or 552 behind accepted recipients, mean
+//! "too many recipients" (RFC 5321 4.5.3.1.10). Behind accepted ones that is [`RecipientStatus::TooMany`](crate::RecipientStatus::TooMany),
+//! which may be tried at once, else for now.
 //!
 //! # The bytes of the message
 //! Line ends become CRLF before dots are stuffed, so no message can end its own data (SMTP smuggling). A message without a
@@ -53,13 +54,12 @@ use email_router_model::{EmailAddress, Headers, Mailbox, Scope};
 use crate::contract::unsupported;
 use crate::net::{CredentialSource, TlsConnector};
 use crate::{
-    Access, Capability, Error, ErrorKind, Inbox, Outbound, Probe, ProbeStep, Receipt, ReceiveOptions,
-    RecipientResult, RecipientStatus, Result, SubmitOptions, Transport,
+    Access, Capability, Error, ErrorKind, Inbox, Outbound, Probe, ProbeStep, Receipt, ReceiveOptions, Result,
+    SubmitOptions, Transport,
 };
 use client::{Connection, Failure, Sent};
 use pool::{Lease, Pool};
 use proto::body::Shape;
-use proto::reply::Reply;
 use proto::transaction::Ending;
 use proto::{Outcome, Plan};
 
@@ -169,10 +169,12 @@ impl SmtpTransport {
         let place = &self.place;
         match outcome {
             Outcome::Taken { recipients, last } => {
-                let results = plan.recipients.iter().zip(&recipients).map(|(address, reply)| {
-                    RecipientResult { address: address.clone(), status: status(reply), reply: words(reply) }
-                });
-                Ok(Receipt { recipients: results.collect(), reply: words(&last) })
+                let results = plan
+                    .recipients
+                    .iter()
+                    .zip(&recipients)
+                    .map(|(address, reply)| error::fate(address, reply, true));
+                Ok(Receipt { recipients: results.collect(), reply: error::words(&last) })
             }
             Outcome::SenderRefused(reply) => Err(error::sender_refused(place, plan.sender, &reply)),
             Outcome::RecipientsRefused(replies) => {
@@ -187,21 +189,6 @@ impl SmtpTransport {
             }
         }
     }
-}
-
-fn status(reply: &Reply) -> RecipientStatus {
-    if reply.is_mail_action_done() {
-        RecipientStatus::Accepted
-    } else if error::is_for_good(reply, true) {
-        RecipientStatus::Refused
-    } else {
-        RecipientStatus::RefusedForNow
-    }
-}
-
-/// The server's words at a length that can be stored.
-fn words(reply: &Reply) -> String {
-    reply.to_string().chars().take(500).collect()
 }
 
 #[async_trait]

@@ -83,15 +83,16 @@ async fn each_recipient_has_its_own_fate() {
         ("full", "552 5.2.2 mailbox full"),
         ("many", "552 5.5.3 too many recipients"),
         ("bare552", "552 too many recipients"),
+        ("rfc452", "452 4.5.3 too many recipients"),
     ];
     for chunking in [false, true] {
         let options = SmtpOptions { chunking, refuse_recipients: refuse.clone(), ..SmtpOptions::default() };
         let (server, transport) = pair(options).await;
-        let all = "good@y perm@y temp@y full@y many@y bare552@y";
+        let all = "good@y perm@y temp@y full@y many@y bare552@y rfc452@y";
         let receipt = submit(&transport, &outbound(all, "x\r\n")).await.unwrap();
-        use RecipientStatus::{Accepted, Refused, RefusedForNow};
+        use RecipientStatus::{Accepted, Refused, RefusedForNow, TooMany};
         let fates: Vec<_> = receipt.recipients.iter().map(|r| r.status).collect();
-        assert_eq!(fates, [Accepted, Refused, RefusedForNow, Refused, RefusedForNow, RefusedForNow]);
+        assert_eq!(fates, [Accepted, Refused, RefusedForNow, Refused, TooMany, TooMany, TooMany]);
         assert_eq!(receipt.recipients[3].reply, "552 5.2.2 mailbox full");
         assert_eq!(server.taken()[0].recipients[0].0, "good@y");
 
@@ -104,6 +105,8 @@ async fn each_recipient_has_its_own_fate() {
             assert_eq!((error.kind(), error.retry()), (ErrorKind::RecipientsRefused, retry), "{recipients}");
             let words = error.reply().unwrap();
             assert!(recipients.split(' ').all(|r| words.contains(r)), "{words}");
+            let told: Vec<_> = error.recipients().iter().map(|r| r.address.as_str()).collect();
+            assert_eq!(told.join(" "), recipients);
         }
         // what was refused is reset, and the connection is good for the next
         assert!(submit(&transport, &letter("after")).await.unwrap().reply.ends_with("after"));
