@@ -243,6 +243,7 @@ fn entry(n: u128, attempt: u32, when: i64) -> LedgerEntry {
         result: None,
         closed: false,
         earlier: None,
+        refusals: 7,
     }
 }
 
@@ -262,7 +263,12 @@ fn fates() -> RecipientFates {
 fn results() -> [LedgerResult; 4] {
     [
         LedgerResult::Partly(fates()),
-        LedgerResult::NotTaken { at: at(3), reason: "451 «позже»".to_owned(), permanent: false },
+        LedgerResult::NotTaken {
+            at: at(3),
+            reason: "451 «позже»".to_owned(),
+            permanent: false,
+            counts: true,
+        },
         LedgerResult::InDoubt { at: at(4), reason: "no answer after the final dot".to_owned() },
         LedgerResult::Accepted {
             at: at(5),

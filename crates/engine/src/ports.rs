@@ -191,9 +191,24 @@ pub struct LedgerEntry {
     /// What earlier attempts settled, when this one is for the recipients that were told to wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub earlier: Option<RecipientFates>,
+    /// How many attempts before this one count towards MaximumDeliveryAttempts: those that can have failed because of the message.
+    #[serde(default)]
+    pub refusals: u32,
 }
 
 impl LedgerEntry {
+    /// [`Self::refusals`] for the next attempt.
+    #[must_use]
+    pub fn refusals_after(&self) -> u32 {
+        let counts = match &self.result {
+            Some(LedgerResult::NotTaken { counts, .. }) => *counts,
+            Some(LedgerResult::Accepted { .. }) => false,
+            // what has no answer may have killed the router or the connection
+            Some(LedgerResult::Partly(_) | LedgerResult::InDoubt { .. }) | None => true,
+        };
+        self.refusals.saturating_add(counts.into())
+    }
+
     /// What is known of single recipients after this attempt; `None` while all share one fate.
     #[must_use]
     pub fn fates(&self) -> Option<&RecipientFates> {
@@ -263,6 +278,9 @@ pub enum LedgerResult {
         reason: String,
         /// For good.
         permanent: bool,
+        /// Whether it can be the doing of the message; an outage, a wrong password or a certificate is not.
+        #[serde(default)]
+        counts: bool,
     },
     /// Nobody knows.
     InDoubt {

@@ -38,6 +38,7 @@ fn entry(n: u128) -> LedgerEntry {
         result: None,
         closed: false,
         earlier: None,
+        refusals: 0,
     }
 }
 

@@ -33,6 +33,7 @@ impl OutgoingPass {
             id: &entry.activity_id,
             sender,
             number: entry.attempt,
+            tries: entry.refusals.saturating_add(1),
             elapsed: Elapsed::Known(Duration::try_from(now.duration_since(entry.at)).unwrap_or_default()),
             waited: None,
             subject: self.subject(&entry.activity_id).await,
@@ -46,11 +47,11 @@ impl OutgoingPass {
                 fates::over_all(entry.earlier.as_ref(), SendOutcome::Failed { reason: reason.clone() })
             }
             Some(LedgerResult::Partly(so_far)) => SendOutcome::Retry {
-                not_before: self.due(so_far.at, entry.attempt),
+                not_before: self.due(so_far.at, attempt.tries),
                 reason: fates::waiting(so_far),
             },
             Some(LedgerResult::NotTaken { reason, at, .. }) => {
-                SendOutcome::Retry { not_before: self.due(*at, entry.attempt), reason: reason.clone() }
+                SendOutcome::Retry { not_before: self.due(*at, attempt.tries), reason: reason.clone() }
             }
             None | Some(LedgerResult::InDoubt { .. }) => {
                 let doubt = self.look_for(run, sender, entry).await;
@@ -133,7 +134,7 @@ impl OutgoingPass {
             Doubt::NotTaken => {
                 let reason =
                     "the attempt before this one was cut off before the mail system took the message";
-                let outcome = self.again_or_given_up(attempt.number, reason.to_owned());
+                let outcome = self.again_or_given_up(attempt.tries, reason.to_owned());
                 match fates::over_all(entry.earlier.as_ref(), outcome) {
                     // that the router was stopped is no reason to wait
                     SendOutcome::Retry { reason, .. } if entry.result.is_none() => {

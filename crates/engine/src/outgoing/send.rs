@@ -24,6 +24,9 @@ pub(super) struct Attempt<'a> {
     pub(super) id: &'a ActivityId,
     pub(super) sender: usize,
     pub(super) number: u32,
+    /// The same without the attempts that failed for reasons outside of the message (outages, wrong passwords) and those that were
+    /// cut off before anything was handed over: what MaximumDeliveryAttempts and the growing delay are about.
+    pub(super) tries: u32,
     pub(super) elapsed: Elapsed,
     /// How long it had been pending.
     pub(super) waited: Option<Duration>,
@@ -76,6 +79,7 @@ impl OutgoingPass {
             id,
             sender,
             number,
+            tries: 1,
             elapsed: Elapsed::Since(started),
             waited: self.clock.now().duration_since(email.modified_on).try_into().ok(),
             subject: String::new(),
@@ -119,17 +123,20 @@ impl OutgoingPass {
     ) -> Result<(), Stopped> {
         let entry = self.state.ledger(attempt.id).await?;
         attempt.earlier = entry.as_ref().and_then(LedgerEntry::fates).cloned();
+        // numbers that begin again were set back by a person, who wants a fresh start
+        let before = entry.as_ref().filter(|e| e.attempt < attempt.number);
+        attempt.tries = before.map_or(0, LedgerEntry::refusals_after).saturating_add(1);
         match self.evidence(listed, entry).await? {
             Evidence::Clean => {}
             Evidence::Known(result) => {
                 attempt.subject = self.subject(attempt.id).await;
                 let told = match result {
-                    LedgerResult::NotTaken { at, reason, permanent: false } => {
-                        let due = self.due(at, listed.delivery_attempts);
+                    LedgerResult::NotTaken { at, reason, permanent: false, .. } => {
+                        let due = self.due(at, attempt.tries.saturating_sub(1));
                         (due > self.clock.now()).then_some(SendOutcome::Retry { not_before: due, reason })
                     }
                     LedgerResult::Partly(so_far) => {
-                        let due = self.due(so_far.at, listed.delivery_attempts);
+                        let due = self.due(so_far.at, attempt.tries.saturating_sub(1));
                         let reason = fates::waiting(&so_far);
                         (due > self.clock.now()).then_some(SendOutcome::Retry { not_before: due, reason })
                     }
@@ -260,7 +267,7 @@ impl OutgoingPass {
             let so_far = fates::after(attempt.earlier.take(), &receipt.recipients, now);
             told.retain(|earlier| receipt.recipients.iter().all(|r| r.address != earlier.address));
             told.extend(receipt.recipients);
-            let last = !at_once && attempt.number >= self.settings.maximum_delivery_attempts;
+            let last = !at_once && attempt.tries >= self.settings.maximum_delivery_attempts;
             if so_far.waiting.is_empty() || last {
                 let refused = fates::left_out(&so_far);
                 let reply = receipt.reply;
@@ -279,7 +286,7 @@ impl OutgoingPass {
             let outcome = if at_once {
                 SendOutcome::Retry { not_before: now, reason }
             } else {
-                self.again_or_given_up(attempt.number, reason)
+                self.again_or_given_up(attempt.tries, reason)
             };
             return self.conclude(run, attempt, &outcome, &told).await.map_err(Stopped::After);
         }
@@ -308,7 +315,7 @@ impl OutgoingPass {
         let told = error.recipients().to_vec();
         let decided = (!told.is_empty()).then(|| fates::after(attempt.earlier.clone(), &told, now));
         let so_far = decided.as_ref().or(attempt.earlier.as_ref());
-        let outcome = fates::over_all(so_far, self.refusal(attempt.number, &error));
+        let outcome = fates::over_all(so_far, self.refusal(attempt.tries, &error));
         let result = match (&outcome, decided) {
             (SendOutcome::Sent { refused, .. }, _) => {
                 LedgerResult::Accepted { at: now, reply: fates::words(&error), refused: refused.clone() }
@@ -318,6 +325,7 @@ impl OutgoingPass {
                 at: now,
                 reason: fates::words(&error),
                 permanent: matches!(outcome, SendOutcome::Failed { .. }),
+                counts: counts(&error),
             },
         };
         self.note(attempt, &result).await;
@@ -378,6 +386,7 @@ impl OutgoingPass {
             result: None,
             closed: false,
             earlier: attempt.earlier.clone(),
+            refusals: attempt.tries.saturating_sub(1),
         }
     }
 
@@ -395,47 +404,45 @@ impl OutgoingPass {
 
     /// What becomes of an e-mail that the mail system certainly did not take.
     ///
-    /// A fault that lies outside of the message (password, unreachable server, certificate, settings) does not make it fail,
-    /// however often it happens: the e-mail waits for `PendingStatusDelay`. The CRM counts the attempt all the same, since a claim cannot
-    /// be taken back. A connection that breaks or stalls can be the doing of the message, so it counts like a refusal.
-    fn refusal(&self, attempt: u32, error: &email_router_transport::Error) -> SendOutcome {
+    /// A fault that lies outside of the message (password, unreachable server, certificate, settings) does not make it fail, however
+    /// often it happens, and does not count: the e-mail waits for `PendingStatusDelay`. A connection that breaks or stalls can be the
+    /// doing of the message, so it counts like a refusal.
+    fn refusal(&self, tries: u32, error: &email_router_transport::Error) -> SendOutcome {
         let reason = fates::words(error);
-        let about_message = error.scope() == Scope::Message;
-        if about_message && error.retry() == Retry::Never {
+        if error.scope() == Scope::Message && error.retry() == Retry::Never {
             return SendOutcome::Failed { reason };
         }
-        let counts = about_message
-            || matches!(error.kind(), ErrorKind::ConnectionLost | ErrorKind::Protocol | ErrorKind::Timeout);
+        let counts = counts(error);
         let delay = match error.retry() {
             Retry::Later(Some(asked)) => asked.min(LONGEST_RETRY_DELAY),
-            _ if counts => return self.again_or_given_up(attempt, reason),
+            _ if counts => return self.again_or_given_up(tries, reason),
             _ => self.settings.pending_status_delay.min(LONGEST_RETRY_DELAY),
         };
-        if counts && attempt >= self.settings.maximum_delivery_attempts {
-            return given_up(attempt, &reason);
+        if counts && tries >= self.settings.maximum_delivery_attempts {
+            return given_up(tries, &reason);
         }
         SendOutcome::Retry { not_before: later(self.clock.now(), delay), reason }
     }
 
     /// Back to Pending Send after the delay of this attempt, up to a fifth longer so that e-mails that failed together do not
     /// come back together; or given up when this was the last attempt.
-    pub(super) fn again_or_given_up(&self, attempt: u32, reason: String) -> SendOutcome {
-        if attempt >= self.settings.maximum_delivery_attempts {
-            return given_up(attempt, &reason);
+    pub(super) fn again_or_given_up(&self, tries: u32, reason: String) -> SendOutcome {
+        if tries >= self.settings.maximum_delivery_attempts {
+            return given_up(tries, &reason);
         }
-        let delay = self.delay(attempt).mul_f64(1.0 + self.entropy.fraction() / 5.0).min(LONGEST_RETRY_DELAY);
+        let delay = self.delay(tries).mul_f64(1.0 + self.entropy.fraction() / 5.0).min(LONGEST_RETRY_DELAY);
         SendOutcome::Retry { not_before: later(self.clock.now(), delay), reason }
     }
 
     /// `PendingStatusDelay`, doubled with each attempt, at most a day.
-    fn delay(&self, attempt: u32) -> Duration {
-        let factor = 1_u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
+    fn delay(&self, tries: u32) -> Duration {
+        let factor = 1_u32.checked_shl(tries.saturating_sub(1)).unwrap_or(u32::MAX);
         self.settings.pending_status_delay.saturating_mul(factor).min(LONGEST_RETRY_DELAY)
     }
 
     /// When an attempt that was refused at `at` may be repeated.
-    pub(super) fn due(&self, at: Timestamp, attempt: u32) -> Timestamp {
-        later(at, self.delay(attempt))
+    pub(super) fn due(&self, at: Timestamp, tries: u32) -> Timestamp {
+        later(at, self.delay(tries))
     }
 }
 
@@ -488,8 +495,14 @@ impl<E: Into<Error>> From<E> for Stopped {
     }
 }
 
-fn given_up(attempt: u32, reason: &str) -> SendOutcome {
-    SendOutcome::Failed { reason: format!("given up after {attempt} attempts; the last one: {reason}") }
+/// Whether an error that took nothing counts towards MaximumDeliveryAttempts.
+fn counts(error: &email_router_transport::Error) -> bool {
+    error.scope() == Scope::Message
+        || matches!(error.kind(), ErrorKind::ConnectionLost | ErrorKind::Protocol | ErrorKind::Timeout)
+}
+
+fn given_up(tries: u32, reason: &str) -> SendOutcome {
+    SendOutcome::Failed { reason: format!("given up after {tries} attempts; the last one: {reason}") }
 }
 
 pub(super) fn later(at: Timestamp, delay: Duration) -> Timestamp {
