@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use email_router_crm::{Attachment, EmailStatus, ParticipationType, SendOutcome};
+use email_router_engine::outgoing::InFlight;
 use email_router_engine::ports::{LedgerEntry, LedgerResult};
 use email_router_engine::{InDoubtPolicy, StateStore as _};
 use email_router_model::{Clock as _, MessageId, Retry, Scope};
@@ -464,6 +465,30 @@ async fn the_deadline_ends_a_pass_the_same_way() {
     let report = report.unwrap();
     assert!(report.ended_early);
     assert_eq!((report.sent, world.crm.mail(2).status), (1, EmailStatus::PendingSend));
+}
+
+/// Two passes over one sender, as when a plan is replaced: the second leaves alone what the first has in hand, and still does so
+/// when it comes to it again.
+#[tokio::test]
+async fn passes_that_share_what_is_in_flight_never_meet() {
+    let world = world([(1, 1)]);
+    world.system.answer([Answer::Wait]);
+    let (fuse, in_flight) = (Fuse::none(), InFlight::default());
+    let senders = [world.sender(1, &fuse, SERVER)];
+    let (_stop, stopped) = watch::channel(false);
+    let first = world.router(&fuse).with_in_flight(&in_flight);
+    let run = first.run(&senders, &stopped, None);
+    let others = async {
+        world.system.arrived.notified().await;
+        for _ in 0..2 {
+            let second = world.router(&fuse).with_in_flight(&in_flight);
+            let report = second.run(&senders, &stopped, None).await.unwrap();
+            assert_eq!((report.sent, report.in_doubt, report.recovered), (0, 0, 0));
+        }
+        world.system.gate.notify_one();
+    };
+    let (report, ()) = tokio::join!(run, others);
+    assert_eq!((report.unwrap().sent, world.system.count(1)), (1, 1));
 }
 
 #[tokio::test]

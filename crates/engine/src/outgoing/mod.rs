@@ -44,5 +44,5 @@ mod report;
 mod send;
 
 pub use compose::{ComposeOptions, LOOP_HEADER, compose, message_id};
-pub use pass::{InFlight, OutgoingPass, Sender};
+pub use pass::{InFlight, OutgoingPass, Sender, Slots};
 pub use report::{OutgoingReport, SenderReport};

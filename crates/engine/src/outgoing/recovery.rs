@@ -56,7 +56,7 @@ impl OutgoingPass {
             None | Some(LedgerResult::InDoubt { .. }) => {
                 let doubt = self.look_for(run, sender, entry).await;
                 if doubt != Doubt::NotYet {
-                    run.report(|r| r.recovered += 1);
+                    run.report(|r| r.count_recovered(sender));
                 }
                 return self.decide(run, &attempt, entry, doubt).await;
             }
@@ -71,7 +71,7 @@ impl OutgoingPass {
         attempt: &Attempt<'_>,
         outcome: &SendOutcome,
     ) -> Result<()> {
-        run.report(|r| r.recovered += 1);
+        run.report(|r| r.count_recovered(attempt.sender));
         self.conclude(run, attempt, outcome, &[]).await
     }
 

@@ -735,6 +735,7 @@ impl World {
                 name,
                 can_find: self.can_find,
             }),
+            cautious: None,
         }
     }
 
