@@ -96,6 +96,8 @@ pub(super) fn profile(
         delete_emails: common.delete_emails,
         move_emails: common.move_emails,
         ehlo_name,
+        use_pipelining: cx.flag(s, "UsePipelining", &wire.use_pipelining).unwrap_or(true),
+        use_chunking: cx.flag(s, "UseChunking", &wire.use_chunking).unwrap_or(true),
         envelope_sender,
         tuning,
     })
@@ -422,6 +424,8 @@ fn outgoing(
     }
     if c.protocol != Protocol::Smtp {
         cx.no_effect(s, "EhloName", &wire.ehlo_name, "it belongs to SMTP");
+        cx.no_effect(s, "UsePipelining", &wire.use_pipelining, "it belongs to SMTP");
+        cx.no_effect(s, "UseChunking", &wire.use_chunking, "it belongs to SMTP");
     }
     if c.direction == Direction::Incoming {
         cx.no_effect(s, "EnvelopeSender", &wire.envelope_sender, "it belongs to outgoing profiles");

@@ -1,5 +1,6 @@
 //! From the server's answers to errors: what happened, may it be tried again, how much has to stop, what a person can do.
 
+use email_router_auth::PickError;
 use email_router_model::{EmailAddress, Retry, Scope};
 
 use super::proto::{Class, Malformed, Obstacle, OpeningFault, Reply};
@@ -54,10 +55,13 @@ pub(super) fn opening(place: &str, tls: TlsMode, fault: OpeningFault) -> Error {
         .with_reply(&reply.to_string())
         .with_hint("the server's certificate may be missing or damaged"),
         OpeningFault::NoMechanism(why) => Error::new(ErrorKind::Authentication, format!("{place}: {why}"))
-            .with_hint(if tls == TlsMode::None {
-                "choose STARTTLS or implicit TLS, or allow the password in clear"
-            } else {
-                "use the server's submission port (587, or 465 with implicit TLS)"
+            .with_hint(match (&why, tls) {
+                (PickError::CleartextRefused { .. }, TlsMode::None) => {
+                    "choose STARTTLS or implicit TLS, or allow the password in clear"
+                }
+                _ => {
+                    "use the server's submission port (587, or 465 with implicit TLS), or an authentication type that it offers"
+                }
             })
             .with_source(why),
         OpeningFault::Exchange(why) => {
@@ -116,20 +120,24 @@ pub(super) fn obstacle(place: &str, size: u64, obstacle: &Obstacle) -> Error {
 /// Replies that are about more than the command they answer; `None` when it is the command's own matter.
 fn about_the_session(place: &str, command: &str, reply: &Reply) -> Option<Error> {
     let text = reply.to_string();
+    let misunderstood = || {
+        Error::new(ErrorKind::Protocol, format!("{place} does not accept {command}"))
+            .with_retry(Retry::Never)
+            .with_scope(Scope::Message)
+    };
     let error = match reply.code() {
         530 if text.to_ascii_uppercase().contains("STARTTLS") => {
             Error::new(ErrorKind::Settings, format!("{place} demands TLS before mail is sent"))
                 .with_hint("choose STARTTLS in the settings")
         }
-        // RFC 4954 section 6: authentication required
-        530 => Error::new(ErrorKind::Authentication, format!("{place} demands a login before mail is sent"))
-            .with_hint("set a user name and password, or have this machine's address allowed to relay"),
-        // commands or parameters the server does not know: 500, 502, 503, 504, and 555 of RFC 5321 4.1.1.11
-        500 | 502 | 503 | 504 | 555 => {
-            Error::new(ErrorKind::Protocol, format!("{place} does not accept {command}"))
-                .with_retry(Retry::Never)
-                .with_scope(Scope::Message)
+        // RFC 4954 section 6: authentication required. Some servers say 503 (bad sequence: AUTH first).
+        503 if command != "MAIL" || !text.to_ascii_uppercase().contains("AUTH") => misunderstood(),
+        530 | 503 => {
+            Error::new(ErrorKind::Authentication, format!("{place} demands a login before mail is sent"))
+                .with_hint("set a user name and password, or have this machine's address allowed to relay")
         }
+        // commands or parameters the server does not know: 500, 502, 503, 504, and 555 of RFC 5321 4.1.1.11
+        500 | 502 | 504 | 555 => misunderstood(),
         // the server's disk is full: nobody's message is taken at the moment
         452 if reply.is_about(3, 1) => {
             Error::new(ErrorKind::Throttled, format!("{place} has no room for mail at the moment"))
