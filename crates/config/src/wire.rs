@@ -147,6 +147,8 @@ section! {
         delete_emails "DeleteEmails",
         move_emails "MoveEmails",
         ehlo_name "EhloName",
+        use_pipelining "UsePipelining",
+        use_chunking "UseChunking",
         envelope_sender "EnvelopeSender",
         cache_capacity "CacheCapacity",
         pending_status_delay "PendingStatusDelay",

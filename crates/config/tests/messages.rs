@@ -762,10 +762,16 @@ fn other_values() {
     );
     profile(
         POP,
-        &[("</Name>", "</Name><Path>x</Path><EhloName>x</EhloName>")],
+        &[(
+            "</Name>",
+            "</Name><Path>x</Path><EhloName>x</EhloName><UseChunking>false</UseChunking><UsePipelining>maybe</UsePipelining>",
+        )],
         &[
             "E.xml:3: warning: profile \"In\": Path has no effect: Pop3 does not use it [ignored-element]",
             "E.xml:3: warning: profile \"In\": EhloName has no effect: it belongs to SMTP [ignored-element]",
+            "E.xml:3: warning: profile \"In\": UseChunking has no effect: it belongs to SMTP [ignored-element]",
+            "E.xml:3: warning: profile \"In\": UsePipelining has no effect: it belongs to SMTP [ignored-element]",
+            "E.xml:3: error: profile \"In\": UsePipelining is \"maybe\", which is not one of true, false [unknown-value]",
         ],
     );
     let no = |name: &str, element: &str, why: &str| {

@@ -58,7 +58,7 @@ fn pop3(profile: &Profile, accounts: Accounts) -> Result<Arc<dyn Transport>, Str
     settings.cleartext_allowed = profile.allow_clear_text_without_tls;
     settings.login = match profile.authentication {
         Auth::Apop => LoginMethod::Apop,
-        Auth::ClearText | Auth::CramMd5 => LoginMethod::Strongest,
+        Auth::ClearText => LoginMethod::Password,
         other => return Err(format!("authentication type {other} is not served for POP3 by this version")),
     };
     Ok(Arc::new(Pop3Transport::new(settings).map_err(|e| e.to_string())?))
@@ -73,14 +73,17 @@ fn pop3(_: &Profile, _: Accounts) -> Result<Arc<dyn Transport>, String> {
 fn smtp(profile: &Profile, accounts: Accounts) -> Result<Arc<dyn Transport>, String> {
     use email_router_config::{AuthenticationType as Auth, EnvelopeSender as Wanted};
     use email_router_transport::smtp::{EnvelopeSender, HeloName, SmtpSettings, SmtpTransport};
-    if !matches!(profile.authentication, Auth::Anonymous | Auth::ClearText | Auth::CramMd5) {
-        return Err(format!(
-            "authentication type {} is not served for SMTP by this version",
-            profile.authentication
-        ));
-    }
+    let mechanisms: &[&str] = match profile.authentication {
+        Auth::Anonymous => &[], // there are no credentials to use one with
+        Auth::ClearText => &["PLAIN", "LOGIN"],
+        Auth::CramMd5 => &["CRAM-MD5"],
+        other => return Err(format!("authentication type {other} is not served for SMTP by this version")),
+    };
     let mut settings = SmtpSettings::new(endpoint(profile)?);
+    settings.mechanisms = mechanisms.iter().map(|&name| name.to_owned()).collect();
     settings.allow_cleartext_password = profile.allow_clear_text_without_tls;
+    settings.use_pipelining = profile.use_pipelining;
+    settings.use_chunking = profile.use_chunking;
     settings.max_message_bytes = profile.max_message_size;
     settings.pool.max_connections = profile.max_connections as usize;
     settings.envelope_sender = match &profile.envelope_sender {
@@ -100,7 +103,7 @@ fn smtp(profile: &Profile, accounts: Accounts) -> Result<Arc<dyn Transport>, Str
             &mut settings.deadlines.rcpt,
             &mut settings.deadlines.data_start,
         ] {
-            *deadline = timeout;
+            *deadline = timeout.min(*deadline);
         }
     }
     Ok(Arc::new(SmtpTransport::new(settings, Arc::new(accounts)).map_err(|e| e.to_string())?))

@@ -11,8 +11,10 @@ use email_router::crm::embedded::admin::fields;
 use email_router::crm::{Approval, CrmMailbox, DeliveryMethod, FilteringMethod};
 use email_router::engine::{Event, IncomingSettings, Observer, OutgoingSettings};
 use email_router::model::{Direction, EmailAddress, MailboxKind, RecordRef, read_file_capped};
+use email_router::transport::Access;
 use email_router::{OpenOptions, Service};
 use email_router_testkit::pop3::{Pop3Options, Pop3Server};
+use email_router_testkit::smtp::{SmtpOptions, SmtpServer};
 use tokio::sync::watch;
 
 const MAILDIRS: &str = r#"<Configuration>
@@ -242,4 +244,115 @@ async fn two_routers_do_not_share_a_state_file_and_what_is_not_served_is_reporte
     let (mailbox, why) = &report.failures[0];
     assert_eq!(mailbox, "crm/one@first.example");
     assert!(why.starts_with("not served: the CRM of deployment crm has no queue"), "{why}");
+}
+
+/// The authentication type of a profile decides how the router logs in, although the servers offer every way.
+#[tokio::test]
+async fn the_authentication_type_is_obeyed() {
+    let folder = tempfile::tempdir().unwrap();
+    let password = folder.path().join("password");
+    std::fs::write(&password, "tanstaaftanstaaf").unwrap();
+    let smtp = SmtpServer::start(SmtpOptions {
+        sasl: vec!["CRAM-MD5", "PLAIN", "LOGIN"],
+        users: vec![("tim", "tanstaaftanstaaf")],
+        ..SmtpOptions::default()
+    })
+    .await;
+    let pop3 = Pop3Server::start(Pop3Options {
+        apop: true,
+        sasl: vec!["CRAM-MD5", "PLAIN"],
+        ..Pop3Options::default()
+    })
+    .await;
+    pop3.add_user("tim", "tanstaaftanstaaf");
+    let only_hidden = SmtpServer::start(SmtpOptions {
+        sasl: vec!["CRAM-MD5"],
+        users: vec![("tim", "tanstaaftanstaaf")],
+        ..SmtpOptions::default()
+    })
+    .await;
+    for (incoming, outgoing, port, words) in [
+        ("ClearText", "ClearText", smtp.port(), Ok(["logged in with PLAIN", "logged in with PLAIN"])),
+        ("Apop", "CramMd5", smtp.port(), Ok(["logged in with APOP", "logged in with CRAM-MD5"])),
+        ("ClearText", "ClearText", only_hidden.port(), Err("it offers CRAM-MD5")),
+    ] {
+        let account = format!(
+            "<EmailServer>127.0.0.1</EmailServer><TlsMode>None</TlsMode><AllowClearTextWithoutTls>true</AllowClearTextWithoutTls>\
+             <AccessCredentials>OtherSpecified</AccessCredentials><UserName>tim</UserName><Password>file:{}</Password>",
+            password.display()
+        );
+        let text = MAILDIRS
+            .replace(
+                "<ServerType>Maildir</ServerType><Path>in/{address}</Path>",
+                &format!(
+                    "<ServerType>Pop3</ServerType><AuthenticationType>{incoming}</AuthenticationType>{account}<NetworkPort>{}</NetworkPort>",
+                    pop3.port()
+                ),
+            )
+            .replace(
+                "<Name>out</Name><Direction>Outgoing</Direction><ServerType>Maildir</ServerType><Path>out/{address}</Path>",
+                &format!(
+                    "<Name>out</Name><Direction>Outgoing</Direction><ServerType>Smtp</ServerType>\
+                     <AuthenticationType>{outgoing}</AuthenticationType>{account}<NetworkPort>{port}</NetworkPort>"
+                ),
+            );
+        let (settings, findings) = check(&text, Path::new("/etc/email-router/EmailAgent.xml"));
+        let settings = settings.unwrap_or_else(|| panic!("{findings:#?}"));
+        let secrets = SecretStore::new(settings.router.secret_key_file.clone());
+        let listed = [queue(2, "two@second.example")];
+        let assembled = assemble(&settings, &settings.deployments[0], &listed, &secrets);
+        let (read, send) = (&assembled.plan.incoming[0], &assembled.plan.outgoing[0]);
+        let read = read.transport.probe(&read.mailbox, Access::Incoming).await;
+        let send = send.transport.probe(&send.mailbox, Access::Outgoing).await;
+        match words {
+            Ok(words) => {
+                for (probe, words) in [read, send].into_iter().zip(words) {
+                    let probe = probe.unwrap();
+                    assert!(probe.steps.iter().any(|s| s.what == words), "{words}: {probe:?}");
+                }
+            }
+            Err(words) => assert!(send.unwrap_err().to_string().contains(words)),
+        }
+    }
+}
+
+/// OperationTimeout only shortens what RFC 5321 4.5.3.2 allows, and the time for the message itself stays; the switches for what a
+/// server offers and cannot do reach the transport.
+#[test]
+fn what_an_smtp_profile_says_reaches_the_transport() {
+    let smtp = "<ServerType>Smtp</ServerType><AuthenticationType>Anonymous</AuthenticationType><EmailServer>mx.example</EmailServer>\
+                <TlsMode>None</TlsMode>";
+    for (more, words) in [
+        (
+            "",
+            [
+                "use_pipelining: true, use_chunking: true",
+                "greeting: 300s, mail: 300s, rcpt: 300s, data_start: 120s",
+            ],
+        ),
+        (
+            "<UseChunking>false</UseChunking><OperationTimeout>200000</OperationTimeout>",
+            [
+                "use_pipelining: true, use_chunking: false",
+                "greeting: 200s, mail: 200s, rcpt: 200s, data_start: 120s",
+            ],
+        ),
+        (
+            "<UsePipelining>false</UsePipelining><OperationTimeout>3600000</OperationTimeout>",
+            [
+                "use_pipelining: false, use_chunking: true",
+                "greeting: 300s, mail: 300s, rcpt: 300s, data_start: 120s",
+            ],
+        ),
+    ] {
+        let text = MAILDIRS.replace(
+            "<Name>out</Name><Direction>Outgoing</Direction><ServerType>Maildir</ServerType><Path>out/{address}</Path>",
+            &format!("<Name>out</Name><Direction>Outgoing</Direction>{smtp}{more}"),
+        );
+        let assembled = assembled(&text, &[queue(2, "two@second.example")]);
+        let transport = format!("{:?}", assembled.plan.outgoing[0].transport);
+        for words in words.into_iter().chain(["data_block: 180s, data_end: 600s"]) {
+            assert!(transport.contains(words), "{more}: {transport}");
+        }
+    }
 }

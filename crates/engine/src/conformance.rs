@@ -7,11 +7,11 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use email_router_model::{ActivityId, MailboxId, MessageId, RemoteId, Timestamp};
+use email_router_model::{ActivityId, EmailAddress, MailboxId, MessageId, RemoteId, Timestamp};
 
 use crate::ports::{
     DecisionNote, DecisionQuery, LedgerEntry, LedgerResult, ProviderDirection, ProviderStatus,
-    QuarantineItem, Settled, StateStore,
+    QuarantineItem, RecipientFates, RecipientWords, Settled, StateStore,
 };
 use crate::record::Step;
 use crate::{DecisionRecord, ReasonCode, StateError, Verdict};
@@ -262,12 +262,33 @@ fn entry(n: u128, attempt: u32, when: i64) -> LedgerEntry {
         at: at(when),
         result: None,
         closed: false,
+        earlier: None,
+        refusals: 7,
     }
 }
 
-fn results() -> [LedgerResult; 3] {
+fn fates() -> RecipientFates {
+    let address =
+        |text: &str| -> EmailAddress { text.parse().unwrap_or_else(|_| panic!("{text} is an address")) };
+    RecipientFates {
+        at: at(6),
+        accepted: vec![address("a@example.com")],
+        refused: vec![RecipientWords {
+            address: address("b@example.com"), reply: "550 «нет»".to_owned()
+        }],
+        waiting: vec![RecipientWords { address: address("c@example.com"), reply: "451 later".to_owned() }],
+    }
+}
+
+fn results() -> [LedgerResult; 4] {
     [
-        LedgerResult::NotTaken { at: at(3), reason: "451 «позже»".to_owned(), permanent: false },
+        LedgerResult::Partly(fates()),
+        LedgerResult::NotTaken {
+            at: at(3),
+            reason: "451 «позже»".to_owned(),
+            permanent: false,
+            counts: true,
+        },
         LedgerResult::InDoubt { at: at(4), reason: "no answer after the final dot".to_owned() },
         LedgerResult::Accepted {
             at: at(5),
@@ -305,7 +326,7 @@ async fn ledger(stores: &dyn Stores) {
     assert_eq!(ok(c, s.ledger_open().await), [], "{c}");
     let closed = ok(c, s.ledger(&activity(1)).await);
     assert!(
-        closed.is_some_and(|e| e.closed && e.result == Some(results()[2].clone())),
+        closed.is_some_and(|e| e.closed && e.result == Some(results()[3].clone())),
         "{c}: it stays for reports"
     );
     ok(c, s.ledger_begin(&entry(1, 2, 9)).await);
@@ -334,6 +355,18 @@ async fn ledger_order_and_prune(stores: &dyn Stores) {
     for (n, there) in [(1, false), (2, true), (3, true), (4, true)] {
         assert_eq!(ok(c, s.ledger(&activity(n)).await).is_some(), there, "{c}: entry {n}");
     }
+    // what names recipients that have the message and others that wait is kept until the e-mail is settled
+    let waiting = LedgerEntry { earlier: Some(fates()), ..entry(5, 2, 1) };
+    for result in &results()[..3] {
+        ok(c, s.ledger_begin(&waiting).await);
+        ok(c, s.ledger_result(&activity(5), result).await);
+        ok(c, s.ledger_close(&activity(5)).await);
+        assert_eq!(ok(c, s.prune(at(20)).await), 0, "{c}: {result:?}");
+        let kept = LedgerEntry { closed: true, result: Some(result.clone()), ..waiting.clone() };
+        assert_eq!(ok(c, s.ledger(&activity(5)).await), Some(kept), "{c}");
+    }
+    ok(c, s.ledger_result(&activity(5), &results()[3]).await);
+    assert_eq!(ok(c, s.prune(at(20)).await), 1, "{c}: settled");
 }
 
 async fn ledger_refuses_unknown(stores: &dyn Stores) {
@@ -591,7 +624,7 @@ async fn concurrent_writers(stores: &dyn Stores) {
                 s.begin(&m, &one("counter"), at(round)).await?;
                 s.begin(&m, &[RemoteId::new(format!("{n}-{round}"))], at(round)).await?;
                 s.ledger_begin(&entry(n, u32::try_from(round).unwrap_or(0), round)).await?;
-                s.ledger_result(&activity(n), &results()[2]).await?;
+                s.ledger_result(&activity(n), &results()[3]).await?;
                 s.quarantine_put(&item(&format!("{n}-{round}"), "c")).await?;
             }
             s.ledger_close(&activity(n)).await

@@ -7,7 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use email_router_crm::{CrmClient, EmailLookup, EmailSummary, SmartQuery};
-use email_router_model::{ActivityId, Classified, MailboxId, MessageId, RemoteId, Retry, Scope, Timestamp};
+use email_router_model::{
+    ActivityId, Classified, EmailAddress, MailboxId, MessageId, RemoteId, Retry, Scope, Timestamp,
+};
 use email_router_transport::RecipientResult;
 use serde::{Deserialize, Serialize};
 
@@ -119,7 +121,8 @@ pub trait StateStore: Debug + Send + Sync + 'static {
     /// Removes the statuses of providers that are not in `present` (`mailbox id`, `direction`).
     async fn retain_statuses(&self, present: &[(MailboxId, ProviderDirection)]) -> Result<(), StateError>;
 
-    /// Removes closed ledger entries older than this. Returns how many.
+    /// Removes closed ledger entries older than this, but none that a later attempt needs ([`LedgerEntry::is_needed`]). Returns how
+    /// many.
     async fn prune(&self, before: Timestamp) -> Result<u64, StateError>;
 
     /// Keeps the decisions about messages, for `why` and `replay`. A later decision about the same (mailbox, remote id) is kept beside the
@@ -243,13 +246,78 @@ pub struct LedgerEntry {
     pub result: Option<LedgerResult>,
     /// Whether the CRM knows the result.
     pub closed: bool,
+    /// What earlier attempts settled, when this one is for the recipients that were told to wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<RecipientFates>,
+    /// How many attempts before this one count towards MaximumDeliveryAttempts: those that can have failed because of the message.
+    #[serde(default)]
+    pub refusals: u32,
+}
+
+impl LedgerEntry {
+    /// [`Self::refusals`] for the next attempt.
+    #[must_use]
+    pub fn refusals_after(&self) -> u32 {
+        let counts = match &self.result {
+            Some(LedgerResult::NotTaken { counts, .. }) => *counts,
+            Some(LedgerResult::Accepted { .. }) => false,
+            // what has no answer may have killed the router or the connection
+            Some(LedgerResult::Partly(_) | LedgerResult::InDoubt { .. }) | None => true,
+        };
+        self.refusals.saturating_add(counts.into())
+    }
+
+    /// What is known of single recipients after this attempt; `None` while all share one fate.
+    #[must_use]
+    pub fn fates(&self) -> Option<&RecipientFates> {
+        match &self.result {
+            Some(LedgerResult::Partly(fates)) => Some(fates),
+            _ => self.earlier.as_ref(),
+        }
+    }
+
+    /// Whether a later attempt needs this entry, so that it must not be pruned: it is open, or it alone knows which recipients
+    /// have the message and which still wait.
+    #[must_use]
+    pub fn is_needed(&self) -> bool {
+        let ended = matches!(self.result, Some(LedgerResult::Accepted { .. }));
+        !self.closed || (!ended && self.fates().is_some())
+    }
+}
+
+/// What the mail system decided about the recipients of an e-mail so far, all attempts together, while some of them wait.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecipientFates {
+    /// When the last of these decisions fell.
+    pub at: Timestamp,
+    /// Those for whom it took the message: it is never sent to them again.
+    pub accepted: Vec<EmailAddress>,
+    /// Those it refused for good.
+    pub refused: Vec<RecipientWords>,
+    /// Those it told to wait.
+    pub waiting: Vec<RecipientWords>,
+}
+
+/// A recipient, and what the mail system said about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecipientWords {
+    /// Who.
+    pub address: EmailAddress,
+    /// The mail system's words.
+    pub reply: String,
+}
+
+impl std::fmt::Display for RecipientWords {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.address, self.reply)
+    }
 }
 
 /// What the mail system said to an attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "result")]
 pub enum LedgerResult {
-    /// It took the message for at least one recipient.
+    /// It took the message for at least one recipient, and none of the others waits.
     Accepted {
         /// When.
         at: Timestamp,
@@ -258,6 +326,8 @@ pub enum LedgerResult {
         /// `address: server's words` for each refused recipient.
         refused: Vec<String>,
     },
+    /// It decided about some recipients, and others wait for the next attempt.
+    Partly(RecipientFates),
     /// It certainly took nothing.
     NotTaken {
         /// When.
@@ -266,6 +336,9 @@ pub enum LedgerResult {
         reason: String,
         /// For good.
         permanent: bool,
+        /// Whether it can be the doing of the message; an outage, a wrong password or a certificate is not.
+        #[serde(default)]
+        counts: bool,
     },
     /// Nobody knows.
     InDoubt {

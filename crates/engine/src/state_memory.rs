@@ -264,7 +264,7 @@ impl StateStore for MemoryState {
     async fn prune(&self, before: Timestamp) -> Result<u64, StateError> {
         let mut data = self.data();
         let had = data.ledger.len();
-        data.ledger.retain(|_, e| !e.closed || e.at >= before);
+        data.ledger.retain(|_, e| e.is_needed() || e.at >= before);
         Ok((had - data.ledger.len()) as u64)
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use email_router_crm::EmailStatus;
 use email_router_engine::{InDoubtPolicy, StateStore as _};
 use email_router_model::{MessageId, Retry};
-use email_router_transport::{Error, ErrorKind};
-use support::{Answer, Fuse, World, activity, mail};
+use email_router_transport::{Error, ErrorKind, RecipientStatus};
+use support::{Answer, Fuse, World, activity, mail, mail_to};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -149,6 +149,53 @@ async fn row_7_refused_and_the_crm_not_told() {
         assert_eq!((world.crm.mail(1).status, world.system.count(1)), (EmailStatus::Sent, 1), "{point}");
         nothing_open(&world).await;
     }
+}
+
+#[tokio::test]
+async fn row_7a_some_have_it_and_some_wait() {
+    use RecipientStatus::{Refused, RefusedForNow};
+    for point in ["after ledger_result", "before finish", "after finish", "after ledger_close"] {
+        let world = World::new();
+        world.crm.add(mail_to(1, 1, &["bob", "slow", "gone"]));
+        world.system.answer([Answer::Each(vec![
+            ("slow", RefusedForNow, "451 greylisted"),
+            ("gone", Refused, "550 unknown"),
+        ])]);
+        crash_at(&world, point).await;
+        let after = world.crm.mail(1);
+        assert_eq!(after.status, EmailStatus::PendingSend, "{point}");
+        assert!(after.report[0].contains("slow@example.net: 451 greylisted"), "{point}: {:?}", after.report);
+        nothing_open(&world).await;
+        world.later(HOUR);
+        world.pass(&[1]).await;
+        let after = world.crm.mail(1);
+        assert_eq!(after.status, EmailStatus::Sent, "{point}");
+        assert_eq!(after.report, ["gone@example.net: 550 unknown"], "{point}");
+        assert_eq!(world.system.reached(), ["bob", "slow"], "{point}: each once");
+        nothing_open(&world).await;
+    }
+}
+
+/// The second submission, for those who waited, is cut off: nobody can tell, also where the mail system can look for the message,
+/// since it went to the others under the same Message-ID.
+#[tokio::test]
+async fn row_7a_and_then_row_5() {
+    let world = finding(World::new());
+    world.crm.add(mail_to(1, 1, &["bob", "slow"]));
+    world.system.answer([Answer::Each(vec![("slow", RecipientStatus::RefusedForNow, "451 later")])]);
+    world.pass(&[1]).await;
+    world.later(HOUR);
+    crash_at(&world, "before submit").await;
+    let after = world.crm.mail(1);
+    assert!(after.in_doubt, "{after:?}");
+    assert!(after.report[0].contains("slow@example.net"), "names those in doubt: {:?}", after.report);
+    // a person sends it again: those who have it do not get it again
+    world
+        .crm
+        .change(1, |m| (m.status, m.in_doubt, m.version) = (EmailStatus::PendingSend, false, m.version + 1));
+    world.pass(&[1]).await;
+    assert_eq!(world.crm.mail(1).status, EmailStatus::Sent);
+    assert_eq!(world.system.reached(), ["bob", "slow"]);
 }
 
 #[tokio::test]

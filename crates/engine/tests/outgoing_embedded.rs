@@ -144,6 +144,7 @@ impl World {
             },
             record: self.sender.clone(),
             transport: Arc::new(Fused(self.mail_system.clone(), Arc::clone(fuse))),
+            cautious: None,
         }];
         let (_stop, stopped) = watch::channel(false);
         tokio::select! {

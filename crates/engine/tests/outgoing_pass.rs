@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use email_router_crm::{Attachment, EmailStatus, ParticipationType, SendOutcome};
-use email_router_engine::ports::LedgerResult;
+use email_router_engine::outgoing::InFlight;
+use email_router_engine::ports::{LedgerEntry, LedgerResult};
 use email_router_engine::{InDoubtPolicy, StateStore as _};
-use email_router_model::{Clock as _, Retry, Scope};
+use email_router_model::{Clock as _, MessageId, Retry, Scope};
 use email_router_transport::{DsnNotify, Error, ErrorKind};
 use support::{Answer, Fuse, FusedState, World, activity, address, mail};
 use tokio::sync::watch;
@@ -134,10 +135,73 @@ async fn a_temporary_refusal_backs_off_and_gives_up_in_the_end() {
     assert_eq!(world.system.count(1), 0);
 }
 
+/// What lies outside of the message uses up none of its attempts and does not lengthen its delay, however long it lasts.
+#[tokio::test]
+async fn an_outage_uses_up_no_attempt() {
+    let world = world([(1, 1)]);
+    for n in 0..12 {
+        let (kind, text) = if n % 2 == 0 {
+            (ErrorKind::Refused, "smtp mx: connection refused")
+        } else {
+            (ErrorKind::Authentication, "smtp mx: wrong password")
+        };
+        world.system.answer([Answer::Refuse(Error::new(kind, text))]);
+        world.pass(&[1]).await;
+        assert_eq!(world.crm.mail(1).status, EmailStatus::PendingSend, "outage {n}");
+        world.later(6 * MINUTE);
+    }
+    world.system.answer([Answer::Refuse(temporary())]);
+    world.pass(&[1]).await;
+    let after = world.crm.mail(1);
+    assert_eq!(
+        after.status,
+        EmailStatus::PendingSend,
+        "the first greylisting is the first: {:?}",
+        after.report
+    );
+    let waits = Duration::try_from(after.not_before.unwrap().duration_since(world.clock.now())).unwrap();
+    assert!(waits < 6 * MINUTE, "{waits:?}");
+    world.later(6 * MINUTE);
+    world.pass(&[1]).await;
+    assert_eq!(world.crm.mail(1).status, EmailStatus::Sent);
+}
+
+/// A person who sets a failed e-mail back to its first attempt gives it all attempts again.
+#[tokio::test]
+async fn a_fresh_start_begins_to_count_again() {
+    let mut world = world([(1, 1)]);
+    world.settings.maximum_delivery_attempts = 2;
+    for _ in 0..2 {
+        world.system.answer([Answer::Refuse(temporary())]);
+        world.pass(&[1]).await;
+        world.later(20 * MINUTE);
+    }
+    assert_eq!(world.crm.mail(1).status, EmailStatus::Failed);
+    world.crm.change(1, |m| {
+        (m.status, m.email.delivery_attempts, m.version) = (EmailStatus::PendingSend, 0, m.version + 1);
+        m.not_before = None;
+    });
+    world.system.answer([Answer::Refuse(temporary())]);
+    world.pass(&[1]).await;
+    assert_eq!(world.crm.mail(1).status, EmailStatus::PendingSend);
+}
+
 #[tokio::test]
 async fn the_delay_is_a_day_at_most_and_the_servers_wish_counts() {
     let mut world = world([(1, 1), (2, 2)]);
     world.settings.maximum_delivery_attempts = 100;
+    let many = LedgerEntry {
+        activity_id: activity(1),
+        message_id: MessageId::parse("<1@router.example>").unwrap(),
+        mailbox: "user1".into(),
+        attempt: 40,
+        at: world.clock.now(),
+        result: None,
+        closed: true,
+        earlier: None,
+        refusals: 39,
+    };
+    world.state.ledger_begin(&many).await.unwrap();
     world.crm.change(1, |m| m.email.delivery_attempts = 40);
     world.system.answer([
         Answer::Refuse(temporary()),
@@ -401,6 +465,30 @@ async fn the_deadline_ends_a_pass_the_same_way() {
     let report = report.unwrap();
     assert!(report.ended_early);
     assert_eq!((report.sent, world.crm.mail(2).status), (1, EmailStatus::PendingSend));
+}
+
+/// Two passes over one sender, as when a plan is replaced: the second leaves alone what the first has in hand, and still does so
+/// when it comes to it again.
+#[tokio::test]
+async fn passes_that_share_what_is_in_flight_never_meet() {
+    let world = world([(1, 1)]);
+    world.system.answer([Answer::Wait]);
+    let (fuse, in_flight) = (Fuse::none(), InFlight::default());
+    let senders = [world.sender(1, &fuse, SERVER)];
+    let (_stop, stopped) = watch::channel(false);
+    let first = world.router(&fuse).with_in_flight(&in_flight);
+    let run = first.run(&senders, &stopped, None);
+    let others = async {
+        world.system.arrived.notified().await;
+        for _ in 0..2 {
+            let second = world.router(&fuse).with_in_flight(&in_flight);
+            let report = second.run(&senders, &stopped, None).await.unwrap();
+            assert_eq!((report.sent, report.in_doubt, report.recovered), (0, 0, 0));
+        }
+        world.system.gate.notify_one();
+    };
+    let (report, ()) = tokio::join!(run, others);
+    assert_eq!((report.unwrap().sent, world.system.count(1)), (1, 1));
 }
 
 #[tokio::test]

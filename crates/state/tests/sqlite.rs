@@ -37,6 +37,8 @@ fn entry(n: u128) -> LedgerEntry {
         at: Timestamp::UNIX_EPOCH,
         result: None,
         closed: false,
+        earlier: None,
+        refusals: 0,
     }
 }
 

@@ -56,7 +56,8 @@ pub trait Transport: Debug + Display + Send + Sync + 'static {
     /// # Errors
     /// `Retry::Never` when the server refuses for good, `Retry::Later` when it refuses for now and certainly took nothing,
     /// `Retry::InDoubt` when the message was handed over completely and no answer came. All recipients refused is
-    /// [`ErrorKind::RecipientsRefused`]: `Never` if every refusal was permanent, else `Later`.
+    /// [`ErrorKind::RecipientsRefused`]: `Never` if every refusal was permanent, else `Later`; [`Error::recipients`](crate::Error::recipients)
+    /// tells each one's fate.
     async fn submit(&self, sender: &Mailbox, message: &Outbound, options: SubmitOptions) -> Result<Receipt>;
 
     /// Looks for a message this sender submitted earlier; resolves an in-doubt submission. `Ok(None)`: cannot tell.
@@ -317,6 +318,8 @@ pub enum RecipientStatus {
     Accepted,
     /// Refused for now (4yz).
     RefusedForNow,
+    /// One too many for one transaction, of which others were taken: it may be tried in another at once (RFC 5321 4.5.3.1.10).
+    TooMany,
     /// Refused for good (5yz).
     Refused,
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use email_router_model::{Classified, Retry, Scope};
 
+use crate::RecipientResult;
+
 /// What every fallible call of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -21,6 +23,7 @@ pub struct Error {
     message: String,
     reply: Option<String>,
     hint: Option<String>,
+    recipients: Vec<RecipientResult>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -46,7 +49,7 @@ pub enum ErrorKind {
     MailboxLocked,
     /// The host name does not resolve. Retried.
     NameResolution,
-    /// Every recipient was refused; the receipt inside [`Error::reply`] keeps the server's words.
+    /// Every recipient was refused; [`Error::recipients`] has the fate of each.
     RecipientsRefused,
     /// Nobody listens there. Retried.
     Refused,
@@ -121,7 +124,16 @@ impl Error {
             K::Settings | K::Storage | K::Throttled | K::Timeout | K::Unsupported => Scope::Mailbox,
             K::NameResolution | K::Refused | K::Tls(_) => Scope::Server,
         };
-        Self { kind, retry, scope, message: message.into(), reply: None, hint: None, source: None }
+        Self {
+            kind,
+            retry,
+            scope,
+            message: message.into(),
+            reply: None,
+            hint: None,
+            recipients: Vec::new(),
+            source: None,
+        }
     }
 
     /// The same error with another answer to "may it be tried again".
@@ -166,6 +178,13 @@ impl Error {
         self
     }
 
+    /// The same error with the fate of each recipient, none of which was taken.
+    #[must_use]
+    pub fn with_recipients(mut self, recipients: Vec<RecipientResult>) -> Self {
+        self.recipients = recipients;
+        self
+    }
+
     /// The same error with its cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
@@ -183,6 +202,18 @@ impl Error {
     #[must_use]
     pub fn reply(&self) -> Option<&str> {
         self.reply.as_deref()
+    }
+
+    /// What happened, without the server's words.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The fate of each recipient where every one was refused; else empty.
+    #[must_use]
+    pub fn recipients(&self) -> &[RecipientResult] {
+        &self.recipients
     }
 
     /// Whether the message may have been handed over although no answer came.

@@ -342,11 +342,14 @@ impl Transport for MemoryTransport {
             .collect();
         let all_or_none = !self.capability.per_recipient_results && accepted.len() < recipients.len();
         if accepted.is_empty() || all_or_none {
-            let for_good = recipients.iter().all(|r| r.status != RecipientStatus::RefusedForNow);
+            let for_good = recipients
+                .iter()
+                .all(|r| matches!(r.status, RecipientStatus::Accepted | RecipientStatus::Refused));
             let words = recipients.iter().map(|r| r.reply.as_str()).collect::<Vec<_>>().join("; ");
             return Err(Error::new(ErrorKind::RecipientsRefused, "memory: the recipients are refused")
                 .with_retry(if for_good { Retry::Never } else { Retry::Later(None) })
-                .with_reply(&words));
+                .with_reply(&words)
+                .with_recipients(if all_or_none && !accepted.is_empty() { Vec::new() } else { recipients }));
         }
         let doubt = state.doubts.pop_front();
         if doubt != Some(false) {

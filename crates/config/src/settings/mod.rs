@@ -190,6 +190,10 @@ pub struct Profile {
     pub move_emails: bool,
     /// The name given in EHLO (outgoing SMTP); `None`: the machine's own.
     pub ehlo_name: Option<String>,
+    /// PIPELINING is used where the SMTP server offers it.
+    pub use_pipelining: bool,
+    /// CHUNKING is used where the SMTP server offers it.
+    pub use_chunking: bool,
     /// The sender of the envelope (outgoing).
     pub envelope_sender: EnvelopeSender,
     /// Published tuning values: override, then the profile's own, then default (or as `OverridePolicy` says).

@@ -96,6 +96,8 @@ pub(super) fn profile(
         delete_emails: common.delete_emails,
         move_emails: common.move_emails,
         ehlo_name,
+        use_pipelining: cx.flag(s, "UsePipelining", &wire.use_pipelining).unwrap_or(true),
+        use_chunking: cx.flag(s, "UseChunking", &wire.use_chunking).unwrap_or(true),
         envelope_sender,
         tuning,
     })
@@ -454,6 +456,8 @@ fn outgoing(
     }
     if c.protocol != Protocol::Smtp {
         cx.no_effect(s, "EhloName", &wire.ehlo_name, "it belongs to SMTP");
+        cx.no_effect(s, "UsePipelining", &wire.use_pipelining, "it belongs to SMTP");
+        cx.no_effect(s, "UseChunking", &wire.use_chunking, "it belongs to SMTP");
     }
     let ehlo_name = wire.ehlo_name.clone().filter(|_| c.protocol == Protocol::Smtp);
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '[' | ']' | ':');

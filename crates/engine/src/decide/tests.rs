@@ -596,13 +596,13 @@ async fn automatic_mail_and_smart_matching() {
         let message = whole(&table, &case);
         let from = valid_sender(&message).unwrap();
         let decider = Decider::new(crm.clone(), Arc::new(CrmIndex(crm)));
-        let resolved = decider.resolve(&message, from).await.unwrap();
+        let resolved = decider.resolve(&view, &message, from).await.unwrap();
         let sender = parties::sender(&resolved, from, None, view.settings());
         let mailbox = mailbox(&table, &case);
-        let context = MailboxContext { mailbox: &mailbox, record: None };
+        let context = MailboxContext::new(&mailbox, None);
         let draft = decider.draft(&view, &context, &message, None);
         let question = Question { automatic, ..decider.question(&draft, &sender, &resolved) };
-        let mut trace = Trace::default();
+        let mut trace = Trace::new(false);
         let found = correlate::correlate(&question, &*decider.index, &mut trace).await.unwrap();
         assert_eq!(found.hit.is_some(), expected, "{policy} {automatic} {trace:?}");
         let said = trace.0.iter().any(|s| s.found.contains("the mail is automatic"));
@@ -637,7 +637,7 @@ fn signed_references_to_what_is_not_there_or_not_ours() {
         let mailbox = mailbox(&table, &case);
         let decision = runtime.block_on(async {
             let view = OrganizationView::load(&*crm).await.unwrap();
-            let context = MailboxContext { mailbox: &mailbox, record: None };
+            let context = MailboxContext::new(&mailbox, None);
             decider.decide(&view, &context, &message).await.unwrap()
         });
         assert_eq!(decision.hit.is_some(), known, "{}", decision.record);

@@ -26,6 +26,7 @@
 //! | 5 | the submission | the same as 4: from here nobody can tell the two apart | asks the mail system: there, so Sent; where it cannot tell, the policy | as 4 |
 //! | 6 | `ledger_result` Accepted | an open entry, accepted | tells the CRM Sent, closes the entry | once |
 //! | 7 | `ledger_result` not taken | an open entry, refused | tells the CRM Failed, or back to Pending Send after the delay | by the next attempt |
+//! | 7a | `ledger_result` partly: some recipients taken, others told to wait | an open entry that names them | tells the CRM Pending Send after the delay; the next attempt goes to those who wait, and to nobody else | once to each |
 //! | 8 | `ledger_result` in doubt | an open entry in doubt | as 5, once the mail system had time to show the message | as 4 |
 //! | 9 | `finish` in the CRM | an open entry, and the CRM knows the end | tells it again, which changes nothing; closes the entry | once |
 //! | 10 | `ledger_close` | a note of a claim that nobody needs | nothing | once |
@@ -36,11 +37,12 @@
 //! Whoever runs a pass holds the lease of its senders: an open entry of a sender is taken to be left behind.
 
 pub mod compose;
+mod fates;
 mod pass;
 mod recovery;
 mod report;
 mod send;
 
 pub use compose::{ComposeOptions, LOOP_HEADER, compose, message_id};
-pub use pass::{InFlight, OutgoingPass, Sender};
+pub use pass::{InFlight, OutgoingPass, Sender, Slots};
 pub use report::{OutgoingReport, SenderReport};

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use email_router_crm::{CrmClient, PendingEmail, PendingQuery};
@@ -9,7 +10,7 @@ use email_router_model::{
     ActivityId, Classified as _, Clock, Entropy, Mailbox, MailboxId, RecordRef, RemoteId, Scope,
 };
 use email_router_transport::Transport;
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::Instant;
 use tracing::Instrument as _;
@@ -31,6 +32,30 @@ pub struct Sender {
     /// The mail system that takes it. Senders whose transports have one `Display` share a server: when it fails for one of them,
     /// the others are left alone too.
     pub transport: Arc<dyn Transport>,
+    /// `Some(Scope::Mailbox)`: nothing of it went out lately, so its e-mails are tried one after the other until one had its turn without an
+    /// error that concerns the others too. `Some(Scope::Server)`: the same for all senders of its mail system together.
+    pub cautious: Option<Scope>,
+}
+
+/// How many more submissions each mail system can work on. Passes side by side that share one keep its limit together.
+#[derive(Debug, Clone, Default)]
+pub struct Slots(HashMap<String, Arc<Semaphore>>);
+
+impl Slots {
+    /// The limits of these mail systems, by their `Display`; of several with one name the smallest.
+    #[must_use]
+    pub fn of<'a>(transports: impl IntoIterator<Item = &'a Arc<dyn Transport>>) -> Self {
+        let mut most: HashMap<String, usize> = HashMap::new();
+        for transport in transports {
+            if let Some(limit) = transport.capability().concurrent_submissions {
+                let of = most.entry(transport.to_string()).or_insert(usize::MAX);
+                *of = (*of).min(limit.max(1));
+            }
+        }
+        let slots =
+            most.into_iter().map(|(name, n)| (name, Arc::new(Semaphore::new(n.min(Semaphore::MAX_PERMITS)))));
+        Self(slots.collect())
+    }
 }
 
 /// The e-mails that passes of this process have in hand. Passes that share one never meet over an e-mail, whatever their settings.
@@ -48,6 +73,7 @@ pub struct OutgoingPass {
     concurrency: usize,
     in_flight: InFlight,
     signer: Option<ReferenceSigner>,
+    slots: Option<Slots>,
 }
 
 impl OutgoingPass {
@@ -71,6 +97,7 @@ impl OutgoingPass {
             concurrency: 4,
             in_flight: InFlight::default(),
             signer: None,
+            slots: None,
         }
     }
 
@@ -95,6 +122,13 @@ impl OutgoingPass {
         self
     }
 
+    /// The same, sharing the limits of mail systems with other passes. Without, each run keeps them for itself.
+    #[must_use]
+    pub fn with_slots(mut self, slots: &Slots) -> Self {
+        self.slots = Some(slots.clone());
+        self
+    }
+
     /// Ends what earlier passes left behind, then sends what is pending for these senders, in rounds of `batch_size` senders and
     /// `request_batch_size` e-mails of each, until nothing is pending, `stop` holds `true`, or `deadline` is over. Then it finishes
     /// what is in flight and begins nothing new. The caller holds the leases of the senders.
@@ -109,7 +143,7 @@ impl OutgoingPass {
         stop: &watch::Receiver<bool>,
         deadline: Option<Instant>,
     ) -> Result<OutgoingReport> {
-        let run = Run::new(senders, stop, deadline);
+        let run = Run::new(self, senders, stop, deadline);
         self.recover_in(&run).await?;
         let organization = self.crm.settings().await?;
         let options = ComposeOptions {
@@ -150,7 +184,7 @@ impl OutgoingPass {
         stop: &watch::Receiver<bool>,
         deadline: Option<Instant>,
     ) -> Result<OutgoingReport> {
-        let run = Run::new(senders, stop, deadline);
+        let run = Run::new(self, senders, stop, deadline);
         self.recover_in(&run).await?;
         run.finish()
     }
@@ -222,23 +256,31 @@ impl OutgoingPass {
         if let Err(error) = self.state.begin(&noted, &notes, query.now).await {
             return run.abort(error.into());
         }
-        futures_util::stream::iter(work)
-            .map(|(sender, email)| async move {
-                if run.ends() || run.halted(sender) {
-                    return;
+        let (mut confident, mut doubtful) = (Vec::new(), vec![Vec::new(); run.senders.len()]);
+        for (sender, email) in work {
+            match run.caution(sender) {
+                Some(Scope::Server) => self.turn(run, how, sender, &email).await,
+                Some(_) => doubtful[sender].push(email),
+                None => confident.push((sender, email)),
+            }
+        }
+        let first = doubtful.into_iter().enumerate().filter(|(_, emails)| !emails.is_empty());
+        let left: Vec<Vec<(usize, PendingEmail)>> = futures_util::stream::iter(first)
+            .map(|(sender, emails)| async move {
+                let mut emails = emails.into_iter();
+                while run.caution(sender).is_some()
+                    && let Some(email) = emails.next()
+                {
+                    self.turn(run, how, sender, &email).await;
                 }
-                // before the claim: what waits for a connection is not begun, so a crash leaves less in doubt
-                let slot = run.slot(sender).await;
-                if run.ends() || run.halted(sender) {
-                    return;
-                }
-                let Some(_flight) = self.take_off(email.activity_id) else { return };
-                let sent = self.send(run, how, sender, &email).await;
-                drop(slot);
-                if let Err(error) = sent {
-                    run.abort(error);
-                }
+                emails.map(|email| (sender, email)).collect()
             })
+            .buffer_unordered(self.concurrency)
+            .collect()
+            .await;
+        confident.extend(left.into_iter().flatten());
+        futures_util::stream::iter(confident)
+            .map(|(sender, email)| async move { self.turn(run, how, sender, &email).await })
             .buffer_unordered(self.concurrency)
             .collect::<()>()
             .await;
@@ -250,6 +292,34 @@ impl OutgoingPass {
         }
     }
 
+    /// The turn of one e-mail, unless its sender was halted meanwhile.
+    async fn turn(&self, run: &Run<'_>, how: &How, sender: usize, email: &PendingEmail) {
+        if run.ends() || run.halted(sender) {
+            return;
+        }
+        // before the claim: what waits for a connection is not begun, so a crash leaves less in doubt
+        let slot = run.slot(sender).await;
+        if run.ends() || run.halted(sender) {
+            return;
+        }
+        let Some(_flight) = self.take_off(email.activity_id) else { return };
+        // a panic is a fault of ours that this e-mail brings out: what else is being submitted must not be cut off by it
+        let sent = AssertUnwindSafe(self.send(run, how, sender, email)).catch_unwind().await;
+        drop(slot);
+        match sent {
+            Ok(Ok(())) => run.prove(sender),
+            Ok(Err(error)) => run.abort(error),
+            Err(_) => {
+                let text = format!(
+                    "sending {} ended in a panic, which is a fault of this program; the other e-mails go on",
+                    email.activity_id
+                );
+                tracing::error!(activity = %email.activity_id, "{text}");
+                run.halt(sender, Error::message(text));
+            }
+        }
+    }
+
     /// Where the state store keeps the notes of claims.
     pub(super) fn claims(&self) -> MailboxId {
         MailboxId::new(format!("outgoing claims of {}", self.crm.organization_id().as_uuid()))
@@ -257,7 +327,8 @@ impl OutgoingPass {
 
     /// Marks an e-mail as in flight; `None` when another pass of this process has it.
     fn take_off(&self, id: ActivityId) -> Option<Flight<'_>> {
-        self.flying().insert(id).then_some(Flight { pass: self, id })
+        // built only when it is ours: dropping one takes the mark away, which is another's
+        self.flying().insert(id).then(|| Flight { pass: self, id })
     }
 
     fn flying(&self) -> MutexGuard<'_, HashSet<ActivityId>> {
@@ -318,31 +389,40 @@ pub(super) struct Run<'a> {
     stop: &'a watch::Receiver<bool>,
     deadline: Option<Instant>,
     progress: Mutex<Progress>,
-    /// By mail system: how many more submissions it can work on.
-    slots: HashMap<String, Semaphore>,
+    slots: Slots,
 }
 
 struct Progress {
     report: OutgoingReport,
     halted: HashSet<usize>,
     dead_systems: HashSet<String>,
+    /// Those that had failed before and took something now.
+    proven_systems: HashSet<String>,
     abort: Option<Error>,
 }
 
 impl<'a> Run<'a> {
-    fn new(senders: &'a [Sender], stop: &'a watch::Receiver<bool>, deadline: Option<Instant>) -> Self {
+    fn new(
+        pass: &OutgoingPass,
+        senders: &'a [Sender],
+        stop: &'a watch::Receiver<bool>,
+        deadline: Option<Instant>,
+    ) -> Self {
         let report = OutgoingReport::new(senders.iter().map(|s| s.mailbox.id.clone()));
-        let progress = Progress { report, halted: HashSet::new(), dead_systems: HashSet::new(), abort: None };
-        let limited = senders.iter().filter_map(|s| {
-            let most = s.transport.capability().concurrent_submissions?;
-            Some((s.transport.to_string(), Semaphore::new(most.max(1))))
-        });
-        Self { senders, stop, deadline, progress: Mutex::new(progress), slots: limited.collect() }
+        let progress = Progress {
+            report,
+            halted: HashSet::new(),
+            dead_systems: HashSet::new(),
+            proven_systems: HashSet::new(),
+            abort: None,
+        };
+        let slots = pass.slots.clone().unwrap_or_else(|| Slots::of(senders.iter().map(|s| &s.transport)));
+        Self { senders, stop, deadline, progress: Mutex::new(progress), slots }
     }
 
     /// Waits until the mail system of this sender can work on one submission more.
     async fn slot(&self, sender: usize) -> Option<SemaphorePermit<'_>> {
-        let slots = self.slots.get(&self.senders[sender].transport.to_string())?;
+        let slots = self.slots.0.get(&self.senders[sender].transport.to_string())?;
         slots.acquire().await.ok() // never closed
     }
 
@@ -351,7 +431,7 @@ impl<'a> Run<'a> {
     }
 
     /// Nothing new begins.
-    fn ends(&self) -> bool {
+    pub(super) fn ends(&self) -> bool {
         let over = *self.stop.borrow() || self.deadline.is_some_and(|d| Instant::now() >= d);
         let mut progress = self.progress();
         progress.report.ended_early |= over;
@@ -373,6 +453,28 @@ impl<'a> Run<'a> {
             progress.report.senders[sender].left_alone = true;
         }
         dead
+    }
+
+    /// How far the sender is not to be trusted with several e-mails at once.
+    fn caution(&self, sender: usize) -> Option<Scope> {
+        let of = &self.senders[sender];
+        let caution = of.cautious?;
+        let progress = self.progress();
+        let proven = match caution {
+            Scope::Server => progress.proven_systems.contains(&of.transport.to_string()),
+            _ => progress.report.senders[sender].worked() > 0,
+        };
+        (!proven).then_some(caution)
+    }
+
+    /// An e-mail of this sender had its turn.
+    fn prove(&self, sender: usize) {
+        let of = &self.senders[sender];
+        let mut progress = self.progress();
+        let went = progress.report.senders[sender].worked() > 0 && !progress.halted.contains(&sender);
+        if went && of.cautious == Some(Scope::Server) {
+            progress.proven_systems.insert(of.transport.to_string());
+        }
     }
 
     /// An error of the mail system that concerns more than one e-mail: leaves the rest of the sender, or of the server, alone.

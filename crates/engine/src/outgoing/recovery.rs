@@ -6,6 +6,7 @@ use email_router_crm::SendOutcome;
 use email_router_model::{ActivityId, Classified as _, Retry, Scope};
 use email_router_transport::ErrorKind;
 
+use super::fates;
 use super::pass::{OutgoingPass, Run};
 use super::send::{Attempt, Elapsed, later};
 use crate::ports::{LedgerEntry, LedgerResult};
@@ -32,24 +33,30 @@ impl OutgoingPass {
             id: &entry.activity_id,
             sender,
             number: entry.attempt,
+            tries: entry.refusals.saturating_add(1),
             elapsed: Elapsed::Known(Duration::try_from(now.duration_since(entry.at)).unwrap_or_default()),
             waited: None,
             subject: self.subject(&entry.activity_id).await,
+            earlier: entry.earlier.clone(),
         };
         let outcome = match &entry.result {
             Some(LedgerResult::Accepted { at, refused, .. }) => {
                 SendOutcome::Sent { at: *at, refused: refused.clone() }
             }
             Some(LedgerResult::NotTaken { reason, permanent: true, .. }) => {
-                SendOutcome::Failed { reason: reason.clone() }
+                fates::over_all(entry.earlier.as_ref(), SendOutcome::Failed { reason: reason.clone() })
             }
+            Some(LedgerResult::Partly(so_far)) => SendOutcome::Retry {
+                not_before: self.due(so_far.at, attempt.tries),
+                reason: fates::waiting(so_far),
+            },
             Some(LedgerResult::NotTaken { reason, at, .. }) => {
-                SendOutcome::Retry { not_before: self.due(*at, entry.attempt), reason: reason.clone() }
+                SendOutcome::Retry { not_before: self.due(*at, attempt.tries), reason: reason.clone() }
             }
             None | Some(LedgerResult::InDoubt { .. }) => {
                 let doubt = self.look_for(run, sender, entry).await;
                 if doubt != Doubt::NotYet {
-                    run.report(|r| r.recovered += 1);
+                    run.report(|r| r.count_recovered(sender));
                 }
                 return self.decide(run, &attempt, entry, doubt).await;
             }
@@ -64,7 +71,7 @@ impl OutgoingPass {
         attempt: &Attempt<'_>,
         outcome: &SendOutcome,
     ) -> Result<()> {
-        run.report(|r| r.recovered += 1);
+        run.report(|r| r.count_recovered(attempt.sender));
         self.conclude(run, attempt, outcome, &[]).await
     }
 
@@ -78,6 +85,9 @@ impl OutgoingPass {
             InDoubtPolicy::Report => Doubt::Unknown,
             InDoubtPolicy::SendAgain => Doubt::NotTaken,
         };
+        if entry.earlier.as_ref().is_some_and(|fates| !fates.accepted.is_empty()) {
+            return cannot_tell; // it is among the sent ones since it went to the others
+        }
         match of.transport.find_submitted(&of.mailbox, &entry.message_id).await {
             Ok(Some(true)) => Doubt::Taken,
             Ok(Some(false)) => match &entry.result {
@@ -115,14 +125,17 @@ impl OutgoingPass {
         let outcome = match doubt {
             Doubt::Taken => {
                 let reply = "found among the messages sent".to_owned();
-                let result = LedgerResult::Accepted { at: entry.at, reply, refused: Vec::new() };
+                let refused: Vec<_> =
+                    entry.earlier.iter().flat_map(|f| &f.refused).map(ToString::to_string).collect();
+                let result = LedgerResult::Accepted { at: entry.at, reply, refused: refused.clone() };
                 self.state.ledger_result(attempt.id, &result).await?;
-                SendOutcome::Sent { at: entry.at, refused: Vec::new() }
+                SendOutcome::Sent { at: entry.at, refused }
             }
             Doubt::NotTaken => {
                 let reason =
                     "the attempt before this one was cut off before the mail system took the message";
-                match self.again_or_given_up(attempt.number, reason.to_owned()) {
+                let outcome = self.again_or_given_up(attempt.tries, reason.to_owned());
+                match fates::over_all(entry.earlier.as_ref(), outcome) {
                     // that the router was stopped is no reason to wait
                     SendOutcome::Retry { reason, .. } if entry.result.is_none() => {
                         SendOutcome::Retry { not_before: now, reason }
@@ -152,8 +165,15 @@ impl OutgoingPass {
 
     /// What a person can do about a message in doubt.
     pub(super) fn advice(&self, entry: &LedgerEntry) -> String {
+        let whom = match &entry.earlier {
+            Some(fates) if !fates.accepted.is_empty() => {
+                let waiting: Vec<_> = fates.waiting.iter().take(10).map(|r| r.address.as_str()).collect();
+                format!(" to the last {} of its recipients ({})", fates.waiting.len(), waiting.join(", "))
+            }
+            _ => String::new(),
+        };
         format!(
-            "nobody knows whether it went out: look for {} in the log of the mail server or ask the recipient, then send it again or \
+            "nobody knows whether it went out{whom}: look for {} in the log of the mail server or ask the recipient, then send it again or \
              mark it as sent",
             entry.message_id
         )

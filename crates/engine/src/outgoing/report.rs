@@ -43,25 +43,40 @@ pub struct SenderReport {
     pub in_doubt: u64,
     /// E-mails left for the next pass to find out.
     pub undecided: u64,
+    /// How many of all these were left behind by an earlier pass.
+    pub recovered: u64,
     /// The first error that concerns more than one e-mail: wrong password, server down. The rest of this sender was left alone.
     pub error: Option<Error>,
     /// The sender was left alone because the server failed for another one.
     pub left_alone: bool,
 }
 
-impl OutgoingReport {
-    pub(super) fn new(mailboxes: impl Iterator<Item = MailboxId>) -> Self {
-        let empty = |mailbox| SenderReport {
+impl SenderReport {
+    pub(crate) fn new(mailbox: MailboxId) -> Self {
+        Self {
             mailbox,
             sent: 0,
             retried: 0,
             failed: 0,
             in_doubt: 0,
             undecided: 0,
+            recovered: 0,
             error: None,
             left_alone: false,
-        };
-        Self { senders: mailboxes.map(empty).collect(), ..Self::default() }
+        }
+    }
+
+    /// E-mails that had their turn, without those of which an earlier pass had left only the end to be told.
+    #[must_use]
+    pub fn worked(&self) -> u64 {
+        (self.sent + self.retried + self.failed + self.in_doubt + self.undecided)
+            .saturating_sub(self.recovered)
+    }
+}
+
+impl OutgoingReport {
+    pub(super) fn new(mailboxes: impl Iterator<Item = MailboxId>) -> Self {
+        Self { senders: mailboxes.map(SenderReport::new).collect(), ..Self::default() }
     }
 
     /// Adds what another pass did, for other senders.
@@ -89,6 +104,11 @@ impl OutgoingReport {
         };
         *all += 1;
         *one += 1;
+    }
+
+    pub(super) fn count_recovered(&mut self, sender: usize) {
+        self.recovered += 1;
+        self.senders[sender].recovered += 1;
     }
 
     pub(super) fn count_undecided(&mut self, sender: usize) {

@@ -6,16 +6,17 @@ use email_router_crm::{Claim, OutgoingEmail, PendingEmail, SendOutcome};
 use email_router_model::{ActivityId, Classified as _, MailboxId, MessageId, Retry, Scope, Timestamp};
 use email_router_transport::contract::LONGEST_RETRY_DELAY;
 use email_router_transport::{
-    DsnNotify, DsnRequest, ErrorKind, Outbound, Receipt, RecipientResult, RecipientStatus, SubmitOptions,
+    DsnNotify, DsnRequest, ErrorKind, Outbound, RecipientResult, RecipientStatus, SubmitOptions,
 };
 use tokio::time::Instant;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use super::compose::{compose, message_id};
+use super::fates;
 use super::pass::{How, OutgoingPass, Run, claim_note};
 use super::recovery::Doubt;
-use crate::ports::{LedgerEntry, LedgerResult};
+use crate::ports::{LedgerEntry, LedgerResult, RecipientFates};
 use crate::{Error, Result};
 
 /// An e-mail that is ours for one attempt.
@@ -23,10 +24,15 @@ pub(super) struct Attempt<'a> {
     pub(super) id: &'a ActivityId,
     pub(super) sender: usize,
     pub(super) number: u32,
+    /// The same without the attempts that failed for reasons outside of the message (outages, wrong passwords) and those that were
+    /// cut off before anything was handed over: what MaximumDeliveryAttempts and the growing delay are about.
+    pub(super) tries: u32,
     pub(super) elapsed: Elapsed,
     /// How long it had been pending.
     pub(super) waited: Option<Duration>,
     pub(super) subject: String,
+    /// What earlier attempts settled, when some recipients had to wait.
+    pub(super) earlier: Option<RecipientFates>,
 }
 
 /// How long an attempt takes.
@@ -73,9 +79,11 @@ impl OutgoingPass {
             id,
             sender,
             number,
+            tries: 1,
             elapsed: Elapsed::Since(started),
             waited: self.clock.now().duration_since(email.modified_on).try_into().ok(),
             subject: String::new(),
+            earlier: None,
         };
         if let Err(error) = self.claimed(run, how, email, &mut attempt).await {
             return self.unable(run, &attempt, error).await;
@@ -89,6 +97,7 @@ impl OutgoingPass {
         match error {
             Stopped::Before(error) if error.scope() == Scope::Message => {
                 let outcome = SendOutcome::Failed { reason: error.to_string() };
+                let outcome = fates::over_all(attempt.earlier.as_ref(), outcome);
                 self.conclude(run, attempt, &outcome, &[]).await
             }
             Stopped::Before(error) => {
@@ -112,16 +121,28 @@ impl OutgoingPass {
         listed: &PendingEmail,
         attempt: &mut Attempt<'_>,
     ) -> Result<(), Stopped> {
-        match self.evidence(listed).await? {
+        let entry = self.state.ledger(attempt.id).await?;
+        attempt.earlier = entry.as_ref().and_then(LedgerEntry::fates).cloned();
+        // numbers that begin again were set back by a person, who wants a fresh start
+        let before = entry.as_ref().filter(|e| e.attempt < attempt.number);
+        attempt.tries = before.map_or(0, LedgerEntry::refusals_after).saturating_add(1);
+        match self.evidence(listed, entry).await? {
             Evidence::Clean => {}
             Evidence::Known(result) => {
                 attempt.subject = self.subject(attempt.id).await;
                 let told = match result {
-                    LedgerResult::NotTaken { at, reason, permanent: false } => {
-                        let due = self.due(at, listed.delivery_attempts);
+                    LedgerResult::NotTaken { at, reason, permanent: false, .. } => {
+                        let due = self.due(at, attempt.tries.saturating_sub(1));
                         (due > self.clock.now()).then_some(SendOutcome::Retry { not_before: due, reason })
                     }
-                    LedgerResult::NotTaken { reason, .. } => Some(SendOutcome::Failed { reason }),
+                    LedgerResult::Partly(so_far) => {
+                        let due = self.due(so_far.at, attempt.tries.saturating_sub(1));
+                        let reason = fates::waiting(&so_far);
+                        (due > self.clock.now()).then_some(SendOutcome::Retry { not_before: due, reason })
+                    }
+                    LedgerResult::NotTaken { reason, .. } => {
+                        Some(fates::over_all(attempt.earlier.as_ref(), SendOutcome::Failed { reason }))
+                    }
                     LedgerResult::Accepted { at, refused, .. } => Some(SendOutcome::Sent { at, refused }),
                     LedgerResult::InDoubt { reason, .. } => Some(SendOutcome::InDoubt { reason }),
                 };
@@ -135,27 +156,36 @@ impl OutgoingPass {
                 }
             }
         }
-        let (email, message) = self.written(how, attempt).await?;
-        self.hand_over(run, attempt, &email, &message).await
+        let (email, mut message) = self.written(how, attempt).await?;
+        if let Some(earlier) = &attempt.earlier {
+            fates::keep_unsettled(earlier, &mut message.envelope.recipients);
+            if message.envelope.recipients.is_empty() {
+                return Err(Error::message("none of its recipients waits for it any more").into());
+            }
+        }
+        self.hand_over(run, attempt, &email, message).await
     }
 
-    async fn evidence(&self, listed: &PendingEmail) -> Result<Evidence> {
-        let entry = self.state.ledger(&listed.activity_id).await?;
+    async fn evidence(&self, listed: &PendingEmail, entry: Option<LedgerEntry>) -> Result<Evidence> {
         if let Some(LedgerEntry { result: Some(accepted @ LedgerResult::Accepted { .. }), .. }) = entry {
             return Ok(Evidence::Known(accepted)); // whatever the CRM says: it went out
         }
         if !listed.stale {
             // in Pending Send; a closed entry tells of an attempt whose end the CRM knows
             return Ok(match entry {
-                Some(open) if !open.closed && !matches!(open.result, Some(LedgerResult::NotTaken { .. })) => {
-                    Evidence::Doubt(Some(open))
-                }
+                Some(LedgerEntry {
+                    result: Some(LedgerResult::NotTaken { .. } | LedgerResult::Partly(_)),
+                    ..
+                }) => Evidence::Clean,
+                Some(open) if !open.closed => Evidence::Doubt(Some(open)),
                 _ => Evidence::Clean,
             });
         }
         match entry {
             Some(open) if !open.closed => Ok(match open.result {
-                Some(result @ LedgerResult::NotTaken { .. }) => Evidence::Known(result),
+                Some(result @ (LedgerResult::NotTaken { .. } | LedgerResult::Partly(_))) => {
+                    Evidence::Known(result)
+                }
                 _ => Evidence::Doubt(Some(open)),
             }),
             // a closed entry is about an earlier attempt, whose end the CRM was told
@@ -207,54 +237,102 @@ impl OutgoingPass {
         Ok((email, message))
     }
 
+    /// Submits, and once more for the rest when the mail system took as many recipients as it takes in one transaction.
     async fn hand_over(
         &self,
         run: &Run<'_>,
-        attempt: &Attempt<'_>,
+        attempt: &mut Attempt<'_>,
         email: &OutgoingEmail,
-        message: &Outbound,
+        mut message: Outbound,
     ) -> Result<(), Stopped> {
         let sender = &run.senders[attempt.sender];
-        let entry = self.entry(run, attempt, message.message_id.clone());
-        self.state.ledger_begin(&entry).await?;
-        // from here on the error of a port never means that nothing was handed over
-        let submitted = sender.transport.submit(&sender.mailbox, message, self.options(email)).await;
+        let mut told: Vec<RecipientResult> = Vec::new();
+        loop {
+            let entry = self.entry(run, attempt, message.message_id.clone());
+            self.state.ledger_begin(&entry).await.map_err(|e| match told.as_slice() {
+                [] => Stopped::Before(e.into()),
+                _ => Stopped::After(e.into()),
+            })?;
+            // from here on the error of a port never means that nothing was handed over
+            let submitted = sender.transport.submit(&sender.mailbox, &message, self.options(email)).await;
+            let now = self.clock.now();
+            let receipt = match submitted {
+                Ok(receipt) => receipt,
+                Err(error) => {
+                    return self.not_taken(run, attempt, entry, error).await.map_err(Stopped::After);
+                }
+            };
+            let any = |status| receipt.recipients.iter().any(|r| r.status == status);
+            let at_once = any(RecipientStatus::TooMany) && any(RecipientStatus::Accepted);
+            let so_far = fates::after(attempt.earlier.take(), &receipt.recipients, now);
+            told.retain(|earlier| receipt.recipients.iter().all(|r| r.address != earlier.address));
+            told.extend(receipt.recipients);
+            let last = !at_once && attempt.tries >= self.settings.maximum_delivery_attempts;
+            if so_far.waiting.is_empty() || last {
+                let refused = fates::left_out(&so_far);
+                let reply = receipt.reply;
+                self.note(attempt, &LedgerResult::Accepted { at: now, reply, refused: refused.clone() })
+                    .await;
+                let outcome = SendOutcome::Sent { at: now, refused };
+                return self.conclude(run, attempt, &outcome, &told).await.map_err(Stopped::After);
+            }
+            self.note(attempt, &LedgerResult::Partly(so_far.clone())).await;
+            if at_once && !run.ends() {
+                message.envelope.recipients = so_far.waiting.iter().map(|r| r.address.clone()).collect();
+                attempt.earlier = Some(so_far);
+                continue;
+            }
+            let reason = fates::waiting(&so_far);
+            let outcome = if at_once {
+                SendOutcome::Retry { not_before: now, reason }
+            } else {
+                self.again_or_given_up(attempt.tries, reason)
+            };
+            return self.conclude(run, attempt, &outcome, &told).await.map_err(Stopped::After);
+        }
+    }
+
+    /// A submission ended in an error: in doubt, or nothing was taken.
+    async fn not_taken(
+        &self,
+        run: &Run<'_>,
+        attempt: &Attempt<'_>,
+        entry: LedgerEntry,
+        error: email_router_transport::Error,
+    ) -> Result<()> {
         let now = self.clock.now();
-        let ended = match submitted {
-            Ok(receipt) => {
-                let refused = refused(&receipt);
-                let result = LedgerResult::Accepted {
-                    at: now,
-                    reply: receipt.reply.clone(),
-                    refused: refused.clone(),
-                };
-                self.note(attempt, &result).await;
-                self.conclude(run, attempt, &SendOutcome::Sent { at: now, refused }, &receipt.recipients)
-                    .await
+        if error.is_in_doubt() {
+            let reason = format!("{error}; {}", self.advice(&entry));
+            let result = LedgerResult::InDoubt { at: now, reason };
+            self.note(attempt, &result).await;
+            let entry = LedgerEntry { result: Some(result), ..entry };
+            if error.scope() > Scope::Message {
+                run.halt(attempt.sender, error.into());
             }
-            Err(error) if error.is_in_doubt() => {
-                let reason = format!("{error}; {}", self.advice(&entry));
-                let result = LedgerResult::InDoubt { at: now, reason };
-                self.note(attempt, &result).await;
-                let entry = LedgerEntry { result: Some(result), ..entry };
-                if error.scope() > Scope::Message {
-                    run.halt(attempt.sender, error.into());
-                }
-                let doubt = self.look_for(run, attempt.sender, &entry).await;
-                self.decide(run, attempt, &entry, doubt).await
+            let doubt = self.look_for(run, attempt.sender, &entry).await;
+            return self.decide(run, attempt, &entry, doubt).await;
+        }
+        let told = error.recipients().to_vec();
+        let decided = (!told.is_empty()).then(|| fates::after(attempt.earlier.clone(), &told, now));
+        let so_far = decided.as_ref().or(attempt.earlier.as_ref());
+        let outcome = fates::over_all(so_far, self.refusal(attempt.tries, &error));
+        let result = match (&outcome, decided) {
+            (SendOutcome::Sent { refused, .. }, _) => {
+                LedgerResult::Accepted { at: now, reply: fates::words(&error), refused: refused.clone() }
             }
-            Err(error) => {
-                let permanent = error.scope() == Scope::Message && error.retry() == Retry::Never;
-                let result = LedgerResult::NotTaken { at: now, reason: error.to_string(), permanent };
-                self.note(attempt, &result).await;
-                let outcome = self.refusal(attempt.number, &error);
-                if error.scope() > Scope::Message {
-                    run.halt(attempt.sender, error.into());
-                }
-                self.conclude(run, attempt, &outcome, &[]).await
-            }
+            (SendOutcome::Retry { .. }, Some(decided)) => LedgerResult::Partly(decided),
+            (outcome, _) => LedgerResult::NotTaken {
+                at: now,
+                reason: fates::words(&error),
+                permanent: matches!(outcome, SendOutcome::Failed { .. }),
+                counts: counts(&error),
+            },
         };
-        ended.map_err(Stopped::After)
+        self.note(attempt, &result).await;
+        if error.scope() > Scope::Message {
+            run.halt(attempt.sender, error.into());
+        }
+        self.conclude(run, attempt, &outcome, &told).await
     }
 
     /// Keeps what the mail system said. When that fails the CRM is told all the same: it is the second witness.
@@ -307,6 +385,8 @@ impl OutgoingPass {
             at: self.clock.now(),
             result: None,
             closed: false,
+            earlier: attempt.earlier.clone(),
+            refusals: attempt.tries.saturating_sub(1),
         }
     }
 
@@ -324,47 +404,45 @@ impl OutgoingPass {
 
     /// What becomes of an e-mail that the mail system certainly did not take.
     ///
-    /// A fault that lies outside of the message (password, unreachable server, certificate, settings) does not make it fail,
-    /// however often it happens: the e-mail waits for `PendingStatusDelay`. The CRM counts the attempt all the same, since a claim cannot
-    /// be taken back. A connection that breaks or stalls can be the doing of the message, so it counts like a refusal.
-    fn refusal(&self, attempt: u32, error: &email_router_transport::Error) -> SendOutcome {
-        let reason = error.to_string();
-        let about_message = error.scope() == Scope::Message;
-        if about_message && error.retry() == Retry::Never {
+    /// A fault that lies outside of the message (password, unreachable server, certificate, settings) does not make it fail, however
+    /// often it happens, and does not count: the e-mail waits for `PendingStatusDelay`. A connection that breaks or stalls can be the
+    /// doing of the message, so it counts like a refusal.
+    fn refusal(&self, tries: u32, error: &email_router_transport::Error) -> SendOutcome {
+        let reason = fates::words(error);
+        if error.scope() == Scope::Message && error.retry() == Retry::Never {
             return SendOutcome::Failed { reason };
         }
-        let counts = about_message
-            || matches!(error.kind(), ErrorKind::ConnectionLost | ErrorKind::Protocol | ErrorKind::Timeout);
+        let counts = counts(error);
         let delay = match error.retry() {
             Retry::Later(Some(asked)) => asked.min(LONGEST_RETRY_DELAY),
-            _ if counts => return self.again_or_given_up(attempt, reason),
+            _ if counts => return self.again_or_given_up(tries, reason),
             _ => self.settings.pending_status_delay.min(LONGEST_RETRY_DELAY),
         };
-        if counts && attempt >= self.settings.maximum_delivery_attempts {
-            return given_up(attempt, &reason);
+        if counts && tries >= self.settings.maximum_delivery_attempts {
+            return given_up(tries, &reason);
         }
         SendOutcome::Retry { not_before: later(self.clock.now(), delay), reason }
     }
 
     /// Back to Pending Send after the delay of this attempt, up to a fifth longer so that e-mails that failed together do not
     /// come back together; or given up when this was the last attempt.
-    pub(super) fn again_or_given_up(&self, attempt: u32, reason: String) -> SendOutcome {
-        if attempt >= self.settings.maximum_delivery_attempts {
-            return given_up(attempt, &reason);
+    pub(super) fn again_or_given_up(&self, tries: u32, reason: String) -> SendOutcome {
+        if tries >= self.settings.maximum_delivery_attempts {
+            return given_up(tries, &reason);
         }
-        let delay = self.delay(attempt).mul_f64(1.0 + self.entropy.fraction() / 5.0).min(LONGEST_RETRY_DELAY);
+        let delay = self.delay(tries).mul_f64(1.0 + self.entropy.fraction() / 5.0).min(LONGEST_RETRY_DELAY);
         SendOutcome::Retry { not_before: later(self.clock.now(), delay), reason }
     }
 
     /// `PendingStatusDelay`, doubled with each attempt, at most a day.
-    fn delay(&self, attempt: u32) -> Duration {
-        let factor = 1_u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
+    fn delay(&self, tries: u32) -> Duration {
+        let factor = 1_u32.checked_shl(tries.saturating_sub(1)).unwrap_or(u32::MAX);
         self.settings.pending_status_delay.saturating_mul(factor).min(LONGEST_RETRY_DELAY)
     }
 
     /// When an attempt that was refused at `at` may be repeated.
-    pub(super) fn due(&self, at: Timestamp, attempt: u32) -> Timestamp {
-        later(at, self.delay(attempt))
+    pub(super) fn due(&self, at: Timestamp, tries: u32) -> Timestamp {
+        later(at, self.delay(tries))
     }
 }
 
@@ -417,19 +495,16 @@ impl<E: Into<Error>> From<E> for Stopped {
     }
 }
 
-fn given_up(attempt: u32, reason: &str) -> SendOutcome {
-    SendOutcome::Failed { reason: format!("given up after {attempt} attempts; the last one: {reason}") }
+/// Whether an error that took nothing counts towards MaximumDeliveryAttempts.
+fn counts(error: &email_router_transport::Error) -> bool {
+    error.scope() == Scope::Message
+        || matches!(error.kind(), ErrorKind::ConnectionLost | ErrorKind::Protocol | ErrorKind::Timeout)
+}
+
+fn given_up(tries: u32, reason: &str) -> SendOutcome {
+    SendOutcome::Failed { reason: format!("given up after {tries} attempts; the last one: {reason}") }
 }
 
 pub(super) fn later(at: Timestamp, delay: Duration) -> Timestamp {
     at.checked_add(delay).unwrap_or(Timestamp::MAX)
-}
-
-fn refused(receipt: &Receipt) -> Vec<String> {
-    receipt
-        .recipients
-        .iter()
-        .filter(|r| r.status != RecipientStatus::Accepted)
-        .map(|r| format!("{}: {}", r.address, r.reply))
-        .collect()
 }

@@ -3,6 +3,7 @@
 //! The [`Router`] owns no mailbox and no connection between two passes; ten thousand idle mailboxes cost a few megabytes.
 
 pub mod backoff;
+mod outgoing_backoff;
 mod outgoing_task;
 mod plan;
 mod scheduler;
@@ -204,7 +205,14 @@ impl Router {
             }
         }
         if !*stop.borrow() {
-            report.outgoing = self.run_outgoing(plan, stop, None, &mut report.failures).await?;
+            let end = self.run_outgoing(plan, stop).await;
+            report.outgoing = end.report;
+            report.failures.extend(end.failures);
+            match end.error {
+                Some(error) if error.kind() == ErrorKind::State => return Err(error),
+                Some(error) => report.failures.push(("outgoing mail".to_owned(), error.to_string())),
+                None => {}
+            }
         }
         Ok(report)
     }
@@ -259,6 +267,13 @@ impl Router {
                 Some(ended) = passes.join_next() => {
                     if let Ok(end) = ended {
                         self.ended(&mut scheduler, end).await;
+                    }
+                }
+                Some(ended) = outgoing.join_next() => {
+                    // it ends by itself only when the router stops, which the other branches notice
+                    if ended.is_err() {
+                        tracing::error!("the outgoing side ended in a panic, which is a fault of this program; it is started again");
+                        outgoing.spawn(Arc::clone(&self).outgoing_loop(plans.clone(), stop.clone()));
                     }
                 }
             }

@@ -26,19 +26,34 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The senders in groups of equal settings.
-    pub(super) fn outgoing_groups(&self) -> Vec<(&OutgoingSettings, Vec<&OutgoingRoute>)> {
-        let mut groups: Vec<(&OutgoingSettings, Vec<&OutgoingRoute>)> = Vec::new();
+    /// The senders in groups that have one mail server and equal settings.
+    pub(super) fn outgoing_lanes(&self) -> Vec<OutgoingLane<'_>> {
+        let mut lanes: Vec<OutgoingLane<'_>> = Vec::new();
+        let mut by_server: HashMap<String, Vec<usize>> = HashMap::new();
         for route in &self.outgoing {
             let settings = self.outgoing_by_mailbox.get(&route.mailbox.id).unwrap_or(&self.outgoing_settings);
-            // as many groups as profiles, which are few
-            match groups.iter_mut().find(|(of, _)| *of == settings) {
-                Some((_, routes)) => routes.push(route),
-                None => groups.push((settings, vec![route])),
+            let server = route.transport.to_string();
+            // as many lanes of one server as profiles, which are few
+            let of_server = by_server.entry(server.clone()).or_default();
+            match of_server.iter().find(|&&n| lanes[n].settings == settings) {
+                Some(&n) => lanes[n].routes.push(route),
+                None => {
+                    of_server.push(lanes.len());
+                    lanes.push(OutgoingLane { server, settings, routes: vec![route] });
+                }
             }
         }
-        groups
+        lanes
     }
+}
+
+/// Senders that are served together; the lanes are served side by side, so that a slow server holds up nobody else's mail.
+#[derive(Debug)]
+pub(super) struct OutgoingLane<'a> {
+    /// The name of the transport.
+    pub(super) server: String,
+    pub(super) settings: &'a OutgoingSettings,
+    pub(super) routes: Vec<&'a OutgoingRoute>,
 }
 
 /// When things run.

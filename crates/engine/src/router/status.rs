@@ -92,6 +92,14 @@ impl StatusBoard {
         self.update(id, ProviderDirection::Outgoing, processed, error, None, next).await
     }
 
+    /// A sender has nothing to send and nothing is known against it: what it failed with before is over.
+    pub(crate) async fn outgoing_idle(&self, id: &MailboxId, next: Option<Duration>) -> Result<()> {
+        let key = (id.clone(), ProviderDirection::Outgoing);
+        let failed = self.statuses.lock().await.get(&key).is_some_and(|s| s.last_error.is_some());
+        // written only where it says something new: thousands of idle senders must not cost thousands of writes
+        if failed { self.outgoing(id, 0, None, next).await } else { Ok(()) }
+    }
+
     async fn update(
         &self,
         id: &MailboxId,

@@ -23,7 +23,7 @@ use email_router_engine::state_memory::MemoryState;
 use email_router_engine::{Event, InDoubtPolicy, Observer, OutgoingSettings, StateError, StateStore};
 use email_router_model::{
     ActivityId, Clock, EmailAddress, Mailbox, MailboxId, MailboxKind, ManualClock, MessageId, OrganizationId,
-    RecordRef, RemoteId, SeededEntropy, Timestamp,
+    RecordRef, RemoteId, Retry, SeededEntropy, Timestamp,
 };
 use email_router_transport::{
     Access, Capability, Error, ErrorKind, Inbox, Outbound, Probe, Receipt, ReceiveOptions, RecipientResult,
@@ -193,6 +193,18 @@ pub fn mail(n: u128, user: u128) -> Mail {
         in_doubt: false,
         report: Vec::new(),
     }
+}
+
+/// The same to these names at example.net.
+pub fn mail_to(n: u128, user: u128, names: &[&str]) -> Mail {
+    let mut mail = mail(n, user);
+    let to = mail.email.parties.remove(1);
+    mail.email.parties.extend(names.iter().map(|name| Party {
+        address: Some(address(&format!("{name}@example.net"))),
+        name: Some((*name).to_owned()),
+        ..to.clone()
+    }));
+    mail
 }
 
 pub fn record(user: u128) -> RecordRef {
@@ -524,6 +536,8 @@ pub enum Answer {
     Refuse(Error),
     /// Takes it for the first recipient only.
     TakeFirst,
+    /// Gives each recipient the fate that belongs to its local part, and takes the message for the accepted ones.
+    Each(Vec<(&'static str, RecipientStatus, &'static str)>),
     /// No answer comes; the message was taken or not.
     Doubt {
         taken: bool,
@@ -546,6 +560,11 @@ pub struct MailSystem {
 impl MailSystem {
     pub fn answer(&self, answers: impl IntoIterator<Item = Answer>) {
         self.answers.lock().unwrap().extend(answers);
+    }
+    /// Everybody it was taken for, in order, over all submissions.
+    pub fn reached(&self) -> Vec<String> {
+        let delivered = self.delivered.lock().unwrap();
+        delivered.iter().flat_map(|m| &m.envelope.recipients).map(|a| a.local_part().to_owned()).collect()
     }
     pub fn count(&self, n: u128) -> usize {
         let id = activity(n).to_string();
@@ -595,6 +614,24 @@ impl TestTransport {
             Answer::TakeFirst => {
                 take();
                 Ok(receipt(RecipientStatus::Refused))
+            }
+            Answer::Each(fates) => {
+                let fate = |a: &EmailAddress| {
+                    let of = fates.iter().find(|(name, ..)| *name == a.local_part());
+                    let (status, reply) = of.map_or((RecipientStatus::Accepted, "250 ok"), |f| (f.1, f.2));
+                    RecipientResult { address: a.clone(), status, reply: reply.to_owned() }
+                };
+                let recipients: Vec<_> = message.envelope.recipients.iter().map(fate).collect();
+                let mut taken = message.clone();
+                taken.envelope.recipients.retain(|a| fate(a).status == RecipientStatus::Accepted);
+                if taken.envelope.recipients.is_empty() {
+                    let for_good = recipients.iter().all(|r| r.status == RecipientStatus::Refused);
+                    let error = Error::new(ErrorKind::RecipientsRefused, "smtp mx refused all recipients");
+                    return Err(if for_good { error } else { error.with_retry(Retry::Later(None)) }
+                        .with_recipients(recipients));
+                }
+                self.system.delivered.lock().unwrap().push(taken);
+                Ok(Receipt { recipients, reply: "250 queued".to_owned() })
             }
             Answer::Wait => {
                 self.system.gate.notified().await;
@@ -723,6 +760,7 @@ impl World {
                 name,
                 can_find: self.can_find,
             }),
+            cautious: None,
         }
     }
 

@@ -143,6 +143,13 @@ impl MemoryCrm {
         self.create(&Seed::new(from, to, subject)).unwrap()
     }
 
+    /// Changes an e-mail as a person would.
+    pub fn set_status(&self, id: ActivityId, status: EmailStatus) {
+        let mut data = self.data();
+        let mail = data.emails.iter_mut().find(|e| e.id == id).unwrap();
+        (mail.status, mail.version) = (status, mail.version + 1);
+    }
+
     fn create(&self, seed: &Seed) -> Result<ActivityId> {
         let now = self.clock.now();
         let mut data = self.data();

@@ -214,7 +214,8 @@ impl StateStore for SqliteState {
     }
 
     async fn ledger_begin(&self, entry: &LedgerEntry) -> Result<(), StateError> {
-        let (id, at, closed) = (*entry.activity_id.as_uuid().as_bytes(), micros(entry.at), entry.closed);
+        let (id, at, closed) =
+            (*entry.activity_id.as_uuid().as_bytes(), micros(entry.at), closed_code(entry));
         let text = to_json(entry)?;
         self.write(Durability::Disk, move |c| {
             c.prepare_cached(
@@ -385,6 +386,15 @@ fn direction_code(direction: ProviderDirection) -> i64 {
     }
 }
 
+/// 0 is open, 1 is closed, 2 is closed and kept for a later attempt.
+fn closed_code(entry: &LedgerEntry) -> i64 {
+    match (entry.closed, entry.is_needed()) {
+        (false, _) => 0,
+        (true, false) => 1,
+        (true, true) => 2,
+    }
+}
+
 fn ledger_entry(c: &Connection, id: &ActivityId) -> Result<Option<LedgerEntry>, Problem> {
     let text: Option<String> = c
         .prepare_cached("SELECT entry FROM ledger WHERE activity = ?1")?
@@ -397,7 +407,7 @@ fn put_ledger(c: &Connection, entry: &LedgerEntry) -> Result<(), Problem> {
     let text = to_json(entry).map_err(Problem::Refused)?;
     c.prepare_cached("UPDATE ledger SET closed = ?2, entry = ?3 WHERE activity = ?1")?.execute(params![
         entry.activity_id.as_uuid().as_bytes(),
-        entry.closed,
+        closed_code(entry),
         text
     ])?;
     Ok(())

@@ -217,6 +217,7 @@ async fn recipients(fixture: &dyn Fixture) -> Outcome {
     };
     ensure!(error.kind() == ErrorKind::RecipientsRefused, "all recipients refused is {:?}", error.kind());
     ensure!(error.retry() == Retry::Never, "refused for good {}", error.retry());
+    fates_told(&error, &only, &[RecipientStatus::Refused])?;
     if let Some(address) = refused.for_now {
         let mixed = message("later@c.example", &sender, &[refused.for_good.as_str(), address.as_str()]);
         match transport.submit(&sender, &mixed, SubmitOptions::default()).await {
@@ -226,10 +227,18 @@ async fn recipients(fixture: &dyn Fixture) -> Outcome {
                 // a layer that tried again says how often
                 let later = matches!(e.retry(), Retry::Later(_) | Retry::Exhausted { .. });
                 ensure!(later, "refused for now {}", e.retry());
+                fates_told(&e, &mixed, &[RecipientStatus::Refused, RecipientStatus::RefusedForNow])?;
             }
         }
     }
     ensure!(fixture.submitted().await.len() == before, "something arrived although all were refused");
+    Ok(())
+}
+
+fn fates_told(error: &crate::Error, message: &Outbound, due: &[RecipientStatus]) -> Outcome {
+    let told: Vec<_> = error.recipients().iter().map(|r| (&r.address, r.status)).collect();
+    let due: Vec<_> = message.envelope.recipients.iter().zip(due.iter().copied()).collect();
+    ensure!(told == due, "the error tells the fates {told:?}, {due:?} were due");
     Ok(())
 }
 

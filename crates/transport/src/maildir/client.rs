@@ -220,6 +220,7 @@ impl Shared {
         )
         .with_retry(if for_good { Retry::Never } else { Retry::Later(None) })
         .with_reply(&words)
+        .with_recipients(recipients)
         .with_hint("each recipient needs a Maildir of its own"))
     }
 

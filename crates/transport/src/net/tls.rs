@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls_platform_verifier::Verifier;
 use tokio::net::TcpStream;
 
-use super::{Stream, fault};
+use super::{Endpoint, Stream, TlsMode, fault};
 use crate::{Error, ErrorKind, Result};
 
 /// The largest file of certificates that is read, in bytes.
@@ -21,9 +21,21 @@ const CA_FILE_CAP: u64 = 4 * 1024 * 1024;
 /// TLS 1.2 and 1.3 on ring. Certificates are checked by the platform verifier, to which the extra authorities are added; nothing can
 /// turn that off.
 #[derive(Clone)]
-pub struct TlsConnector(tokio_rustls::TlsConnector);
+pub struct TlsConnector(Option<tokio_rustls::TlsConnector>);
 
 impl TlsConnector {
+    /// The connector for this endpoint. One that never uses TLS needs no authorities, so that none are looked for: a machine may have
+    /// none.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn of(endpoint: &Endpoint) -> Result<Self> {
+        match endpoint.tls {
+            TlsMode::None => Ok(Self(None)),
+            _ => Self::new(&endpoint.extra_ca_files),
+        }
+    }
+
     /// A connector that trusts the platform's authorities and those in these PEM files.
     ///
     /// # Errors
@@ -54,7 +66,7 @@ impl TlsConnector {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
-        Ok(Self(tokio_rustls::TlsConnector::from(Arc::new(config))))
+        Ok(Self(Some(tokio_rustls::TlsConnector::from(Arc::new(config)))))
     }
 
     /// Does the handshake; the certificate must be for `host`.
@@ -66,7 +78,13 @@ impl TlsConnector {
             Error::new(ErrorKind::Settings, format!("{place}: {host:?} is not a valid host name"))
                 .with_source(cause)
         })?;
-        match self.0.connect(name, tcp).await {
+        let Some(connector) = &self.0 else {
+            return Err(Error::new(
+                ErrorKind::Settings,
+                format!("{place}: TLS is switched off in the settings"),
+            ));
+        };
+        match connector.connect(name, tcp).await {
             Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
             Err(cause) => Err(fault::tls(place, host, cause)),
         }

@@ -1,6 +1,8 @@
 //! One session on the network: connect, secure, log in, ask.
 
-use email_router_auth::{Channel, Credentials, Exchange, PickError, STRONGEST_FIRST, apop_digest, pick};
+use email_router_auth::{
+    Channel, Credentials, Exchange, Login, Mechanism, PickError, Plain, STRONGEST_FIRST, apop_digest, pick,
+};
 use email_router_model::Scope;
 use zeroize::Zeroizing;
 
@@ -192,15 +194,18 @@ impl Session {
             LoginMethod::Sasl(mechanisms) => pick(offered(), mechanisms, credentials, channel)
                 .map(Chosen::Sasl)
                 .map_err(|e| self.no_method(e)),
-            LoginMethod::Strongest => {
+            LoginMethod::Strongest | LoginMethod::Password => {
                 let user_pass =
                     self.capabilities.user || !self.capabilities.known || self.capabilities.sasl.is_empty();
                 let hidden = Channel { encrypted: false, cleartext_allowed: false };
-                let all = STRONGEST_FIRST;
+                let (all, may_hide): (&[&dyn Mechanism], bool) = match method {
+                    LoginMethod::Password => (&[&Plain, &Login], false),
+                    _ => (STRONGEST_FIRST, true),
+                };
                 if let Ok(exchange) = pick(offered(), all, credentials, hidden) {
                     return Ok(Chosen::Sasl(exchange));
                 }
-                if let (Some(timestamp), false) = (&self.timestamp, channel.encrypted) {
+                if let (Some(timestamp), false, true) = (&self.timestamp, channel.encrypted, may_hide) {
                     return Ok(Chosen::Apop(timestamp.clone()));
                 }
                 match pick(offered(), all, credentials, channel) {

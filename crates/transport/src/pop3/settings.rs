@@ -57,6 +57,9 @@ pub enum LoginMethod {
     ///
     /// APOP is not chosen inside TLS: there it protects nothing, and servers send its timestamp for users who have no APOP secret.
     Strongest,
+    /// The password itself: SASL PLAIN or LOGIN where the server offers one, else USER and PASS. For accounts whose passwords the server
+    /// keeps as hashes, for which it cannot do CRAM-MD5 and APOP although it may offer them.
+    Password,
     /// USER and PASS.
     UserPass,
     /// APOP.

@@ -153,6 +153,11 @@ impl Connection {
         }
     }
 
+    /// Uses DATA from now on.
+    pub(super) fn forbid_chunking(&mut self) {
+        self.capabilities.chunking = false;
+    }
+
     /// The mechanism that was used to log in; `None` when nobody did.
     pub(super) fn mechanism(&self) -> Option<&'static str> {
         self.mechanism

@@ -1,10 +1,11 @@
 //! From the server's answers to errors: what happened, may it be tried again, how much has to stop, what a person can do.
 
+use email_router_auth::PickError;
 use email_router_model::{EmailAddress, Retry, Scope};
 
 use super::proto::{Class, Malformed, Obstacle, OpeningFault, Reply};
 use crate::net::{TlsMode, tls_not_offered};
-use crate::{Error, ErrorKind, TlsFault};
+use crate::{Error, ErrorKind, RecipientResult, RecipientStatus, TlsFault};
 
 /// 4yz may be tried again, 5yz not (RFC 5321 4.2.1).
 fn retry_of(reply: &Reply) -> Retry {
@@ -54,10 +55,13 @@ pub(super) fn opening(place: &str, tls: TlsMode, fault: OpeningFault) -> Error {
         .with_reply(&reply.to_string())
         .with_hint("the server's certificate may be missing or damaged"),
         OpeningFault::NoMechanism(why) => Error::new(ErrorKind::Authentication, format!("{place}: {why}"))
-            .with_hint(if tls == TlsMode::None {
-                "choose STARTTLS or implicit TLS, or allow the password in clear"
-            } else {
-                "use the server's submission port (587, or 465 with implicit TLS)"
+            .with_hint(match (&why, tls) {
+                (PickError::CleartextRefused { .. }, TlsMode::None) => {
+                    "choose STARTTLS or implicit TLS, or allow the password in clear"
+                }
+                _ => {
+                    "use the server's submission port (587, or 465 with implicit TLS), or an authentication type that it offers"
+                }
             })
             .with_source(why),
         OpeningFault::Exchange(why) => {
@@ -116,20 +120,24 @@ pub(super) fn obstacle(place: &str, size: u64, obstacle: &Obstacle) -> Error {
 /// Replies that are about more than the command they answer; `None` when it is the command's own matter.
 fn about_the_session(place: &str, command: &str, reply: &Reply) -> Option<Error> {
     let text = reply.to_string();
+    let misunderstood = || {
+        Error::new(ErrorKind::Protocol, format!("{place} does not accept {command}"))
+            .with_retry(Retry::Never)
+            .with_scope(Scope::Message)
+    };
     let error = match reply.code() {
         530 if text.to_ascii_uppercase().contains("STARTTLS") => {
             Error::new(ErrorKind::Settings, format!("{place} demands TLS before mail is sent"))
                 .with_hint("choose STARTTLS in the settings")
         }
-        // RFC 4954 section 6: authentication required
-        530 => Error::new(ErrorKind::Authentication, format!("{place} demands a login before mail is sent"))
-            .with_hint("set a user name and password, or have this machine's address allowed to relay"),
-        // commands or parameters the server does not know: 500, 502, 503, 504, and 555 of RFC 5321 4.1.1.11
-        500 | 502 | 503 | 504 | 555 => {
-            Error::new(ErrorKind::Protocol, format!("{place} does not accept {command}"))
-                .with_retry(Retry::Never)
-                .with_scope(Scope::Message)
+        // RFC 4954 section 6: authentication required. Some servers say 503 (bad sequence: AUTH first).
+        503 if command != "MAIL" || !text.to_ascii_uppercase().contains("AUTH") => misunderstood(),
+        530 | 503 => {
+            Error::new(ErrorKind::Authentication, format!("{place} demands a login before mail is sent"))
+                .with_hint("set a user name and password, or have this machine's address allowed to relay")
         }
+        // commands or parameters the server does not know: 500, 502, 503, 504, and 555 of RFC 5321 4.1.1.11
+        500 | 502 | 504 | 555 => misunderstood(),
         // the server's disk is full: nobody's message is taken at the moment
         452 if reply.is_about(3, 1) => {
             Error::new(ErrorKind::Throttled, format!("{place} has no room for mail at the moment"))
@@ -166,9 +174,28 @@ pub(super) fn sender_refused(place: &str, sender: Option<&EmailAddress>, reply: 
     }
 }
 
+/// What the answer to RCPT says about a recipient; `others_accepted`: the server took others in the same transaction.
+pub(super) fn fate(address: &EmailAddress, reply: &Reply, others_accepted: bool) -> RecipientResult {
+    let status = if reply.is_mail_action_done() {
+        RecipientStatus::Accepted
+    } else if others_accepted && is_one_too_many(reply) {
+        RecipientStatus::TooMany
+    } else if is_for_good(reply) {
+        RecipientStatus::Refused
+    } else {
+        RecipientStatus::RefusedForNow
+    };
+    RecipientResult { address: address.clone(), status, reply: words(reply) }
+}
+
+/// The server's words at a length that can be stored.
+pub(super) fn words(reply: &Reply) -> String {
+    reply.to_string().chars().take(500).collect()
+}
+
 /// Every recipient was refused; each with its answer.
 pub(super) fn recipients_refused(place: &str, refused: &[(&EmailAddress, &Reply)]) -> Error {
-    let all_for_good = refused.iter().all(|(_, reply)| is_for_good(reply, false));
+    let all_for_good = refused.iter().all(|(_, reply)| is_for_good(reply));
     if let [(_, first), rest @ ..] = refused
         && rest.iter().all(|(_, reply)| reply.code() == first.code())
         && let Some(error) = about_the_session(place, "RCPT", first)
@@ -183,14 +210,19 @@ pub(super) fn recipients_refused(place: &str, refused: &[(&EmailAddress, &Reply)
     Error::new(ErrorKind::RecipientsRefused, format!("{place} refused {who}"))
         .with_retry(if all_for_good { Retry::Never } else { Retry::Later(None) })
         .with_reply(&words.join("; "))
+        .with_recipients(refused.iter().map(|(address, reply)| fate(address, reply, false)).collect())
 }
 
-/// Whether a refusal of one recipient is permanent. "Too many recipients" is not, whichever digit it begins with: the rest may be
-/// tried in a transaction of its own (RFC 5321 4.5.3.1.10 names the plain 552 that old servers send behind recipients they took).
-pub(super) fn is_for_good(reply: &Reply, others_accepted: bool) -> bool {
-    let too_many =
-        reply.is_about(5, 3) || (reply.code() == 552 && reply.enhanced().is_none() && others_accepted);
-    reply.class() == Class::Permanent && !too_many
+/// Whether a refusal of one recipient is permanent. "Too many recipients" is not, whichever digit it begins with.
+fn is_for_good(reply: &Reply) -> bool {
+    reply.class() == Class::Permanent && !reply.is_about(5, 3)
+}
+
+/// Whether the answer to a recipient behind others that were taken means that the transaction is full: 452 (RFC 5321 4.5.3.1.10), the
+/// plain 552 that the same section knows from old servers, and X.5.3 of RFC 3463. Where a plain 452 meant something else, the
+/// next transaction says so.
+fn is_one_too_many(reply: &Reply) -> bool {
+    reply.is_about(5, 3) || (matches!(reply.code(), 452 | 552) && reply.enhanced().is_none())
 }
 
 /// The data was refused; nothing was taken.

@@ -21,8 +21,9 @@
 //! | connection lost or time out before the message was written completely | later; nothing was taken |
 //! | the same, or nonsense, behind the complete message | in doubt |
 //!
-//! 5yz is permanent and 4yz is not, with two exceptions for recipients: `5.5.3` and a plain 552 behind accepted recipients mean "too
-//! many recipients" (RFC 5321 4.5.3.1.10) and are for now.
+//! 5yz is permanent and 4yz is not, with an exception for recipients: `X.5.3`, and a plain 452 or 552 behind accepted recipients, mean
+//! "too many recipients" (RFC 5321 4.5.3.1.10). Behind accepted ones that is [`RecipientStatus::TooMany`](crate::RecipientStatus::TooMany),
+//! which may be tried at once, else for now.
 //!
 //! # The bytes of the message
 //! Line ends become CRLF before dots are stuffed, so no message can end its own data (SMTP smuggling). A message without a
@@ -30,7 +31,7 @@
 //! else as 8-bit content.
 //!
 //! # Connections
-//! At most [`PoolSettings::max_connections`] for each login. A connection goes back to the pool only after a complete transaction or
+//! At most [`PoolSettings::max_connections`], all logins together; an idle one of another login makes room. A connection goes back to the pool only after a complete transaction or
 //! a RSET that was answered; a future that is dropped drops its connection. An idle connection that the server has closed meanwhile is replaced
 //! once, when nothing was answered in the new transaction.
 
@@ -45,6 +46,7 @@ pub use settings::{Deadlines, EightBit, EnvelopeSender, PoolSettings, SmtpSettin
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use email_router_auth::Credentials;
@@ -53,19 +55,18 @@ use email_router_model::{EmailAddress, Headers, Mailbox, Scope};
 use crate::contract::unsupported;
 use crate::net::{CredentialSource, TlsConnector};
 use crate::{
-    Access, Capability, Error, ErrorKind, Inbox, Outbound, Probe, ProbeStep, Receipt, ReceiveOptions,
-    RecipientResult, RecipientStatus, Result, SubmitOptions, Transport,
+    Access, Capability, Error, ErrorKind, Inbox, Outbound, Probe, ProbeStep, Receipt, ReceiveOptions, Result,
+    SubmitOptions, Transport,
 };
 use client::{Connection, Failure, Sent};
 use pool::{Lease, Pool};
 use proto::body::Shape;
-use proto::reply::Reply;
 use proto::transaction::Ending;
 use proto::{Outcome, Plan};
 
 /// Sends mail through one SMTP server.
 ///
-/// Cheap to share in an `Arc`; all calls may run at the same time, as many as the pool has connections for each login. Needs a Tokio
+/// Cheap to share in an `Arc`; all calls may run at the same time, as many as the pool has connections. Needs a Tokio
 /// runtime with time and I/O.
 pub struct SmtpTransport {
     settings: Arc<SmtpSettings>,
@@ -73,6 +74,8 @@ pub struct SmtpTransport {
     tls: TlsConnector,
     credentials: Arc<dyn CredentialSource>,
     pool: Arc<Pool>,
+    /// The server offered CHUNKING and then did not know the command.
+    chunking_fails: AtomicBool,
 }
 
 impl SmtpTransport {
@@ -82,10 +85,17 @@ impl SmtpTransport {
     /// [`ErrorKind::Settings`] for values that cannot work and for authority files that cannot be read.
     pub fn new(settings: SmtpSettings, credentials: Arc<dyn CredentialSource>) -> Result<Self> {
         settings.check()?;
-        let tls = TlsConnector::new(&settings.endpoint.extra_ca_files)?;
+        let tls = TlsConnector::of(&settings.endpoint)?;
         let pool = Pool::new(settings.pool.clone());
         let place = settings.endpoint.place("smtp");
-        Ok(Self { settings: Arc::new(settings), place, tls, credentials, pool })
+        Ok(Self {
+            settings: Arc::new(settings),
+            place,
+            tls,
+            credentials,
+            pool,
+            chunking_fails: AtomicBool::new(false),
+        })
     }
 
     /// Says goodbye on all idle connections. The transport stays usable; dropping it without this just closes them.
@@ -148,7 +158,16 @@ impl SmtpTransport {
                     lease.put(opened)
                 }
             };
+            if self.chunking_fails.load(Ordering::Relaxed) {
+                connection.forbid_chunking();
+            }
             match connection.send(&self.settings, plan).await {
+                // nothing was taken; once, since no connection uses it from now on
+                Ok(Sent { outcome: Outcome::ChunkingUnknown(reply), .. }) => {
+                    self.chunking_fails.store(true, Ordering::Relaxed);
+                    tracing::warn!(server = %self.place, %reply, "the server offers CHUNKING but does not know BDAT; DATA is used instead");
+                    fresh = true;
+                }
                 // the server left while the connection was idle; it has taken nothing, so a new connection is safe. Once: a new
                 // connection is not a reused one.
                 Err(Failure::Broken { unheard: true, error }) if reused && !error.is_in_doubt() => {
@@ -169,17 +188,21 @@ impl SmtpTransport {
         let place = &self.place;
         match outcome {
             Outcome::Taken { recipients, last } => {
-                let results = plan.recipients.iter().zip(&recipients).map(|(address, reply)| {
-                    RecipientResult { address: address.clone(), status: status(reply), reply: words(reply) }
-                });
-                Ok(Receipt { recipients: results.collect(), reply: words(&last) })
+                let results = plan
+                    .recipients
+                    .iter()
+                    .zip(&recipients)
+                    .map(|(address, reply)| error::fate(address, reply, true));
+                Ok(Receipt { recipients: results.collect(), reply: error::words(&last) })
             }
             Outcome::SenderRefused(reply) => Err(error::sender_refused(place, plan.sender, &reply)),
             Outcome::RecipientsRefused(replies) => {
                 let refused: Vec<_> = plan.recipients.iter().zip(&replies).collect();
                 Err(error::recipients_refused(place, &refused))
             }
-            Outcome::MessageRefused(reply) => Err(error::message_refused(place, &reply)),
+            Outcome::MessageRefused(reply) | Outcome::ChunkingUnknown(reply) => {
+                Err(error::message_refused(place, &reply))
+            }
             Outcome::Closing(reply) => Err(error::closing(place, &reply)),
             Outcome::Unexpected { command, reply, in_doubt } => {
                 let error = error::unexpected(place, command, &reply);
@@ -187,21 +210,6 @@ impl SmtpTransport {
             }
         }
     }
-}
-
-fn status(reply: &Reply) -> RecipientStatus {
-    if reply.is_mail_action_done() {
-        RecipientStatus::Accepted
-    } else if error::is_for_good(reply, true) {
-        RecipientStatus::Refused
-    } else {
-        RecipientStatus::RefusedForNow
-    }
-}
-
-/// The server's words at a length that can be stored.
-fn words(reply: &Reply) -> String {
-    reply.to_string().chars().take(500).collect()
 }
 
 #[async_trait]

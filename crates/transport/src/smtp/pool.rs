@@ -1,6 +1,5 @@
-//! Connections kept for the next message: bounded for each login, closed when idle, never reused when anything is unsure.
+//! Connections kept for the next message: bounded for the server, closed when idle, never reused when anything is unsure.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -11,24 +10,21 @@ use tokio::time::Instant;
 use super::client::Connection;
 use super::settings::{PoolSettings, SmtpSettings};
 
-/// The idle connections of one transport.
+/// The connections of one transport.
 pub(super) struct Pool {
     settings: PoolSettings,
-    slots: Mutex<Slots>,
+    permits: Arc<Semaphore>,
+    open: Mutex<Open>,
 }
 
 #[derive(Default)]
-struct Slots {
-    /// By login name; anonymous has none.
-    by_login: HashMap<Option<String>, Slot>,
+struct Open {
+    /// Of all logins; the one used last comes last.
+    idle: Vec<Idle>,
+    /// Leases, each of which may have a connection.
+    leased: usize,
     /// A task is waiting to close what is idle for too long.
     reaping: bool,
-}
-
-struct Slot {
-    permits: Arc<Semaphore>,
-    /// The one used last comes last.
-    idle: Vec<Idle>,
 }
 
 struct Idle {
@@ -45,35 +41,38 @@ pub(super) struct Lease {
     connection: Option<Connection>,
     credentials: Option<Credentials>,
     reused: bool,
-    pool: Arc<Pool>,
+    // in this order: whoever is given the permit finds the lease no longer counted
+    counted: Counted,
     _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Counts a lease until dropped.
+struct Counted(Arc<Pool>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.lock().leased -= 1;
+    }
 }
 
 impl Pool {
     pub(super) fn new(settings: PoolSettings) -> Arc<Self> {
-        Arc::new(Self { settings, slots: Mutex::new(Slots::default()) })
+        let permits = Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
+        Arc::new(Self { settings, permits, open: Mutex::default() })
     }
 
-    /// Waits until one more connection may be open for this login; gives an idle one where there is one and `fresh` does not
-    /// forbid it.
+    /// Waits until one more connection may be open; gives an idle one of this login where there is one and `fresh` does not forbid it,
+    /// else makes room by closing the one of another login that is idle for longest.
     pub(super) async fn lease(self: &Arc<Self>, credentials: Option<Credentials>, fresh: bool) -> Lease {
-        let login = credentials.as_ref().map(|c| c.user.clone());
-        let permits = {
-            let mut slots = self.lock();
-            let slot = slots.by_login.entry(login.clone()).or_insert_with(|| Slot {
-                permits: Arc::new(Semaphore::new(self.settings.max_connections)),
-                idle: Vec::new(),
-            });
-            Arc::clone(&slot.permits)
-        };
         // the semaphore is never closed, so this does not fail
-        let permit = permits.acquire_owned().await.ok();
-        let mut lease =
-            Lease { connection: None, credentials, reused: false, pool: Arc::clone(self), _permit: permit };
+        let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
+        self.lock().leased += 1;
+        let counted = Counted(Arc::clone(self));
+        let mut lease = Lease { connection: None, credentials, reused: false, counted, _permit: permit };
         loop {
             // a separate statement: the lock is not held while the connection is looked at
-            let idle = self.lock().by_login.get_mut(&login).and_then(|slot| slot.idle.pop());
-            let Some(mut idle) = idle else { return lease };
+            let idle = self.lock().of_login(lease.credentials.as_ref());
+            let Some(mut idle) = idle else { break };
             // all older ones are dropped on the way to a fresh one: they are in no better state
             let usable = !fresh
                 && idle.credentials == lease.credentials
@@ -84,45 +83,56 @@ impl Pool {
                 return lease;
             }
         }
+        loop {
+            let idle = self.lock().in_the_way(self.settings.max_connections);
+            match idle {
+                Some(idle) => idle.connection.quit().await,
+                None => return lease,
+            }
+        }
     }
 
     /// Takes all idle connections out.
     pub(super) fn drain(&self) -> Vec<Connection> {
-        let mut slots = self.lock();
-        slots.by_login.values_mut().flat_map(|slot| slot.idle.drain(..)).map(|idle| idle.connection).collect()
+        self.lock().idle.drain(..).map(|idle| idle.connection).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn keep(self: &Arc<Self>, connection: Connection, credentials: Option<Credentials>) {
-        let login = credentials.as_ref().map(|c| c.user.clone());
-        let mut slots = self.lock();
-        if let Some(slot) = slots.by_login.get_mut(&login) {
-            slot.idle.push(Idle { connection, credentials, since: Instant::now() });
-        }
-        if !slots.reaping {
-            slots.reaping = true;
+        let mut open = self.lock();
+        open.idle.push(Idle { connection, credentials, since: Instant::now() });
+        if !open.reaping {
+            open.reaping = true;
             tokio::spawn(reap(Arc::downgrade(self), self.settings.idle_timeout));
         }
     }
 
-    /// Takes out what is idle for too long, and forgets logins nobody uses. `None` when nothing is idle any more; else when to come again.
+    /// Takes out what is idle for too long. `None` when nothing is idle any more; else when to come again.
     fn expire(&self) -> (Vec<Connection>, Option<Instant>) {
-        let mut slots = self.lock();
-        let (mut expired, mut next) = (Vec::new(), None::<Instant>);
-        for slot in slots.by_login.values_mut() {
-            let keep = slot.idle.partition_point(|idle| idle.since.elapsed() >= self.settings.idle_timeout);
-            expired.extend(slot.idle.drain(..keep).map(|idle| idle.connection));
-            if let Some(first) = slot.idle.first() {
-                let at = first.since + self.settings.idle_timeout;
-                next = Some(next.map_or(at, |n| n.min(at)));
-            }
-        }
-        slots.by_login.retain(|_, slot| !slot.idle.is_empty() || Arc::strong_count(&slot.permits) > 1);
-        slots.reaping = next.is_some();
+        let mut open = self.lock();
+        let expired = open.idle.partition_point(|idle| idle.since.elapsed() >= self.settings.idle_timeout);
+        let expired = open.idle.drain(..expired).map(|idle| idle.connection).collect();
+        let next = open.idle.first().map(|first| first.since + self.settings.idle_timeout);
+        open.reaping = next.is_some();
         (expired, next)
+    }
+}
+
+impl Open {
+    /// The idle connection of this login that was used last.
+    fn of_login(&mut self, credentials: Option<&Credentials>) -> Option<Idle> {
+        let login = |credentials: Option<&Credentials>| credentials.map(|c| c.user.clone());
+        let wanted = login(credentials);
+        let found = self.idle.iter().rposition(|idle| login(idle.credentials.as_ref()) == wanted)?;
+        Some(self.idle.remove(found))
+    }
+
+    /// The connection that is idle for longest, when with all leases there are more than allowed.
+    fn in_the_way(&mut self, most: usize) -> Option<Idle> {
+        (self.idle.len() + self.leased > most && !self.idle.is_empty()).then(|| self.idle.remove(0))
     }
 }
 
@@ -176,11 +186,13 @@ impl Lease {
     /// The connection stands between two transactions: it may be used again, if it is not worn out.
     pub(super) fn give_back(mut self) {
         let Some(connection) = self.connection.take() else { return };
-        let settings = &self.pool.settings;
-        if connection.transactions < settings.max_messages && !settings.idle_timeout.is_zero() {
-            self.pool.keep(connection, self.credentials.take());
+        let pool = &self.counted.0;
+        if connection.transactions < pool.settings.max_messages && !pool.settings.idle_timeout.is_zero() {
+            pool.keep(connection, self.credentials.take());
         } else {
-            tokio::spawn(connection.quit());
+            // its place is free when the goodbye is said
+            self.connection = Some(connection);
+            tokio::spawn(self.close());
         }
     }
 }

@@ -94,7 +94,7 @@ impl Default for Deadlines {
 /// How connections are kept for the next message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolSettings {
-    /// At most so many connections at once for each login, idle ones included; 1 or more. Exchange Online allows 3.
+    /// At most so many connections at once, all logins together, idle ones included; 1 or more. Exchange Online allows 3 for each login.
     pub max_connections: usize,
     /// A connection takes at most so many messages; 1 or more.
     pub max_messages: u32,

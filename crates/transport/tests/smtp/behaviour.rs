@@ -2,6 +2,7 @@
 
 use super::*;
 use email_router_model::{Classified as _, Retry, Scope};
+use email_router_testkit::script::{ScriptedServer, parse};
 use email_router_transport::smtp::{EightBit, EnvelopeSender};
 use email_router_transport::{Access, DsnNotify, DsnRequest, ErrorKind, ReceiveOptions, RecipientStatus};
 use proptest::prelude::*;
@@ -83,15 +84,16 @@ async fn each_recipient_has_its_own_fate() {
         ("full", "552 5.2.2 mailbox full"),
         ("many", "552 5.5.3 too many recipients"),
         ("bare552", "552 too many recipients"),
+        ("rfc452", "452 4.5.3 too many recipients"),
     ];
     for chunking in [false, true] {
         let options = SmtpOptions { chunking, refuse_recipients: refuse.clone(), ..SmtpOptions::default() };
         let (server, transport) = pair(options).await;
-        let all = "good@y perm@y temp@y full@y many@y bare552@y";
+        let all = "good@y perm@y temp@y full@y many@y bare552@y rfc452@y";
         let receipt = submit(&transport, &outbound(all, "x\r\n")).await.unwrap();
-        use RecipientStatus::{Accepted, Refused, RefusedForNow};
+        use RecipientStatus::{Accepted, Refused, RefusedForNow, TooMany};
         let fates: Vec<_> = receipt.recipients.iter().map(|r| r.status).collect();
-        assert_eq!(fates, [Accepted, Refused, RefusedForNow, Refused, RefusedForNow, RefusedForNow]);
+        assert_eq!(fates, [Accepted, Refused, RefusedForNow, Refused, TooMany, TooMany, TooMany]);
         assert_eq!(receipt.recipients[3].reply, "552 5.2.2 mailbox full");
         assert_eq!(server.taken()[0].recipients[0].0, "good@y");
 
@@ -104,6 +106,8 @@ async fn each_recipient_has_its_own_fate() {
             assert_eq!((error.kind(), error.retry()), (ErrorKind::RecipientsRefused, retry), "{recipients}");
             let words = error.reply().unwrap();
             assert!(recipients.split(' ').all(|r| words.contains(r)), "{words}");
+            let told: Vec<_> = error.recipients().iter().map(|r| r.address.as_str()).collect();
+            assert_eq!(told.join(" "), recipients);
         }
         // what was refused is reset, and the connection is good for the next
         assert!(submit(&transport, &letter("after")).await.unwrap().reply.ends_with("after"));
@@ -123,6 +127,8 @@ async fn refusals_are_told_apart() {
             ("notls", "530 5.7.0 Must issue a STARTTLS command first"),
             ("full", "452 4.3.1 insufficient system storage"),
             ("odd", "555 5.5.4 unsupported option"),
+            ("auth503", "503 5.5.1 Error: send AUTH command first"),
+            ("order503", "503 5.5.1 bad sequence of commands"),
         ],
         refuse_recipients: vec![("norelay", "530 5.7.0 authentication required")],
         refuse_content: vec![
@@ -141,6 +147,8 @@ async fn refusals_are_told_apart() {
         ("notls", "b", "", ErrorKind::Settings, never, Scope::Mailbox, "demands TLS"),
         ("full", "b", "", ErrorKind::Throttled, later, Scope::Server, "no room"),
         ("odd", "b", "", ErrorKind::Protocol, never, Scope::Message, "does not accept MAIL"),
+        ("auth503", "b", "", ErrorKind::Authentication, never, Scope::Mailbox, "demands a login"),
+        ("order503", "b", "", ErrorKind::Protocol, never, Scope::Message, "does not accept MAIL"),
         ("ok", "norelay", "", ErrorKind::Authentication, never, Scope::Mailbox, "demands a login"),
         ("ok", "b", "SPAM", ErrorKind::MessageRefused, never, Scope::Message, "554 5.7.1 spam"),
         ("ok", "b", "GREY", ErrorKind::MessageRefused, later, Scope::Message, "451 4.7.1 greylisted"),
@@ -231,7 +239,7 @@ async fn envelope_sender_rules() {
 #[tokio::test]
 async fn wrong_settings_and_wrong_messages() {
     let refused = |change: fn(&mut SmtpSettings)| {
-        let mut wrong = settings(25, TlsMode::None);
+        let mut wrong = settings(25, TlsMode::StartTls);
         change(&mut wrong);
         SmtpTransport::new(wrong, Arc::new(SharedCredentials::none())).unwrap_err().to_string()
     };
@@ -342,4 +350,36 @@ fn any_body_survives_the_way_through_a_server() {
         }
     });
     drop(guard);
+}
+
+/// A server that offers CHUNKING and does not know BDAT is given DATA, once and for all; nothing is lost and nothing goes twice.
+#[tokio::test]
+async fn chunking_that_is_offered_and_not_known() {
+    for refusal in ["500 5.5.1 command unrecognized", "502 not implemented"] {
+        let hello = "S: 220 hi\nC: EHLO\nS: 250-a\nS: 250-PIPELINING\nS: 250 CHUNKING\n";
+        let first = format!("{hello}C: MAIL\nC: RCPT\nS: 250 a\nS: 250 b\nC: BDAT\nS: {refusal}");
+        let again = format!(
+            "{hello}C: MAIL\nC: RCPT\nC: DATA\nS: 250 a\nS: 250 b\nS: 354 go\nC: Subject: x\nC:\nC: hello\nC: .\nS: 250 queued 1
+             C: MAIL\nC: RCPT\nC: DATA\nS: 250 a\nS: 250 b\nS: 354 go\nC: Subject: y\nC:\nC: hello\nC: .\nS: 250 queued 2"
+        );
+        let server = ScriptedServer::start(vec![parse(&first), parse(&again)]).await;
+        let mut settings = settings(server.port(), TlsMode::None);
+        settings.pool.max_connections = 1;
+        let transport = anonymous(settings);
+        assert_eq!(submit(&transport, &letter("x")).await.unwrap().reply, "250 queued 1");
+        assert_eq!(submit(&transport, &letter("y")).await.unwrap().reply, "250 queued 2");
+        assert_eq!(server.heard().mismatches, Vec::<String>::new(), "{refusal}");
+    }
+}
+
+/// Without TLS no certificate authority is needed, so none is looked for.
+#[tokio::test]
+async fn clear_text_needs_no_certificate_authorities() {
+    let server = SmtpServer::start(SmtpOptions::default()).await;
+    let mut clear = settings(server.port(), TlsMode::None);
+    clear.endpoint.extra_ca_files = vec!["/nowhere/ca.pem".into()];
+    submit(&anonymous(clear.clone()), &letter("x")).await.unwrap();
+    clear.endpoint.tls = TlsMode::StartTlsIfOffered;
+    let error = SmtpTransport::new(clear, Arc::new(SharedCredentials::none())).unwrap_err();
+    assert!(error.to_string().contains("/nowhere/ca.pem"), "{error}");
 }

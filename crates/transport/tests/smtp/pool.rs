@@ -33,6 +33,54 @@ async fn never_more_connections_than_allowed() {
     }
 }
 
+/// Each mailbox with a login of its own: idle connections of the others make room, so that the server never sees more than allowed.
+#[tokio::test]
+async fn never_more_connections_than_allowed_over_all_logins() {
+    let names = ["n0", "n1", "n2", "n3", "n4", "n5", "n6", "n7"];
+    let server = SmtpServer::start(SmtpOptions {
+        sasl: vec!["CRAM-MD5"],
+        users: names.iter().map(|name| (*name, PASSWORD)).collect(),
+        ..SmtpOptions::default()
+    })
+    .await;
+    #[derive(Debug)]
+    struct Own;
+    impl CredentialSource for Own {
+        fn credentials(&self, mailbox: &Mailbox) -> Option<Credentials> {
+            Some(Credentials::new(mailbox.name.clone(), PASSWORD.into()))
+        }
+    }
+    let mut settings = settings(server.port(), TlsMode::None);
+    settings.pool.max_connections = 3;
+    let transport = Arc::new(SmtpTransport::new(settings, Arc::new(Own)).unwrap());
+    let send = |name: &'static str| {
+        let transport = Arc::clone(&transport);
+        async move {
+            let sender = Mailbox { name: name.to_owned(), ..mailbox() };
+            transport.submit(&sender, &letter(name), SubmitOptions::default()).await.unwrap()
+        }
+    };
+    for round in 0..3 {
+        // together, and one after the other
+        let sends: Vec<_> = names.into_iter().map(|name| tokio::spawn(send(name))).collect();
+        for task in sends {
+            task.await.unwrap();
+        }
+        for name in names {
+            send(name).await;
+        }
+        let (_, most) = server.connections();
+        assert!(most <= 3, "round {round}: {most} at once");
+    }
+    let taken = server.taken();
+    assert_eq!(taken.len(), 48);
+    for message in taken {
+        let text = String::from_utf8(message.data).unwrap();
+        let name = message.user.unwrap();
+        assert!(text.contains(&format!("Subject: {name}\r\n")), "{name} sent {text}");
+    }
+}
+
 #[tokio::test]
 async fn a_connection_is_worn_out_after_its_messages() {
     let server = SmtpServer::start(SmtpOptions::default()).await;

@@ -236,9 +236,10 @@ impl Opening {
         let Some(credentials) = &self.rules.credentials else { return self.go(State::Finished) };
         let channel = Channel { encrypted: self.encrypted, cleartext_allowed: self.rules.cleartext_allowed };
         let wanted = &self.rules.mechanisms;
-        let usable = |name: &&str| wanted.is_empty() || wanted.iter().any(|w| w.eq_ignore_ascii_case(name));
-        let offered = self.capabilities.auth.iter().map(String::as_str).filter(usable);
-        match pick(offered, STRONGEST_FIRST, credentials, channel) {
+        let usable = |name: &str| wanted.is_empty() || wanted.iter().any(|w| w.eq_ignore_ascii_case(name));
+        let mechanisms: Vec<_> = STRONGEST_FIRST.iter().copied().filter(|m| usable(m.name())).collect();
+        let offered = self.capabilities.auth.iter().map(String::as_str);
+        match pick(offered, &mechanisms, credentials, channel) {
             Ok(exchange) => {
                 self.mechanism = Some(exchange.mechanism());
                 self.exchange = Some(exchange);

@@ -65,6 +65,9 @@ pub enum Outcome {
     RecipientsRefused(Vec<Reply>),
     /// The data was refused: at DATA, in the middle or at the end. Nothing was taken.
     MessageRefused(Reply),
+    /// 500 or 502 to BDAT: the server does not know what it offered (RFC 3030), so nothing was taken. It may take the chunk behind the
+    /// command for commands, so the connection is of no more use.
+    ChunkingUnknown(Reply),
     /// 421: the server closes. Nothing was taken.
     Closing(Reply),
     /// An answer that does not fit.
@@ -237,6 +240,9 @@ impl<'a> Transaction<'a> {
             }
             Some(Awaited::Data) if reply.code() == 354 || reply.is_refusal() => self.data = Some(reply),
             Some(Awaited::Chunk) if reply.is_mail_action_done() => {}
+            Some(Awaited::Chunk | Awaited::End) if self.chunking && matches!(reply.code(), 500 | 502) => {
+                self.end(Ending::Broken, Outcome::ChunkingUnknown(reply));
+            }
             Some(Awaited::Chunk) if reply.is_refusal() => {
                 self.end(Ending::NeedsReset, Outcome::MessageRefused(reply));
             }
@@ -590,6 +596,7 @@ mod tests {
                 Outcome::SenderRefused(reply) => format!("SenderRefused {}", reply.code()),
                 Outcome::RecipientsRefused(replies) => format!("RecipientsRefused {}", codes(replies)),
                 Outcome::MessageRefused(reply) => format!("MessageRefused {}", reply.code()),
+                Outcome::ChunkingUnknown(reply) => format!("ChunkingUnknown {}", reply.code()),
                 Outcome::Closing(reply) => format!("Closing {}", reply.code()),
                 Outcome::Unexpected { command, reply, in_doubt } => {
                     format!("Unexpected {command} {} {in_doubt}", reply.code())
