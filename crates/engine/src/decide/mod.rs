@@ -335,11 +335,7 @@ impl Decider {
         resolved: &'a Resolved,
     ) -> Question<'a> {
         let Draft { view, message, own, .. } = *draft;
-        let settings = view.settings();
-        let automatic = draft.automatic.as_ref().is_some_and(|a| {
-            let policy = if a.kind.is_report() { settings.delivery_reports } else { settings.automatic_mail };
-            policy != AutomaticMail::Track
-        });
+        let automatic = draft.automatic.is_some();
         Question { view, message, sender, resolved, own, signer: self.signer.as_ref(), automatic }
     }
 

@@ -605,7 +605,7 @@ async fn automatic_mail_and_smart_matching() {
         let mut trace = Trace::new(false);
         let found = correlate::correlate(&question, &*decider.index, &mut trace).await.unwrap();
         assert_eq!(found.hit.is_some(), expected, "{policy} {automatic} {trace:?}");
-        let said = trace.0.iter().any(|s| s.found.contains("the mail is automatic"));
+        let said = trace.steps.iter().any(|s| s.found.contains("the mail is automatic"));
         assert_eq!(said, !expected, "{policy} {automatic}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use email_router_crm::{CorrelationMethod, EmailSummary, SmartQuery};
+use email_router_crm::{AutomaticMail, CorrelationMethod, EmailSummary, SmartQuery};
 use email_router_model::{ActivityId, Timestamp};
 
 use super::{Hit, MAX_CANDIDATES, Question};
@@ -22,7 +22,7 @@ pub(super) async fn find(
         trace.step(RULE, "skipped: no hashes are made (DisableSmartMatchingEmailHashCreation)");
         return Ok(None);
     }
-    if question.automatic {
+    if question.automatic && settings.automatic_mail != AutomaticMail::Track {
         trace.step(RULE, "skipped: the mail is automatic (automaticmail)");
         return Ok(None);
     }
