@@ -23,6 +23,7 @@ use email_router_model::{
 use email_router_state::SqliteState;
 use tokio::sync::{Mutex, RwLock, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::access::AccessTarget;
 use crate::assemble::{Assembled, Thresholds, Unserved, assemble, thresholds};
@@ -451,42 +452,64 @@ impl Service {
     async fn watch(&self, plans: &[watch::Sender<Arc<Plan>>]) {
         // only one `run` at a time watches the file
         let mut reloader = self.reloader.lock().await;
-        let mut since_update = tokio::time::Instant::now();
+        let (mut looked, mut updated) = (Instant::now(), Instant::now());
+        // organizations that do not have their plan yet: the CRM could not be asked, and is asked again
+        let mut waiting = vec![false; plans.len()];
+        let mut taking_over = false;
         loop {
-            let settings = self.settings().await;
-            tokio::time::sleep(settings.system.config_refresh_period.max(Duration::from_millis(100))).await;
-            let next = match reloader.poll() {
-                Reload::Unchanged => None,
-                Reload::Changed(outcome) => {
-                    let LoadOutcome { settings: new, findings, .. } = *outcome;
-                    for finding in &findings {
-                        tracing::warn!(%finding, "configuration");
-                    }
-                    if needs_restart(&settings, &new) {
-                        tracing::warn!(
-                            "deployments, StateFile or StatusListener changed: restart the router to take that over; the rest is taken over now"
-                        );
-                    }
-                    Some(Arc::new(new)).filter(|new| **new != *settings)
+            let mut settings = self.settings().await;
+            let shortest = Duration::from_millis(100);
+            let next_look = looked + settings.system.config_refresh_period.max(shortest);
+            let next_update = updated + settings.system.config_update_period.max(shortest);
+            tokio::time::sleep_until(next_look.min(next_update)).await;
+            let now = Instant::now();
+            let mut due = now >= next_update;
+            if now >= next_look {
+                looked = now;
+                let next = self.look(&mut reloader, &settings).await;
+                self.options.observer.event(&Event::ConfigurationRefresh { changed: next.is_some() });
+                taking_over |= next.is_some();
+                due |= next.is_some();
+                settings = next.unwrap_or(settings);
+                due |= self.passwords_changed(&settings).await;
+            }
+            if due {
+                updated = now;
+                waiting.fill(true);
+            }
+            for ((organization, plan), waiting) in self.organizations.iter().zip(plans).zip(&mut waiting) {
+                if *waiting {
+                    *waiting = !self.replan(&settings, organization, plan).await;
                 }
-                Reload::Refused(error) => {
-                    tracing::error!(%error, "the new configuration is not used; the settings in use stay");
-                    None
-                }
-            };
-            if let Some(new) = &next {
-                *self.settings.write().await = Arc::clone(new);
+            }
+            if taking_over && !waiting.contains(&true) {
+                taking_over = false;
                 tracing::info!(file = %self.path.display(), "the new configuration is in use");
             }
-            self.options.observer.event(&Event::ConfigurationRefresh { changed: next.is_some() });
-            let passwords = self.passwords_changed(next.as_ref().unwrap_or(&settings)).await;
-            if next.is_none() && !passwords && since_update.elapsed() < settings.system.config_update_period {
-                continue;
+        }
+    }
+
+    /// The new settings, where the file has some that can be used.
+    async fn look(&self, reloader: &mut Reloader, settings: &Settings) -> Option<Arc<Settings>> {
+        match reloader.poll() {
+            Reload::Unchanged => None,
+            Reload::Changed(outcome) => {
+                let LoadOutcome { settings: new, findings, .. } = *outcome;
+                for finding in &findings {
+                    tracing::warn!(%finding, "configuration");
+                }
+                if needs_restart(settings, &new) {
+                    tracing::warn!(
+                        "deployments, StateFile or StatusListener changed: restart the router to take that over; the rest is taken over now"
+                    );
+                }
+                let new = Some(Arc::new(new)).filter(|new| **new != *settings)?;
+                *self.settings.write().await = Arc::clone(&new);
+                Some(new)
             }
-            since_update = tokio::time::Instant::now();
-            let settings = next.unwrap_or(settings);
-            for (organization, plan) in self.organizations.iter().zip(plans) {
-                self.replan(&settings, organization, plan).await;
+            Reload::Refused(error) => {
+                tracing::error!(%error, "the new configuration is not used; the settings in use stay");
+                None
             }
         }
     }
@@ -503,23 +526,26 @@ impl Service {
         changed
     }
 
+    /// Makes the plan of an organization anew; `false` when the CRM could not be asked.
     async fn replan(
         &self,
         settings: &Settings,
         organization: &Organization,
         plan: &watch::Sender<Arc<Plan>>,
-    ) {
-        let Some(deployment) = settings.deployment(&organization.name) else { return };
+    ) -> bool {
+        let Some(deployment) = settings.deployment(&organization.name) else { return true };
         match organization.crm.mailboxes().await {
             Ok(listed) => {
-                organization.router.forget_view().await;
+                organization.router.renew_view().await;
                 let secrets = SecretStore::new(settings.router.secret_key_file.clone());
                 let assembled = assemble(settings, deployment, &listed, &secrets);
                 self.announce_unserved(&assembled.unserved);
                 plan.send_replace(Arc::new(assembled.plan));
+                true
             }
             Err(error) => {
-                tracing::warn!(%error, "users and queues could not be read from the CRM; what was served stays served")
+                tracing::warn!(%error, deployment = organization.name, "users and queues could not be read from the CRM, which is tried again soon; what was served stays served");
+                false
             }
         }
     }

@@ -136,6 +136,26 @@ async fn a_wrong_password_waits_and_touches_no_neighbour() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_view_that_cannot_be_read_again_is_used_and_asked_for_soon() {
+    let world = World::new();
+    world.user("ann");
+    let router = world.immortal("a");
+    let known = async || router.view(HOUR).await.unwrap().mailboxes().len();
+    assert_eq!(known().await, 1);
+    world.user("ben");
+    assert_eq!(known().await, 1, "not older than allowed");
+    world.crm.fail_next("mailboxes", 1, false, || {
+        email_router_crm::Error::new(email_router_crm::ErrorKind::Busy, "the CRM is busy")
+    });
+    router.renew_view().await;
+    assert_eq!(known().await, 1, "the old one stays in use");
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert_eq!(known().await, 1, "a CRM that fails is not asked by every pass");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(known().await, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn limits_hold() {
     for once in [false, true] {
         let (world, system) = (World::new(), MemoryTransport::new());

@@ -74,31 +74,44 @@ pub struct RunReport {
 #[derive(Debug)]
 struct ViewCache {
     crm: Arc<dyn CrmClient>,
-    cached: Mutex<Option<(Instant, Arc<OrganizationView>)>>,
+    cached: Mutex<Option<CachedView>>,
 }
+
+#[derive(Debug)]
+struct CachedView {
+    view: Arc<OrganizationView>,
+    read: Instant,
+    /// Somebody knows that the CRM has another one.
+    outdated: bool,
+    /// When reading it again failed last.
+    failed: Option<Instant>,
+}
+
+/// How long a view that could not be read again is used before that is tried once more.
+const VIEW_RETRY: Duration = Duration::from_secs(10);
 
 impl ViewCache {
     async fn get(&self, max_age: Duration) -> Result<Arc<OrganizationView>> {
         let mut cached = self.cached.lock().await;
-        if let Some((at, view)) = &*cached
-            && at.elapsed() < max_age
-        {
-            return Ok(Arc::clone(view));
+        if let Some(known) = &*cached {
+            let fresh = !known.outdated && known.read.elapsed() < max_age;
+            if fresh || known.failed.is_some_and(|at| at.elapsed() < VIEW_RETRY.min(max_age)) {
+                return Ok(Arc::clone(&known.view));
+            }
         }
-        match OrganizationView::load(&*self.crm).await {
-            Ok(view) => {
+        match (OrganizationView::load(&*self.crm).await, &mut *cached) {
+            (Ok(view), cached) => {
                 let view = Arc::new(view);
-                *cached = Some((Instant::now(), Arc::clone(&view)));
+                let read = Instant::now();
+                *cached = Some(CachedView { view: Arc::clone(&view), read, outdated: false, failed: None });
                 Ok(view)
             }
-            Err(error) => match &mut *cached {
-                Some((at, view)) => {
-                    tracing::warn!(%error, "settings, users and queues could not be read from the CRM again; the old ones stay in use");
-                    *at = Instant::now();
-                    Ok(Arc::clone(view))
-                }
-                None => Err(error),
-            },
+            (Err(error), Some(known)) => {
+                tracing::warn!(%error, "settings, users and queues could not be read from the CRM again; the old ones stay in use until they can");
+                known.failed = Some(Instant::now());
+                Ok(Arc::clone(&known.view))
+            }
+            (Err(error), None) => Err(error),
         }
     }
 }
@@ -138,14 +151,17 @@ impl Router {
     /// Settings, users and queues of the organization, read again when the last reading is older than `max_age`.
     ///
     /// # Errors
-    /// What the CRM said, when nothing was ever read. A failed re-reading keeps the old view and logs a warning.
+    /// What the CRM said, when nothing was ever read. A failed re-reading keeps the old view, logs a warning and is tried again after some
+    /// seconds.
     pub async fn view(&self, max_age: Duration) -> Result<Arc<OrganizationView>> {
         self.view.get(max_age).await
     }
 
-    /// Makes the next use read settings, users and queues again.
-    pub async fn forget_view(&self) {
-        *self.view.cached.lock().await = None;
+    /// Makes the next use read settings, users and queues again, however new they are.
+    pub async fn renew_view(&self) {
+        if let Some(known) = &mut *self.view.cached.lock().await {
+            (known.outdated, known.failed) = (true, None);
+        }
     }
 
     /// Reads every mailbox once and sends what is pending, then returns.
