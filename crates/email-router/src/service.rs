@@ -387,7 +387,8 @@ impl Service {
     /// (ConfigRefreshPeriod), and the CRM's users and queues at ConfigUpdatePeriod; a bad new file keeps the old settings running and says why.
     ///
     /// # Errors
-    /// What keeps the router from starting, another router that works with the same state file included.
+    /// What keeps the router from starting, another router that works with the same state file included. Where the router of one deployment
+    /// fails, that is logged at once, the others go on, and the error comes at the end.
     pub async fn run(&self, stop: watch::Receiver<bool>) -> Result<()> {
         let _alone = self.alone()?;
         self.forget_statuses().await?;
@@ -397,22 +398,32 @@ impl Service {
             self.announce_unserved(&organization.assembled.unserved);
             let (sender, receiver) = watch::channel(Arc::new(organization.assembled.plan.clone()));
             plans.push(sender);
-            running.spawn(Arc::clone(&organization.router).run(receiver, stop.clone()));
-        }
-        let mut stopping = stop.clone();
-        let mut result = Ok(());
-        tokio::select! {
-            () = self.watch(&plans) => {}
-            () = async { let _ = stopping.wait_for(|stop| *stop).await; } => {}
-            Some(ended) = running.join_next(), if !self.organizations.is_empty() => {
-                if let Ok(Err(error)) = ended {
-                    result = Err(error.into());
+            let (name, router) = (organization.name.clone(), Arc::clone(&organization.router));
+            let stop = stop.clone();
+            running.spawn(async move {
+                let ended = router.run(receiver, stop).await;
+                if let Err(error) = &ended {
+                    tracing::error!(%error, deployment = name, "the router of this deployment ended; the others go on");
                 }
-            }
+                ended
+            });
         }
-        while let Some(ended) = running.join_next().await {
-            if let (Ok(Err(error)), true) = (ended, result.is_ok()) {
-                result = Err(error.into());
+        let (mut stopping, mut stopped) = (stop.clone(), false);
+        let mut watching = std::pin::pin!(self.watch(&plans));
+        let mut result = Ok(());
+        // without a deployment there is nothing to do but to wait for the stop
+        while !(running.is_empty() && (stopped || !self.organizations.is_empty())) {
+            tokio::select! {
+                () = &mut watching, if !stopped => {}
+                () = async { let _ = stopping.wait_for(|stop| *stop).await; }, if !stopped => stopped = true,
+                Some(ended) = running.join_next() => match ended {
+                    Ok(Err(error)) if result.is_ok() => result = Err(error.into()),
+                    Err(error) if error.is_panic() => {
+                        tracing::error!("the router of a deployment ended in a panic, which is a fault of this program; the others go on");
+                        result = Err(Error::Request("a router ended in a panic".to_owned()));
+                    }
+                    _ => {}
+                }
             }
         }
         result

@@ -105,3 +105,54 @@ async fn one_span_for_each_message_with_its_decision_and_metrics_beyond_the_coun
     assert!(errors.contains("direction=\"incoming\"") && errors.contains("kind=\"transport\""), "{errors}");
     assert!(errors.ends_with(" 1"), "{errors}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_deployment_that_fails_does_not_stop_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("EmailAgent.xml");
+    let quick = "<Configuration><SystemConfiguration><ConfigRefreshPeriod>100</ConfigRefreshPeriod></SystemConfiguration>";
+    let two = CONFIGURATION
+        .replace("<Configuration>", quick)
+        .replace(
+            "<Deployments>",
+            "<Deployments><Deployment><Name>broken</Name><Type>Embedded</Type><Path>broken.sqlite</Path></Deployment>",
+        )
+        .replace("<EmailAddress>", "<Deployment>crm</Deployment><EmailAddress>");
+    std::fs::write(&file, &two).unwrap();
+    for part in ["tmp", "new", "cur"] {
+        std::fs::create_dir_all(folder.path().join("here@example.com").join(part)).unwrap();
+    }
+    let service = Arc::new(Service::open(&file, OpenOptions::default()).await.unwrap());
+    let (stop, stopped) = watch::channel(false);
+    rusqlite::Connection::open(folder.path().join("broken.sqlite"))
+        .unwrap()
+        .execute_batch("DROP TABLE mailbox")
+        .unwrap();
+    let running = tokio::spawn({
+        let service = Arc::clone(&service);
+        async move { service.run(stopped).await }
+    });
+    // what the CRM learns now is taken over later: the configuration is still watched
+    let admin = service.organization(Some("crm")).unwrap().embedded().admin();
+    let queue = [
+        ("name", "Here"),
+        ("emailaddress", "here@example.com"),
+        ("incomingemailfilteringmethod", "0"),
+        ("incomingemaildeliverymethod", "2"),
+        ("emailrouteraccessapproval", "1"),
+    ];
+    admin.add("queue", &fields(queue)).await.unwrap();
+    let text = "From: a@x.example\r\nTo: here@example.com\r\nSubject: hello\r\nMessage-ID: <1@x.example>\r\n\r\nhi\r\n";
+    std::fs::write(folder.path().join("here@example.com/new/1.a"), text).unwrap();
+    std::fs::write(&file, two.replace("<Name>Gone<", "<Name>Far<")).unwrap();
+    let delivered = async {
+        while admin.statistics().await.unwrap().incoming.get("received") != Some(&1) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(120), delivered).await.unwrap();
+    assert!(!running.is_finished(), "it goes on until it is told to stop");
+    stop.send_replace(true);
+    let error = running.await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("mailbox"), "{error}");
+}
