@@ -6,10 +6,10 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
-use email_router_crm::{Error as CrmError, ErrorKind as CrmErrorKind, ParticipationType};
+use email_router_crm::{Error as CrmError, ErrorKind as CrmErrorKind, FilteringMethod, ParticipationType};
 use email_router_engine::decide::MailboxContext;
 use email_router_engine::{IncomingSettings, StateStore as _, Verdict};
-use email_router_model::{Mailbox, MailboxKind, RawMessage, RemoteId, Scope};
+use email_router_model::{Classified as _, Mailbox, MailboxKind, RawMessage, RemoteId, Scope};
 use email_router_transport::layer::Operation;
 use email_router_transport::memory::MemoryTransport;
 use email_router_transport::{Error, ErrorKind, Transport as _};
@@ -378,6 +378,51 @@ async fn copies_without_message_id_are_one_message() {
         assert_eq!(world.pass(&world.route(place, system.clone())).await.delivered, delivered);
     }
     assert_eq!(world.crm.received(), ["scan"]);
+}
+
+/// The view of a pass is up to an hour old; what came into the CRM and left it since is looked up before anything is settled by it.
+#[tokio::test(start_paused = true)]
+async fn users_and_queues_of_the_last_hour_count() {
+    let (world, system, ann) = setup();
+    let help = world.queue("help");
+    let parts = world.parts(&Life::until(Point::Never));
+    let (route, stop) = (world.route(&help, system.clone()), world.stop.subscribe());
+    let to = |name: &str, subject: &str| {
+        let text = String::from_utf8(mail(subject).bytes().to_vec()).unwrap();
+        RawMessage::new(text.replace("ann@fabrikam.example", &format!("{name}@fabrikam.example")))
+    };
+    world.crm.set_filter(&help.record, FilteringMethod::None);
+    let old = world.view().await;
+    // a user who is new: nobody else is addressed, so the message would be discarded
+    world.user("ben");
+    for n in 0..3 {
+        system.put(help.id(), to("ben", &format!("new{n}")));
+    }
+    system.put(help.id(), to("nobody", "for nobody"));
+    let loads = world.crm.count("mailboxes");
+    let (report, result) = parts.run(&route, &old, &stop).await;
+    result.unwrap();
+    assert_eq!((report.delivered, report.discarded, report.view_outdated), (3, 1, true));
+    assert_eq!(world.crm.count("mailboxes") - loads, 1, "read again once");
+    // a queue goes between the decision and the delivery: decided once more, with those that are there
+    world.crm.fail_next("deliver_incoming", 1, false, || {
+        CrmError::new(CrmErrorKind::NotFound, "the queue does not exist")
+    });
+    system.put(help.id(), to("ann", "again"));
+    let report = world.pass(&route).await;
+    assert_eq!((report.delivered, report.undeliverable, report.view_outdated), (1, 0, true));
+    // the queue that is read goes: its mail is not for nobody, it is left alone
+    let gone = world.queue("gone");
+    let old = world.view().await;
+    world.crm.remove(&gone.record);
+    system.put(gone.id(), to("gone", "left alone"));
+    for view in [old, world.view().await] {
+        let (report, result) = parts.run(&world.route(&gone, system.clone()), &view, &stop).await;
+        let error = result.unwrap_err();
+        assert_eq!((report.processed, error.scope()), (0, Scope::Mailbox), "{error}");
+        assert!(error.to_string().contains("no longer in the CRM"), "{error}");
+    }
+    assert_eq!(subjects(&system, &gone), ["left alone"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,6 +19,9 @@ pub(super) struct Recipients<'v> {
     pub(super) read: Option<&'v CrmMailbox>,
 }
 
+/// The rule of the step that tells of a user or queue which is not among the mailboxes of the view.
+pub(super) const UNKNOWN: &str = "recipients unknown";
+
 /// The filter that applies to a mailbox.
 pub(super) fn effective_filter(view: &OrganizationView, mailbox: &CrmMailbox) -> FilteringMethod {
     let forced = u8::try_from(view.settings().force_filtering_method_for_user_mailboxes)
@@ -83,7 +86,7 @@ pub(super) fn recipients<'v>(
             match view.mailbox(&row.record) {
                 Some(mailbox) => accept(mailbox, address, trace),
                 None => trace.step(
-                    "recipients",
+                    UNKNOWN,
                     format!(
                         "{address}: {} {:?} is newer than the mailboxes that were loaded",
                         row.record, row.name

@@ -91,6 +91,12 @@ struct CachedView {
 const VIEW_RETRY: Duration = Duration::from_secs(10);
 
 impl ViewCache {
+    async fn renew(&self) {
+        if let Some(known) = &mut *self.cached.lock().await {
+            (known.outdated, known.failed) = (true, None);
+        }
+    }
+
     async fn get(&self, max_age: Duration) -> Result<Arc<OrganizationView>> {
         let mut cached = self.cached.lock().await;
         if let Some(known) = &*cached {
@@ -159,9 +165,7 @@ impl Router {
 
     /// Makes the next use read settings, users and queues again, however new they are.
     pub async fn renew_view(&self) {
-        if let Some(known) = &mut *self.view.cached.lock().await {
-            (known.outdated, known.failed) = (true, None);
-        }
+        self.view.renew().await;
     }
 
     /// Reads every mailbox once and sends what is pending, then returns.
@@ -343,7 +347,11 @@ impl Router {
             }
             let pass = async {
                 let view = views.get(max_age).await?;
-                incoming.pass(&end.route, &view, &stop, &mut end.report).await
+                let result = incoming.pass(&end.route, &view, &stop, &mut end.report).await;
+                if end.report.view_outdated {
+                    views.renew().await;
+                }
+                result
             };
             // A panic is a fault of ours that one message brings out: the mailbox must not stay marked as running for ever, and the
             // attempts that were begun lead to the message being parked.
@@ -473,8 +481,17 @@ impl RunReport {
 }
 
 fn add(sum: &mut PassReport, one: &PassReport) {
-    let PassReport { listed, processed, delivered, discarded, undeliverable, left_alone, deferred, backlog } =
-        one;
+    let PassReport {
+        listed,
+        processed,
+        delivered,
+        discarded,
+        undeliverable,
+        left_alone,
+        deferred,
+        backlog,
+        view_outdated,
+    } = one;
     sum.listed += listed;
     sum.processed += processed;
     sum.delivered += delivered;
@@ -483,4 +500,5 @@ fn add(sum: &mut PassReport, one: &PassReport) {
     sum.left_alone += left_alone;
     sum.deferred += deferred;
     sum.backlog += backlog;
+    sum.view_outdated |= view_outdated;
 }

@@ -129,6 +129,17 @@ impl MemoryCrm {
         record
     }
 
+    pub fn set_filter(&self, record: &RecordRef, filter: FilteringMethod) {
+        let mut data = self.data();
+        let row = data.rows.iter_mut().find(|row| row.mailbox.record == *record);
+        row.unwrap().mailbox.filter = filter;
+    }
+
+    /// A person deletes a user or queue.
+    pub fn remove(&self, record: &RecordRef) {
+        self.data().rows.retain(|row| row.mailbox.record != *record);
+    }
+
     /// A mail from a user or queue to an address, in Pending Send.
     pub fn send_mail(&self, from: &RecordRef, to: &RecordRef, subject: &str) -> ActivityId {
         self.create(&Seed::new(from, to, subject)).unwrap()
