@@ -262,11 +262,13 @@ fn incoming_route(
         &record.record,
         stamp,
     ));
+    let source = settings.source(mailbox).map_or_else(|| transport.to_string(), |source| source.to_string());
     IncomingRoute {
         mailbox: mailbox.mailbox.clone(),
         record: Some(record.record.clone()),
         server: Server { name: transport.to_string(), max_sessions: profile.max_connections as usize },
         transport,
+        source,
         settings: incoming,
         polling_period: profile.polling_period,
         fingerprint,

@@ -284,6 +284,13 @@ impl Session<'_> {
     async fn route_all(&mut self, stubs: Vec<Stub>, stop: &watch::Receiver<bool>) -> Result<()> {
         self.still_served()?;
         let mailbox = &self.route.mailbox.id;
+        let forgotten = self.parts.state.read_from(mailbox, &self.route.source).await?;
+        if forgotten > 0 {
+            tracing::warn!(
+                %mailbox, source = self.route.source, forgotten,
+                "the mailbox is read from another place than before, so what was remembered of its messages is forgotten; what the CRM has already is not delivered again"
+            );
+        }
         let ids: Vec<RemoteId> = stubs.iter().map(|s| s.id.clone()).collect();
         self.parts.state.forget_absent(mailbox, &ids).await?;
         if stubs.is_empty() {

@@ -425,6 +425,23 @@ async fn users_and_queues_of_the_last_hour_count() {
     assert_eq!(subjects(&system, &gone), ["left alone"]);
 }
 
+/// Some servers number messages from 1: on another server the same id is another message.
+#[tokio::test(start_paused = true)]
+async fn a_mailbox_that_moved_is_read_anew() {
+    let world = World::new();
+    let ann = world.user("ann");
+    let (old, new) = (MemoryTransport::new(), MemoryTransport::new());
+    assert_eq!(old.put(ann.id(), mail("old")), new.put(ann.id(), mail("new")));
+    new.put(ann.id(), mail("old"));
+    assert_eq!(world.pass(&world.route(&ann, old)).await.delivered, 1);
+    let mut moved = world.route(&ann, new);
+    moved.source = "another mail system".to_owned();
+    let report = world.pass(&moved).await;
+    assert_eq!((report.delivered, report.discarded), (1, 1), "what came along is a duplicate");
+    assert_eq!(world.crm.received(), ["new", "old"]);
+    assert_eq!(world.pass(&moved).await.processed, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_duplicate_in_a_queue_gets_the_additional_queue_item() {
     let (world, system, ann) = setup();

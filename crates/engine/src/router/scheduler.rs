@@ -323,6 +323,7 @@ mod tests {
             },
             record: None,
             transport: Arc::new(MemoryTransport::default()),
+            source: name.to_owned(),
             settings: IncomingSettings::default(),
             polling_period: Duration::from_secs(60),
             server: Server { name: server.to_owned(), max_sessions },

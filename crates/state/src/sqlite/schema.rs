@@ -32,6 +32,8 @@ const STEPS: &[&str] = &[
      CREATE TABLE lease (name TEXT PRIMARY KEY, holder TEXT NOT NULL, until INTEGER NOT NULL) WITHOUT ROWID;
      CREATE TABLE status (
          mailbox TEXT NOT NULL, direction INTEGER NOT NULL, status TEXT NOT NULL, PRIMARY KEY (mailbox, direction)) WITHOUT ROWID;",
+    // where the ids of a mailbox's seen rows come from
+    "ALTER TABLE mailbox ADD COLUMN source TEXT;",
 ];
 
 /// Makes sure that the file exists and only its owner can read it: it holds subjects, addresses and, in quarantine, whole messages. SQLite
