@@ -250,6 +250,7 @@ fn incoming_route(
     let mut incoming = IncomingSettings::default();
     incoming.max_messages_per_cycle = profile.max_message_count as usize;
     incoming.message_expiry = profile.message_expiry;
+    incoming.process_from = mailbox.process_from;
     incoming.delete_after_processing = mailbox.delete_after_processing;
     incoming.move_undeliverable = profile.move_emails;
     incoming.max_attempts = settings.router.maximum_message_attempts;

@@ -302,7 +302,7 @@ impl Session<'_> {
             true => self.parts.state.seen(mailbox, &ids).await?,
             false => vec![None; ids.len()],
         };
-        let threshold = self.parts.state.threshold(mailbox).await?.or(self.route.settings.process_from);
+        let threshold = self.parts.state.threshold(mailbox).await?.max(self.route.settings.process_from);
         let now = self.parts.clock.now();
 
         let mut candidates = Vec::new();

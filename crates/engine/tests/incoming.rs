@@ -300,6 +300,15 @@ async fn threshold_and_expiry() {
     system.put(ann.id(), message);
     route.settings.process_from = Some(now);
     assert_eq!(world.pass(&route).await.left_alone, 1);
+    // with one, the later of the two
+    world.state.set_threshold(ann.id(), Some(later(&world, 100))).await.unwrap();
+    for (subject, after, at) in [("a", 50, 100), ("b", 150, 150), ("c", 150, 160)] {
+        route.settings.process_from = Some(later(&world, after));
+        let mut message = mail(subject);
+        message.received = Some(later(&world, at));
+        system.put(ann.id(), message);
+        assert_eq!(world.pass(&route).await.delivered, u64::from(subject == "c"), "{subject}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
