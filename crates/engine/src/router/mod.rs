@@ -97,6 +97,15 @@ impl ViewCache {
         }
     }
 
+    /// Asks the CRM now, and unlike [`Self::get`] fails when the CRM does.
+    async fn ask(&self) -> Result<Arc<OrganizationView>> {
+        let mut cached = self.cached.lock().await;
+        let view = Arc::new(OrganizationView::load(&*self.crm).await?);
+        let read = Instant::now();
+        *cached = Some(CachedView { view: Arc::clone(&view), read, outdated: false, failed: None });
+        Ok(view)
+    }
+
     async fn get(&self, max_age: Duration) -> Result<Arc<OrganizationView>> {
         let mut cached = self.cached.lock().await;
         if let Some(known) = &*cached {
@@ -129,7 +138,15 @@ struct PassEnd {
     result: Result<()>,
     aborted: bool,
     skipped: bool,
+    /// It was to find out whether CRM and state store are back, and both answered.
+    asked: bool,
 }
+
+/// The first delay after a failure of the CRM or the state store.
+const BACKEND_PERIOD: Duration = Duration::from_secs(5);
+
+/// So often that delay is doubled; then it is 80 seconds, since one question does no harm and everybody waits for the answer.
+const BACKEND_DOUBLINGS: u32 = 4;
 
 impl Router {
     /// A router that is not running yet.
@@ -183,11 +200,12 @@ impl Router {
         let mut untried: HashSet<MailboxId> = plan.incoming.iter().map(|r| r.mailbox.id.clone()).collect();
         // Each mailbox has its one turn: it becomes due again only in a time that this run does not reach.
         let never = Duration::from_secs(365 * 24 * 3600);
+        let mut backend_failure = None;
         loop {
             while passes.len() < plan.schedule.max_threads.max(1) && !*stop.borrow() {
                 let Some(route) = scheduler.next(Instant::now()) else { break };
                 untried.remove(&route.mailbox.id);
-                self.start_pass(&mut passes, route, &plan.schedule, stop);
+                self.start_pass(&mut passes, route, false, &plan.schedule, stop);
             }
             let Some(end) = passes.join_next().await else { break };
             let Ok(end) = end else { continue };
@@ -196,6 +214,10 @@ impl Router {
             match &end.result {
                 Err(error) if error.kind() == ErrorKind::State => {
                     return Err(Error::message(error.to_string()));
+                }
+                Err(error) if error.backend_failed() => {
+                    backend_failure.get_or_insert_with(|| error.to_string());
+                    scheduler.backend_failed(&end.route, never, now)
                 }
                 Err(error) if end.server_failed(error) => scheduler.server_failed(&end.route, never, now),
                 _ if more => scheduler.succeeded(&end.route, true, now, &*self.parts.entropy),
@@ -214,7 +236,10 @@ impl Router {
         }
         if !*stop.borrow() {
             for route in plan.incoming.iter().filter(|r| untried.contains(&r.mailbox.id)) {
-                let text = format!("not read, since {} failed for another mailbox", route.server.name);
+                let text = match &backend_failure {
+                    Some(failure) => format!("not read, since the CRM failed for another mailbox: {failure}"),
+                    None => format!("not read, since {} failed for another mailbox", route.server.name),
+                };
                 report.failures.push((route.mailbox.id.as_str().to_owned(), text));
             }
         }
@@ -279,7 +304,8 @@ impl Router {
             }
             while passes.len() < plan.schedule.max_threads.max(1) {
                 let Some(route) = scheduler.next(Instant::now()) else { break };
-                self.start_pass(&mut passes, route, &plan.schedule, &stop);
+                let probing = scheduler.is_probe(&route.mailbox.id);
+                self.start_pass(&mut passes, route, probing, &plan.schedule, &stop);
             }
         }
 
@@ -319,6 +345,7 @@ impl Router {
         &self,
         passes: &mut JoinSet<PassEnd>,
         route: Arc<IncomingRoute>,
+        probing: bool,
         schedule: &Schedule,
         stop: &watch::Receiver<bool>,
     ) {
@@ -331,7 +358,7 @@ impl Router {
             let lease = format!("incoming {}", route.mailbox.id);
             let now = incoming.clock.now();
             let until = now.saturating_add(limit + Duration::from_secs(60)).unwrap_or(Timestamp::MAX);
-            let mut end = PassEnd { route, report: PassReport::default(), result: Ok(()), aborted: false, skipped: false };
+            let mut end = PassEnd { route, report: PassReport::default(), result: Ok(()), aborted: false, skipped: false, asked: false };
             let leased = incoming.state.lease_acquire(&lease, &holder, now, until).await;
             if let Ok(false) = leased {
                 tracing::debug!(mailbox = %end.route.mailbox.id, "another router reads this mailbox");
@@ -346,7 +373,8 @@ impl Router {
                 return end;
             }
             let pass = async {
-                let view = views.get(max_age).await?;
+                let view = if probing { views.ask().await? } else { views.get(max_age).await? };
+                end.asked = probing;
                 let result = incoming.pass(&end.route, &view, &stop, &mut end.report).await;
                 if end.report.view_outdated {
                     views.renew().await;
@@ -374,11 +402,19 @@ impl Router {
     async fn ended(&self, scheduler: &mut Scheduler, end: PassEnd) {
         let (now, entropy) = (Instant::now(), &*self.parts.entropy);
         let route = &*end.route;
+        if end.asked && !end.result.as_ref().is_err_and(Error::backend_failed) {
+            scheduler.backend_answered();
+        }
         let next = match &end.result {
             Ok(()) if end.skipped => {
                 scheduler.untried(route, backoff::jittered(route.polling_period, entropy), now)
             }
             Ok(()) => scheduler.succeeded(route, end.has_more(), now, entropy),
+            Err(error) if error.backend_failed() => {
+                let failures = (scheduler.backend_failures() + 1).min(BACKEND_DOUBLINGS + 1);
+                let delay = backoff::delay(error, failures, BACKEND_PERIOD, entropy);
+                scheduler.backend_failed(route, delay, now)
+            }
             Err(error) if end.server_failed(error) => {
                 let delay = backoff::delay(
                     error,

@@ -224,6 +224,11 @@ impl MemoryCrm {
         self.data().failures.entry(call).or_default().extend(std::iter::repeat_n(entry, times));
     }
 
+    /// No further call of this name fails.
+    pub fn recover(&self, call: &'static str) {
+        self.data().failures.remove(call);
+    }
+
     /// How often a call was made.
     pub fn count(&self, call: &'static str) -> usize {
         self.data().calls.get(call).copied().unwrap_or_default()
