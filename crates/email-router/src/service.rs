@@ -70,6 +70,9 @@ pub struct Service {
     organizations: Vec<Organization>,
 }
 
+/// How long the ledger keeps what became of a sent e-mail, for reports: 90 days after the attempt. What is open stays for ever.
+const LEDGER_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+
 /// One deployment of the configuration.
 #[derive(Debug)]
 pub struct Organization {
@@ -367,6 +370,7 @@ impl Service {
         let mut sum = RunReport::default();
         let _alone = self.alone()?;
         self.forget_statuses().await?;
+        self.prune().await;
         for organization in &self.organizations {
             self.announce_unserved(&organization.assembled.unserved);
             for Unserved { mailbox, direction, reason } in &organization.assembled.unserved {
@@ -392,6 +396,7 @@ impl Service {
     pub async fn run(&self, stop: watch::Receiver<bool>) -> Result<()> {
         let _alone = self.alone()?;
         self.forget_statuses().await?;
+        self.prune().await;
         let mut plans = Vec::new();
         let mut running = JoinSet::new();
         for organization in &self.organizations {
@@ -459,6 +464,18 @@ impl Service {
         Ok(self.state.retain_statuses(&served).await.map(drop)?)
     }
 
+    /// Forgets what the state has kept long enough, so that its file does not grow for ever.
+    async fn prune(&self) {
+        let before = self.now().checked_sub(LEDGER_KEPT).unwrap_or(email_router_model::Timestamp::MIN);
+        match self.state.prune(before).await {
+            Ok(0) => {}
+            Ok(entries) => tracing::info!(entries, "old entries of the send ledger were removed"),
+            Err(error) => {
+                tracing::warn!(%error, "old entries of the send ledger could not be removed; it is tried again")
+            }
+        }
+    }
+
     /// Watches file and CRM and hands new plans to the routers; never ends.
     async fn watch(&self, plans: &[watch::Sender<Arc<Plan>>]) {
         // only one `run` at a time watches the file
@@ -485,6 +502,7 @@ impl Service {
                 due |= self.passwords_changed(&settings).await;
             }
             if due {
+                self.prune().await;
                 updated = now;
                 waiting.fill(true);
             }

@@ -5,7 +5,9 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use email_router::crm::embedded::admin::fields;
+use email_router::engine::ports::LedgerEntry;
 use email_router::metrics::MetricsObserver;
+use email_router::model::{ActivityId, ManualClock, MessageId, Timestamp};
 use email_router::{OpenOptions, Service};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::Value;
@@ -104,6 +106,36 @@ async fn one_span_for_each_message_with_its_decision_and_metrics_beyond_the_coun
     let errors = shown.lines().find(|l| l.starts_with("email_router_profile_errors_total{")).unwrap();
     assert!(errors.contains("direction=\"incoming\"") && errors.contains("kind=\"transport\""), "{errors}");
     assert!(errors.ends_with(" 1"), "{errors}");
+}
+
+#[tokio::test]
+async fn the_ledger_keeps_what_is_open_and_ninety_days_of_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("EmailAgent.xml");
+    std::fs::write(&file, CONFIGURATION).unwrap();
+    let now: Timestamp = "2026-06-01T00:00:00Z".parse().unwrap();
+    let options = OpenOptions { clock: Arc::new(ManualClock::new(now)), ..OpenOptions::default() };
+    let service = Service::open(&file, options).await.unwrap();
+    let entry = |n: u128, days: u64, closed| LedgerEntry {
+        activity_id: ActivityId::from_uuid(uuid::Uuid::from_u128(n)),
+        message_id: MessageId::parse("<m@x.example>").unwrap(),
+        mailbox: "crm/here@example.com".into(),
+        attempt: 1,
+        at: now.checked_sub(std::time::Duration::from_secs(days * 24 * 3600)).unwrap(),
+        result: None,
+        closed,
+    };
+    let entries = [entry(1, 91, true), entry(2, 89, true), entry(3, 400, false)];
+    for entry in &entries {
+        service.state().ledger_begin(entry).await.unwrap();
+    }
+    let (_keep, stop) = watch::channel(false);
+    service.run_once(&stop).await.unwrap();
+    let mut kept = Vec::new();
+    for entry in &entries {
+        kept.push(service.state().ledger(&entry.activity_id).await.unwrap().is_some());
+    }
+    assert_eq!(kept, [false, true, true]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

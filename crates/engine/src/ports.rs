@@ -124,7 +124,7 @@ pub trait StateStore: Debug + Send + Sync + 'static {
     /// Removes the statuses of providers that are not in `present` (`mailbox id`, `direction`).
     async fn retain_statuses(&self, present: &[(MailboxId, ProviderDirection)]) -> Result<(), StateError>;
 
-    /// Removes closed ledger entries older than this. Returns how many.
+    /// Removes closed ledger entries older than this; open ones stay. Returns how many.
     async fn prune(&self, before: Timestamp) -> Result<u64, StateError>;
 }
 
