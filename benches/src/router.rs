@@ -58,6 +58,7 @@ pub fn plan(transport: Arc<dyn Transport>, mailboxes: Vec<(Mailbox, RecordRef)>,
             let mut settings = IncomingSettings::default();
             settings.delete_after_processing = true;
             Arc::new(IncomingRoute {
+                source: server.name.clone(),
                 mailbox,
                 record: Some(record),
                 transport: Arc::clone(&transport),

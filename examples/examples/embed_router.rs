@@ -84,6 +84,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             mailbox: mailbox.clone(),
             record: Some(queue.reference()),
             transport: Arc::new(mail_system.clone()),
+            source: "memory".to_owned(),
             settings,
             polling_period: Duration::from_secs(60),
             server: Server { name: "memory".to_owned(), max_sessions: 4 },

@@ -144,6 +144,7 @@ section! {
         max_message_size "MaxMessageSize",
         max_header_size "MaxHeaderSize",
         message_expiry "MessageExpiry",
+        process_emails_received_after "ProcessEmailsReceivedAfter",
         delete_emails "DeleteEmails",
         move_emails "MoveEmails",
         ehlo_name "EhloName",
@@ -231,6 +232,7 @@ section! {
         path "Path",
         outgoing_path "OutgoingPath",
         delete_messages_after_processing "DeleteMessagesAfterProcessing",
+        process_emails_received_after "ProcessEmailsReceivedAfter",
     }
     lists {}
     sections {}

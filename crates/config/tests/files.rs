@@ -79,6 +79,9 @@ fn a_complete_file() {
     assert_eq!(input.location, Location::Server { host: "pop.contoso.example".into(), port: 995 });
     assert_eq!(input.extra_ca_files, [folder.join("ca.pem"), PathBuf::from("/etc/ca2.pem")]);
     assert_eq!((input.delete_emails, input.message_expiry), (true, Some(Duration::from_secs(2_592_000))));
+    let january = Some("2026-01-01T00:00:00Z".parse().unwrap());
+    assert_eq!(input.process_from, january);
+
     let output = s.profile("Mail out").unwrap();
     // an override beats the profile's own value, which beats the default
     assert_eq!((output.tuning.maximum_delivery_attempts, output.tuning.batch_size), (7, 9));
@@ -98,6 +101,7 @@ fn a_complete_file() {
         (Some("Mail in"), Some("Mail out"))
     );
     assert!(ann.delete_after_processing);
+    assert_eq!((ann.process_from, bob.process_from), (january, None));
     assert_eq!(s.login(ann, Direction::Incoming).as_deref(), Some("Ann@contoso.example"));
     assert_eq!(s.password(ann, Direction::Incoming), Some(&SecretRef::File(folder.join("secrets/ann"))));
     assert_eq!(s.login(ann, Direction::Outgoing).as_deref(), Some("router"));
@@ -114,6 +118,21 @@ fn a_complete_file() {
     let loaded =
         s.loaded_mailbox(&s.deployments[0], MailboxKind::User, "Eve", "eve@contoso.example".parse().unwrap());
     assert_eq!((loaded.incoming_profile.as_deref(), loaded.delete_after_processing), (Some("Mail in"), true));
+    assert_eq!(loaded.process_from, january);
+}
+
+#[test]
+fn of_profile_and_mailbox_the_later_moment_counts() {
+    for (own, expected) in [
+        ("2025-12-31T23:00:00Z", "2026-01-01T00:00:00Z"),
+        ("2026-01-01T00:00:00-01:00", "2026-01-01T01:00:00Z"),
+    ] {
+        let element = format!("<ProcessEmailsReceivedAfter>{own}</ProcessEmailsReceivedAfter>");
+        let text = COMPLETE.replacen("<Name>Ann", &format!("{element}<Name>Ann"), 1);
+        assert_ne!(text, COMPLETE);
+        let settings = settings(&text);
+        assert_eq!(settings.mailboxes[0].process_from, Some(expected.parse().unwrap()), "{own}");
+    }
 }
 
 #[test]

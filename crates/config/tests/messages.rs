@@ -105,6 +105,25 @@ fn unknown_value() {
             "E.xml:3: error: profile \"In\": DeleteEmails is \"maybe\", which is not one of true, false [unknown-value]",
         ],
     );
+    // the zone is missing
+    profile(
+        POP,
+        &[("</Name>", "</Name><ProcessEmailsReceivedAfter>2026-11-01T00:00:00</ProcessEmailsReceivedAfter>")],
+        &[
+            "E.xml:3: error: profile \"In\": ProcessEmailsReceivedAfter is \"2026-11-01T00:00:00\", which is no date and time with its zone, \
+             such as 2026-11-01T00:00:00Z or 2026-11-01T00:00:00+01:00 [invalid-value]",
+        ],
+    );
+    profile(
+        SMTP,
+        &[(
+            "</Name>",
+            "</Name><ProcessEmailsReceivedAfter>2026-11-01T00:00:00Z</ProcessEmailsReceivedAfter>",
+        )],
+        &[
+            "E.xml:3: warning: profile \"Out\": ProcessEmailsReceivedAfter has no effect: it belongs to incoming profiles [ignored-element]",
+        ],
+    );
 }
 
 #[test]

@@ -248,6 +248,7 @@ fn incoming_route(
     let mut incoming = IncomingSettings::default();
     incoming.max_messages_per_cycle = profile.max_message_count as usize;
     incoming.message_expiry = profile.message_expiry;
+    incoming.process_from = mailbox.process_from;
     incoming.delete_after_processing = mailbox.delete_after_processing;
     incoming.move_undeliverable = profile.move_emails;
     incoming.max_attempts = settings.router.maximum_message_attempts;
@@ -265,6 +266,7 @@ fn incoming_route(
         &record.record,
         stamp,
     ));
+    let source = settings.source(mailbox).map_or_else(|| transport.to_string(), |source| source.to_string());
     IncomingRoute {
         mailbox: mailbox.mailbox.clone(),
         // an original belongs to its recipients, never to the forward mailbox
@@ -274,6 +276,7 @@ fn incoming_route(
             max_sessions: profile.max_connections as usize,
         },
         transport,
+        source,
         settings: incoming,
         polling_period: profile.polling_period,
         fingerprint,

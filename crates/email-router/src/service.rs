@@ -23,6 +23,7 @@ use email_router_model::{
 use email_router_state::SqliteState;
 use tokio::sync::{Mutex, RwLock, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::access::AccessTarget;
 use crate::assemble::{Assembled, Thresholds, Unserved, assemble, thresholds};
@@ -71,6 +72,9 @@ pub struct Service {
     lock_file: PathBuf,
     organizations: Vec<Organization>,
 }
+
+/// How long the ledger keeps what became of a sent e-mail, for reports: 90 days after the attempt. What is open stays for ever.
+const LEDGER_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// One deployment of the configuration.
 #[derive(Debug)]
@@ -376,6 +380,7 @@ impl Service {
         let mut sum = RunReport::default();
         let _alone = self.alone()?;
         self.forget_statuses().await?;
+        self.prune().await;
         for organization in &self.organizations {
             self.announce_unserved(&organization.assembled.unserved);
             for Unserved { mailbox, direction, reason } in &organization.assembled.unserved {
@@ -396,32 +401,44 @@ impl Service {
     /// (ConfigRefreshPeriod), and the CRM's users and queues at ConfigUpdatePeriod; a bad new file keeps the old settings running and says why.
     ///
     /// # Errors
-    /// What keeps the router from starting, another router that works with the same state file included.
+    /// What keeps the router from starting, another router that works with the same state file included. Where the router of one deployment
+    /// fails, that is logged at once, the others go on, and the error comes at the end.
     pub async fn run(&self, stop: watch::Receiver<bool>) -> Result<()> {
         let _alone = self.alone()?;
         self.forget_statuses().await?;
+        self.prune().await;
         let mut plans = Vec::new();
         let mut running = JoinSet::new();
         for organization in &self.organizations {
             self.announce_unserved(&organization.assembled.unserved);
             let (sender, receiver) = watch::channel(Arc::new(organization.assembled.plan.clone()));
             plans.push(sender);
-            running.spawn(Arc::clone(&organization.router).run(receiver, stop.clone()));
-        }
-        let mut stopping = stop.clone();
-        let mut result = Ok(());
-        tokio::select! {
-            () = self.watch(&plans) => {}
-            () = async { let _ = stopping.wait_for(|stop| *stop).await; } => {}
-            Some(ended) = running.join_next(), if !self.organizations.is_empty() => {
-                if let Ok(Err(error)) = ended {
-                    result = Err(error.into());
+            let (name, router) = (organization.name.clone(), Arc::clone(&organization.router));
+            let stop = stop.clone();
+            running.spawn(async move {
+                let ended = router.run(receiver, stop).await;
+                if let Err(error) = &ended {
+                    tracing::error!(%error, deployment = name, "the router of this deployment ended; the others go on");
                 }
-            }
+                ended
+            });
         }
-        while let Some(ended) = running.join_next().await {
-            if let (Ok(Err(error)), true) = (ended, result.is_ok()) {
-                result = Err(error.into());
+        let (mut stopping, mut stopped) = (stop.clone(), false);
+        let mut watching = std::pin::pin!(self.watch(&plans));
+        let mut result = Ok(());
+        // without a deployment there is nothing to do but to wait for the stop
+        while !(running.is_empty() && (stopped || !self.organizations.is_empty())) {
+            tokio::select! {
+                () = &mut watching, if !stopped => {}
+                () = async { let _ = stopping.wait_for(|stop| *stop).await; }, if !stopped => stopped = true,
+                Some(ended) = running.join_next() => match ended {
+                    Ok(Err(error)) if result.is_ok() => result = Err(error.into()),
+                    Err(error) if error.is_panic() => {
+                        tracing::error!("the router of a deployment ended in a panic, which is a fault of this program; the others go on");
+                        result = Err(Error::Request("a router ended in a panic".to_owned()));
+                    }
+                    _ => {}
+                }
             }
         }
         result
@@ -457,47 +474,90 @@ impl Service {
         Ok(self.state.retain_statuses(&served).await.map(drop)?)
     }
 
+    /// Forgets what the state has kept long enough, so that its file does not grow for ever.
+    async fn prune(&self) {
+        let before = self.now().checked_sub(LEDGER_KEPT).unwrap_or(email_router_model::Timestamp::MIN);
+        match self.state.prune(before).await {
+            Ok(0) => {}
+            Ok(entries) => tracing::info!(entries, "old entries of the send ledger were removed"),
+            Err(error) => {
+                tracing::warn!(%error, "old entries of the send ledger could not be removed; it is tried again")
+            }
+        }
+        let settings = self.settings().await;
+        let router = &settings.router;
+        let before = self.now().checked_sub(router.decision_retention).unwrap_or(Timestamp::MIN);
+        match self.state.prune_decisions(before, router.decisions_kept.into()).await {
+            Ok(0) => {}
+            Ok(decisions) => tracing::info!(decisions, "old decisions were removed"),
+            Err(error) => tracing::warn!(%error, "old decisions could not be removed; it is tried again"),
+        }
+    }
+
     /// Watches file and CRM and hands new plans to the routers; never ends.
     async fn watch(&self, plans: &[watch::Sender<Arc<Plan>>]) {
         // only one `run` at a time watches the file
         let mut reloader = self.reloader.lock().await;
-        let mut since_update = tokio::time::Instant::now();
+        let (mut looked, mut updated) = (Instant::now(), Instant::now());
+        // organizations that do not have their plan yet: the CRM could not be asked, and is asked again
+        let mut waiting = vec![false; plans.len()];
+        let mut taking_over = false;
         loop {
-            let settings = self.settings().await;
-            tokio::time::sleep(settings.system.config_refresh_period.max(Duration::from_millis(100))).await;
-            let next = match reloader.poll() {
-                Reload::Unchanged => None,
-                Reload::Changed(outcome) => {
-                    let LoadOutcome { settings: new, findings, .. } = *outcome;
-                    for finding in &findings {
-                        tracing::warn!(%finding, "configuration");
-                    }
-                    if needs_restart(&settings, &new) {
-                        tracing::warn!(
-                            "deployments, StateFile, LogFile, ReferenceKeyFile or StatusListener changed: restart the router to take that over; the rest is taken over now"
-                        );
-                    }
-                    warn_of_turned_profiles(&settings, &new);
-                    Some(Arc::new(new)).filter(|new| **new != *settings)
+            let mut settings = self.settings().await;
+            let shortest = Duration::from_millis(100);
+            let next_look = looked + settings.system.config_refresh_period.max(shortest);
+            let next_update = updated + settings.system.config_update_period.max(shortest);
+            tokio::time::sleep_until(next_look.min(next_update)).await;
+            let now = Instant::now();
+            let mut due = now >= next_update;
+            if now >= next_look {
+                looked = now;
+                let next = self.look(&mut reloader, &settings).await;
+                self.options.observer.event(&Event::ConfigurationRefresh { changed: next.is_some() });
+                taking_over |= next.is_some();
+                due |= next.is_some();
+                settings = next.unwrap_or(settings);
+                due |= self.passwords_changed(&settings).await;
+            }
+            if due {
+                self.prune().await;
+                updated = now;
+                waiting.fill(true);
+            }
+            for ((organization, plan), waiting) in self.organizations.iter().zip(plans).zip(&mut waiting) {
+                if *waiting {
+                    *waiting = !self.replan(&settings, organization, plan).await;
                 }
-                Reload::Refused(error) => {
-                    tracing::error!(%error, "the new configuration is not used; the settings in use stay");
-                    None
-                }
-            };
-            if let Some(new) = &next {
-                *self.settings.write().await = Arc::clone(new);
+            }
+            if taking_over && !waiting.contains(&true) {
+                taking_over = false;
                 tracing::info!(file = %self.path.display(), "the new configuration is in use");
             }
-            self.options.observer.event(&Event::ConfigurationRefresh { changed: next.is_some() });
-            let passwords = self.passwords_changed(next.as_ref().unwrap_or(&settings)).await;
-            if next.is_none() && !passwords && since_update.elapsed() < settings.system.config_update_period {
-                continue;
+        }
+    }
+
+    /// The new settings, where the file has some that can be used.
+    async fn look(&self, reloader: &mut Reloader, settings: &Settings) -> Option<Arc<Settings>> {
+        match reloader.poll() {
+            Reload::Unchanged => None,
+            Reload::Changed(outcome) => {
+                let LoadOutcome { settings: new, findings, .. } = *outcome;
+                for finding in &findings {
+                    tracing::warn!(%finding, "configuration");
+                }
+                if needs_restart(settings, &new) {
+                    tracing::warn!(
+                        "deployments, StateFile, LogFile, ReferenceKeyFile or StatusListener changed: restart the router to take that over; the rest is taken over now"
+                    );
+                }
+                warn_of_turned_profiles(settings, &new);
+                let new = Some(Arc::new(new)).filter(|new| **new != *settings)?;
+                *self.settings.write().await = Arc::clone(&new);
+                Some(new)
             }
-            since_update = tokio::time::Instant::now();
-            let settings = next.unwrap_or(settings);
-            for (organization, plan) in self.organizations.iter().zip(plans) {
-                self.replan(&settings, organization, plan).await;
+            Reload::Refused(error) => {
+                tracing::error!(%error, "the new configuration is not used; the settings in use stay");
+                None
             }
         }
     }
@@ -514,23 +574,26 @@ impl Service {
         changed
     }
 
+    /// Makes the plan of an organization anew; `false` when the CRM could not be asked.
     async fn replan(
         &self,
         settings: &Settings,
         organization: &Organization,
         plan: &watch::Sender<Arc<Plan>>,
-    ) {
-        let Some(deployment) = settings.deployment(&organization.name) else { return };
+    ) -> bool {
+        let Some(deployment) = settings.deployment(&organization.name) else { return true };
         match organization.crm.mailboxes().await {
             Ok(listed) => {
-                organization.router.forget_view().await;
+                organization.router.renew_view().await;
                 let secrets = SecretStore::new(settings.router.secret_key_file.clone());
                 let assembled = assemble(settings, deployment, &listed, &secrets);
                 self.announce_unserved(&assembled.unserved);
                 plan.send_replace(Arc::new(assembled.plan));
+                true
             }
             Err(error) => {
-                tracing::warn!(%error, "users and queues could not be read from the CRM; what was served stays served")
+                tracing::warn!(%error, deployment = organization.name, "users and queues could not be read from the CRM, which is tried again soon; what was served stays served");
+                false
             }
         }
     }

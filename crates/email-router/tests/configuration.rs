@@ -78,6 +78,23 @@ fn the_engine_and_the_file_have_the_same_defaults() {
 }
 
 #[test]
+fn a_mailbox_knows_from_when_on_its_mail_is_processed() {
+    let text = MAILDIRS.replace(
+        "<Name>in</Name>",
+        "<Name>in</Name><ProcessEmailsReceivedAfter>2026-01-01T00:00:00Z</ProcessEmailsReceivedAfter>",
+    );
+    let later = text.replace(
+        "<Name>One</Name>",
+        "<Name>One</Name><ProcessEmailsReceivedAfter>2026-02-01T00:00:00Z</ProcessEmailsReceivedAfter>",
+    );
+    let assembled = assembled(&later, &[queue(1, "one@first.example"), queue(2, "two@second.example")]);
+    let mut found: Vec<String> =
+        assembled.plan.incoming.iter().map(|r| r.settings.process_from.unwrap().to_string()).collect();
+    found.sort();
+    assert_eq!(found, ["2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"]);
+}
+
+#[test]
 fn each_profile_has_its_own_tuning_and_loaded_mailboxes_count_for_the_domain() {
     let assembled = assembled(
         MAILDIRS,

@@ -5,7 +5,9 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use email_router::crm::embedded::admin::fields;
+use email_router::engine::ports::LedgerEntry;
 use email_router::metrics::MetricsObserver;
+use email_router::model::{ActivityId, ManualClock, MessageId, Timestamp};
 use email_router::{OpenOptions, Service};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::Value;
@@ -104,4 +106,85 @@ async fn one_span_for_each_message_with_its_decision_and_metrics_beyond_the_coun
     let errors = shown.lines().find(|l| l.starts_with("email_router_profile_errors_total{")).unwrap();
     assert!(errors.contains("direction=\"incoming\"") && errors.contains("kind=\"transport\""), "{errors}");
     assert!(errors.ends_with(" 1"), "{errors}");
+}
+
+#[tokio::test]
+async fn the_ledger_keeps_what_is_open_and_ninety_days_of_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("EmailAgent.xml");
+    std::fs::write(&file, CONFIGURATION).unwrap();
+    let now: Timestamp = "2026-06-01T00:00:00Z".parse().unwrap();
+    let options = OpenOptions { clock: Arc::new(ManualClock::new(now)), ..OpenOptions::default() };
+    let service = Service::open(&file, options).await.unwrap();
+    let entry = |n: u128, days: u64, closed| LedgerEntry {
+        activity_id: ActivityId::from_uuid(uuid::Uuid::from_u128(n)),
+        message_id: MessageId::parse("<m@x.example>").unwrap(),
+        mailbox: "crm/here@example.com".into(),
+        attempt: 1,
+        at: now.checked_sub(std::time::Duration::from_secs(days * 24 * 3600)).unwrap(),
+        result: None,
+        closed,
+    };
+    let entries = [entry(1, 91, true), entry(2, 89, true), entry(3, 400, false)];
+    for entry in &entries {
+        service.state().ledger_begin(entry).await.unwrap();
+    }
+    let (_keep, stop) = watch::channel(false);
+    service.run_once(&stop).await.unwrap();
+    let mut kept = Vec::new();
+    for entry in &entries {
+        kept.push(service.state().ledger(&entry.activity_id).await.unwrap().is_some());
+    }
+    assert_eq!(kept, [false, true, true]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_deployment_that_fails_does_not_stop_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("EmailAgent.xml");
+    let quick = "<Configuration><SystemConfiguration><ConfigRefreshPeriod>100</ConfigRefreshPeriod></SystemConfiguration>";
+    let two = CONFIGURATION
+        .replace("<Configuration>", quick)
+        .replace(
+            "<Deployments>",
+            "<Deployments><Deployment><Name>broken</Name><Type>Embedded</Type><Path>broken.sqlite</Path></Deployment>",
+        )
+        .replace("<EmailAddress>", "<Deployment>crm</Deployment><EmailAddress>");
+    std::fs::write(&file, &two).unwrap();
+    for part in ["tmp", "new", "cur"] {
+        std::fs::create_dir_all(folder.path().join("here@example.com").join(part)).unwrap();
+    }
+    let service = Arc::new(Service::open(&file, OpenOptions::default()).await.unwrap());
+    let (stop, stopped) = watch::channel(false);
+    rusqlite::Connection::open(folder.path().join("broken.sqlite"))
+        .unwrap()
+        .execute_batch("DROP TABLE mailbox")
+        .unwrap();
+    let running = tokio::spawn({
+        let service = Arc::clone(&service);
+        async move { service.run(stopped).await }
+    });
+    // what the CRM learns now is taken over later: the configuration is still watched
+    let admin = service.organization(Some("crm")).unwrap().embedded().admin();
+    let queue = [
+        ("name", "Here"),
+        ("emailaddress", "here@example.com"),
+        ("incomingemailfilteringmethod", "0"),
+        ("incomingemaildeliverymethod", "2"),
+        ("emailrouteraccessapproval", "1"),
+    ];
+    admin.add("queue", &fields(queue)).await.unwrap();
+    let text = "From: a@x.example\r\nTo: here@example.com\r\nSubject: hello\r\nMessage-ID: <1@x.example>\r\n\r\nhi\r\n";
+    std::fs::write(folder.path().join("here@example.com/new/1.a"), text).unwrap();
+    std::fs::write(&file, two.replace("<Name>Gone<", "<Name>Far<")).unwrap();
+    let delivered = async {
+        while admin.statistics().await.unwrap().incoming.get("received") != Some(&1) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(120), delivered).await.unwrap();
+    assert!(!running.is_finished(), "it goes on until it is told to stop");
+    stop.send_replace(true);
+    let error = running.await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("mailbox"), "{error}");
 }

@@ -35,6 +35,7 @@ pub async fn run(stores: &dyn Stores) {
     seen_mailboxes_apart(stores).await;
     seen_many(stores).await;
     forget(stores).await;
+    another_source(stores).await;
     forget_absent(stores).await;
     thresholds(stores).await;
     ledger(stores).await;
@@ -211,6 +212,41 @@ async fn forget(stores: &dyn Stores) {
     let known: Vec<_> = ok(c, s.seen(&m, &asked).await).iter().map(Option::is_some).collect();
     assert_eq!(known, [false, false, true], "{c}");
     assert!(ok(c, s.seen(&mailbox("bob"), &one("done")).await)[0].is_some(), "{c}: other mailboxes stay");
+}
+
+async fn another_source(stores: &dyn Stores) {
+    let (c, m) = ("another_source", mailbox("ann"));
+    let s = stores.open("another-source");
+    ok(c, s.settle(&m, &[settled("1", Verdict::Deliver)]).await);
+    ok(c, s.begin(&m, &one("2"), at(0)).await);
+    ok(c, s.settle(&mailbox("bob"), &[settled("1", Verdict::Deliver)]).await);
+    let item = |subject: &str| QuarantineItem { subject: Some(subject.to_owned()), ..item("1", "one") };
+    let first = ok(c, s.quarantine_put(&item("first")).await);
+    assert_eq!(ok(c, s.read_from(&m, "ann on old").await), 0, "{c}: what is known is of this source");
+    drop(s);
+    let s = stores.open("another-source");
+    assert_eq!(ok(c, s.read_from(&m, "ann on old").await), 0, "{c}: no other source");
+    assert!(ok(c, s.seen(&m, &one("1")).await)[0].is_some(), "{c}");
+    assert_eq!(ok(c, s.read_from(&m, "ann on new").await), 2, "{c}: settled and begun ones");
+    drop(s);
+    let s = stores.open("another-source");
+    assert_eq!(ok(c, s.seen(&m, &["1", "2"].map(RemoteId::new)).await), [None, None], "{c}");
+    assert!(ok(c, s.seen(&mailbox("bob"), &one("1")).await)[0].is_some(), "{c}: other mailboxes stay");
+    let second = ok(c, s.quarantine_put(&item("second")).await);
+    let kept: Vec<_> = ok(c, s.quarantine_list(0, 9).await).into_iter().map(|i| (i.id, i.subject)).collect();
+    let expected = [(first, Some("first".to_owned())), (second, Some("second".to_owned()))];
+    assert_eq!(kept, expected, "{c}: a message of the new source replaces none of the old one's");
+    let old = ok(c, s.quarantine_get(first).await).map(|i| i.remote_id);
+    assert!(old.is_some_and(|id| id != RemoteId::new("1")), "{c}");
+    // there and back again: no two items get one id
+    for source in ["ann on old", "ann on new", "ann on old"] {
+        ok(c, s.read_from(&m, source).await);
+        ok(c, s.quarantine_put(&item(source)).await);
+    }
+    let mut ids: Vec<_> = ok(c, s.quarantine_list(0, 9).await).into_iter().map(|i| i.remote_id).collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 5, "{c}: {ids:?}");
 }
 
 async fn forget_absent(stores: &dyn Stores) {

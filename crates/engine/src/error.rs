@@ -62,6 +62,11 @@ impl Error {
         self.kind
     }
 
+    /// Whether it is the failure of what all mailboxes share: the CRM as a whole, or the state store.
+    pub(crate) fn backend_failed(&self) -> bool {
+        self.scope == Scope::Server && matches!(self.kind, ErrorKind::Crm | ErrorKind::State)
+    }
+
     fn wrap<E: Classified + Send + Sync + 'static>(kind: ErrorKind, error: E) -> Self {
         Self {
             kind,

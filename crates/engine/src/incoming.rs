@@ -56,6 +56,9 @@ const WINDOW: usize = 32;
 /// A message that failed waits at least this long before it is tried again.
 const FIRST_RETRY: Duration = Duration::from_secs(60);
 
+/// Users and queues that were read again in a pass are new enough for so long.
+const RENEW_AGAIN: Duration = Duration::from_secs(10);
+
 /// What a pass works with; shared by all passes.
 #[derive(Debug, Clone)]
 pub struct IncomingParts {
@@ -94,6 +97,8 @@ pub struct PassReport {
     pub deferred: u64,
     /// Not settled and not waiting for a retry: what the next pass has to do.
     pub backlog: u64,
+    /// The CRM has users or queues that the view did not know, which was therefore read again.
+    pub view_outdated: bool,
 }
 
 /// What became of one message.
@@ -170,6 +175,7 @@ impl IncomingParts {
             parts: self,
             route,
             view,
+            renewed: None,
             capability: route.transport.capability(),
             inbox: &mut *inbox,
             report,
@@ -388,6 +394,8 @@ struct Session<'a> {
     parts: &'a IncomingParts,
     route: &'a IncomingRoute,
     view: &'a OrganizationView,
+    /// The view as it was read in the middle of this pass, and when.
+    renewed: Option<(Instant, OrganizationView)>,
     capability: Capability,
     inbox: &'a mut dyn Inbox,
     report: &'a mut PassReport,
@@ -495,7 +503,15 @@ enum End {
 
 impl Session<'_> {
     async fn route_all(&mut self, stubs: Vec<Stub>, stop: &watch::Receiver<bool>) -> Result<()> {
+        self.still_served()?;
         let mailbox = &self.route.mailbox.id;
+        let forgotten = self.parts.state.read_from(mailbox, &self.route.source).await?;
+        if forgotten > 0 {
+            tracing::warn!(
+                %mailbox, source = self.route.source, forgotten,
+                "the mailbox is read from another place than before, so what was remembered of its messages is forgotten; what the CRM has already is not delivered again"
+            );
+        }
         let ids: Vec<RemoteId> = stubs.iter().map(|s| s.id.clone()).collect();
         self.parts.state.forget_absent(mailbox, &ids).await?;
         if stubs.is_empty() {
@@ -507,7 +523,7 @@ impl Session<'_> {
             true => self.parts.state.seen(mailbox, &ids).await?,
             false => vec![None; ids.len()],
         };
-        let threshold = self.parts.state.threshold(mailbox).await?.or(self.route.settings.process_from);
+        let threshold = self.parts.state.threshold(mailbox).await?.max(self.route.settings.process_from);
         let now = self.parts.clock.now();
 
         let mut candidates = Vec::new();
@@ -704,7 +720,7 @@ impl Session<'_> {
         threshold: Option<Timestamp>,
         read: &mut Read,
     ) -> Result<Option<Routed>> {
-        let (parts, route, view) = (self.parts, self.route, self.view);
+        let route = self.route;
         let settings = &route.settings;
         let stub = &candidate.stub;
         let context = MailboxContext::new(&route.mailbox, route.record.clone());
@@ -721,9 +737,12 @@ impl Session<'_> {
                 return Ok(Some(Routed { record, corrupt: false }));
             }
             if !message.needs_body() {
-                let decision = parts.decider.decide(view, &context, &message).await?;
+                let decision = self.decide(&context, &message).await?;
                 if decision.verdict != Verdict::Deliver {
-                    return self.settle_decision(candidate, read, &message, decision).await.map(Some);
+                    return self
+                        .settle_decision(candidate, read, &context, &message, decision)
+                        .await
+                        .map(Some);
                 }
             }
         }
@@ -740,18 +759,83 @@ impl Session<'_> {
             let mut carry = Live {
                 parts,
                 route,
-                view,
+                view: self.view(),
                 tried: candidate.tried,
                 stub,
                 attempts: candidate.attempts + 1,
                 stable_ids: self.capability.stable_ids,
             };
-            if let Some(unwrapped) = parts.unwrap(view, &context, settings, &raw, false, &mut carry).await? {
+            if let Some(unwrapped) =
+                parts.unwrap(self.view(), &context, settings, &raw, false, &mut carry).await?
+            {
                 return self.settle_wrapper(candidate, read, unwrapped).await.map(Some);
             }
         }
-        let decision = parts.decider.decide(view, &context, &message).await?;
-        self.settle_decision(candidate, read, &message, decision).await.map(Some)
+        let decision = self.decide(&context, &message).await?;
+        self.settle_decision(candidate, read, &context, &message, decision).await.map(Some)
+    }
+
+    fn view(&self) -> &OrganizationView {
+        self.renewed.as_ref().map_or(self.view, |(_, view)| view)
+    }
+
+    /// Reads settings, users and queues again; `false` when that was done a moment ago, so that it would not help.
+    async fn renew_view(&mut self) -> Result<bool> {
+        self.report.view_outdated = true;
+        if self.renewed.as_ref().is_some_and(|(at, _)| at.elapsed() < RENEW_AGAIN) {
+            return Ok(false);
+        }
+        tracing::info!(mailbox = %self.route.mailbox.id, "the CRM has changed users or queues; they are read again");
+        self.renewed = Some((Instant::now(), OrganizationView::load(&*self.parts.crm).await?));
+        self.still_served()?;
+        Ok(true)
+    }
+
+    /// Whose user or queue is gone, disabled or no longer read by the router is not read: nobody may be left for whom its mail is, and that
+    /// is no reason to discard it. The next plan has no such mailbox.
+    fn still_served(&self) -> Result<()> {
+        let Some(record) =
+            self.route.record.as_ref().filter(|_| self.route.mailbox.kind != MailboxKind::Forward)
+        else {
+            return Ok(());
+        };
+        let why = match self.view().mailbox(record) {
+            None => "is no longer in the CRM",
+            Some(mailbox) => match self.view().not_served(mailbox) {
+                None => return Ok(()),
+                Some(why) => why,
+            },
+        };
+        let text = format!("{record}, whose mailbox this is, {why}; its messages stay where they are");
+        let error = email_router_crm::Error::new(email_router_crm::ErrorKind::NotFound, text);
+        Err(error.with_scope(Scope::Mailbox).into())
+    }
+
+    /// Decides with users and queues that are new enough: a message for one that was not known must not be discarded for good.
+    async fn decide(&mut self, context: &MailboxContext<'_>, message: &Message) -> Result<Decision> {
+        let decision = self.parts.decider.decide(self.view(), context, message).await?;
+        if decision.view_is_outdated() && self.renew_view().await? {
+            return Ok(self.parts.decider.decide(self.view(), context, message).await?);
+        }
+        Ok(decision)
+    }
+
+    /// Carries a decision out. Where that fails since a queue is no longer there, it is made again with those that are.
+    async fn settle_decision(
+        &mut self,
+        candidate: &Candidate,
+        read: &Read,
+        context: &MailboxContext<'_>,
+        message: &Message,
+        decision: Decision,
+    ) -> Result<Routed> {
+        match self.try_to_settle(candidate, read, message, decision).await {
+            Err(error) if names_what_is_gone(&error) && self.renew_view().await? => {
+                let decision = self.parts.decider.decide(self.view(), context, message).await?;
+                self.try_to_settle(candidate, read, message, decision).await
+            }
+            settled => settled,
+        }
     }
 
     async fn settle_wrapper(
@@ -771,7 +855,7 @@ impl Session<'_> {
     }
 
     /// Carries a decision out. Only the header section is there when it was enough to refuse the message.
-    async fn settle_decision(
+    async fn try_to_settle(
         &mut self,
         candidate: &Candidate,
         read: &Read,
@@ -792,7 +876,7 @@ impl Session<'_> {
         let mut live = Live {
             parts: self.parts,
             route: self.route,
-            view: self.view,
+            view: self.view(),
             tried: candidate.tried,
             stub,
             attempts: candidate.attempts + 1,
@@ -1051,6 +1135,12 @@ fn tell(record: &DecisionRecord) {
 /// The kind of a mail system's error.
 pub(crate) fn transport_kind(error: &Error) -> Option<TransportErrorKind> {
     error.source()?.downcast_ref::<email_router_transport::Error>().map(email_router_transport::Error::kind)
+}
+
+/// Whether the CRM refused a delivery because a record it names is not there.
+fn names_what_is_gone(error: &Error) -> bool {
+    let crm = error.source().and_then(|s| s.downcast_ref::<email_router_crm::Error>());
+    crm.is_some_and(|e| e.kind() == email_router_crm::ErrorKind::NotFound)
 }
 
 /// Whether an error may be the doing of the message that was being read: the connection broke or stalled with it, or the server

@@ -53,6 +53,11 @@ pub trait StateStore: Debug + Send + Sync + 'static {
     /// Notes that messages are settled: the CRM has them, or they are discarded, or in quarantine. Settling twice keeps the last.
     async fn settle(&self, mailbox: &MailboxId, settled: &[Settled]) -> Result<(), StateError>;
 
+    /// Notes where this mailbox is read from now. When that is another place than before, an id names another message there: then all
+    /// that is known of its messages is forgotten, and items in quarantine get ids that no message there has. Returns how many
+    /// messages were forgotten; 0 the first time. Forgetting is safe, since delivery to the CRM is idempotent.
+    async fn read_from(&self, mailbox: &MailboxId, source: &str) -> Result<u64, StateError>;
+
     /// Forgets the settled messages of this mailbox that are not in `present` (the whole listing of the mailbox): they are gone from
     /// the source. Returns how many. Begun and failed ones are forgotten too.
     async fn forget_absent(&self, mailbox: &MailboxId, present: &[RemoteId]) -> Result<u64, StateError>;
@@ -121,8 +126,8 @@ pub trait StateStore: Debug + Send + Sync + 'static {
     /// Removes the statuses of providers that are not in `present` (`mailbox id`, `direction`).
     async fn retain_statuses(&self, present: &[(MailboxId, ProviderDirection)]) -> Result<(), StateError>;
 
-    /// Removes closed ledger entries older than this, but none that a later attempt needs ([`LedgerEntry::is_needed`]). Returns how
-    /// many.
+    /// Removes closed ledger entries older than this, but none that a later attempt needs ([`LedgerEntry::is_needed`]); open ones stay.
+    /// Returns how many.
     async fn prune(&self, before: Timestamp) -> Result<u64, StateError>;
 
     /// Keeps the decisions about messages, for `why` and `replay`. A later decision about the same (mailbox, remote id) is kept beside the

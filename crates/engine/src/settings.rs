@@ -10,7 +10,8 @@ use email_router_model::Timestamp;
 pub struct IncomingSettings {
     /// At most this many messages are routed in one pass (`MaxMessageCount`).
     pub max_messages_per_cycle: usize,
-    /// Only messages received after this are processed, where the state store has no threshold of its own.
+    /// Only messages received after this are processed (`ProcessEmailsReceivedAfter`). Where the state store has a threshold of its own too, the
+    /// later of the two counts.
     pub process_from: Option<Timestamp>,
     /// Messages older than this are left alone (`MessageExpiry`).
     pub message_expiry: Option<Duration>,

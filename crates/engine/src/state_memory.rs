@@ -23,6 +23,7 @@ struct Data {
     seen: BTreeMap<(MailboxId, RemoteId), SeenMessage>,
     thresholds: BTreeMap<MailboxId, Timestamp>,
     ledger: BTreeMap<ActivityId, LedgerEntry>,
+    sources: BTreeMap<MailboxId, String>,
     quarantine: BTreeMap<u64, QuarantineItem>,
     last_quarantine_id: u64,
     leases: BTreeMap<String, (String, Timestamp)>,
@@ -123,6 +124,23 @@ impl StateStore for MemoryState {
             data.entry(mailbox, &end.id).settled = Some(end.clone());
         }
         Ok(())
+    }
+
+    async fn read_from(&self, mailbox: &MailboxId, source: &str) -> Result<u64, StateError> {
+        let mut data = self.data();
+        let before = data.sources.insert(mailbox.clone(), source.to_owned());
+        if before.is_none_or(|before| before == source) {
+            return Ok(0);
+        }
+        for item in data.quarantine.values_mut().filter(|item| item.mailbox == *mailbox) {
+            let mark = format!("#{} ", item.id);
+            if !item.remote_id.as_str().starts_with(&mark) {
+                item.remote_id = RemoteId::new(mark + item.remote_id.as_str());
+            }
+        }
+        let known = data.seen.len();
+        data.seen.retain(|(of, _), _| of != mailbox);
+        Ok((known - data.seen.len()) as u64)
     }
 
     async fn forget_absent(&self, mailbox: &MailboxId, present: &[RemoteId]) -> Result<u64, StateError> {

@@ -6,10 +6,10 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
-use email_router_crm::{Error as CrmError, ErrorKind as CrmErrorKind, ParticipationType};
+use email_router_crm::{Error as CrmError, ErrorKind as CrmErrorKind, FilteringMethod, ParticipationType};
 use email_router_engine::decide::MailboxContext;
 use email_router_engine::{IncomingSettings, StateStore as _, Verdict};
-use email_router_model::{Mailbox, MailboxKind, RawMessage, RemoteId, Scope};
+use email_router_model::{Classified as _, Mailbox, MailboxKind, RawMessage, RemoteId, Scope};
 use email_router_transport::layer::Operation;
 use email_router_transport::memory::MemoryTransport;
 use email_router_transport::{Error, ErrorKind, Transport as _};
@@ -300,6 +300,15 @@ async fn threshold_and_expiry() {
     system.put(ann.id(), message);
     route.settings.process_from = Some(now);
     assert_eq!(world.pass(&route).await.left_alone, 1);
+    // with one, the later of the two
+    world.state.set_threshold(ann.id(), Some(later(&world, 100))).await.unwrap();
+    for (subject, after, at) in [("a", 50, 100), ("b", 150, 150), ("c", 150, 160)] {
+        route.settings.process_from = Some(later(&world, after));
+        let mut message = mail(subject);
+        message.received = Some(later(&world, at));
+        system.put(ann.id(), message);
+        assert_eq!(world.pass(&route).await.delivered, u64::from(subject == "c"), "{subject}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -378,6 +387,68 @@ async fn copies_without_message_id_are_one_message() {
         assert_eq!(world.pass(&world.route(place, system.clone())).await.delivered, delivered);
     }
     assert_eq!(world.crm.received(), ["scan"]);
+}
+
+/// The view of a pass is up to an hour old; what came into the CRM and left it since is looked up before anything is settled by it.
+#[tokio::test(start_paused = true)]
+async fn users_and_queues_of_the_last_hour_count() {
+    let (world, system, ann) = setup();
+    let help = world.queue("help");
+    let parts = world.parts(&Life::until(Point::Never));
+    let (route, stop) = (world.route(&help, system.clone()), world.stop.subscribe());
+    let to = |name: &str, subject: &str| {
+        let text = String::from_utf8(mail(subject).bytes().to_vec()).unwrap();
+        RawMessage::new(text.replace("ann@fabrikam.example", &format!("{name}@fabrikam.example")))
+    };
+    world.crm.set_filter(&help.record, FilteringMethod::None);
+    let old = world.view().await;
+    // a user who is new: nobody else is addressed, so the message would be discarded
+    world.user("ben");
+    for n in 0..3 {
+        system.put(help.id(), to("ben", &format!("new{n}")));
+    }
+    system.put(help.id(), to("nobody", "for nobody"));
+    let loads = world.crm.count("mailboxes");
+    let (report, result) = parts.run(&route, &old, &stop).await;
+    result.unwrap();
+    assert_eq!((report.delivered, report.discarded, report.view_outdated), (3, 1, true));
+    assert_eq!(world.crm.count("mailboxes") - loads, 1, "read again once");
+    // a queue goes between the decision and the delivery: decided once more, with those that are there
+    world.crm.fail_next("deliver_incoming", 1, false, || {
+        CrmError::new(CrmErrorKind::NotFound, "the queue does not exist")
+    });
+    system.put(help.id(), to("ann", "again"));
+    let report = world.pass(&route).await;
+    assert_eq!((report.delivered, report.undeliverable, report.view_outdated), (1, 0, true));
+    // the queue that is read goes: its mail is not for nobody, it is left alone
+    let gone = world.queue("gone");
+    let old = world.view().await;
+    world.crm.remove(&gone.record);
+    system.put(gone.id(), to("gone", "left alone"));
+    for view in [old, world.view().await] {
+        let (report, result) = parts.run(&world.route(&gone, system.clone()), &view, &stop).await;
+        let error = result.unwrap_err();
+        assert_eq!((report.processed, error.scope()), (0, Scope::Mailbox), "{error}");
+        assert!(error.to_string().contains("no longer in the CRM"), "{error}");
+    }
+    assert_eq!(subjects(&system, &gone), ["left alone"]);
+}
+
+/// Some servers number messages from 1: on another server the same id is another message.
+#[tokio::test(start_paused = true)]
+async fn a_mailbox_that_moved_is_read_anew() {
+    let world = World::new();
+    let ann = world.user("ann");
+    let (old, new) = (MemoryTransport::new(), MemoryTransport::new());
+    assert_eq!(old.put(ann.id(), mail("old")), new.put(ann.id(), mail("new")));
+    new.put(ann.id(), mail("old"));
+    assert_eq!(world.pass(&world.route(&ann, old)).await.delivered, 1);
+    let mut moved = world.route(&ann, new);
+    moved.source = "another mail system".to_owned();
+    let report = world.pass(&moved).await;
+    assert_eq!((report.delivered, report.discarded), (1, 1), "what came along is a duplicate");
+    assert_eq!(world.crm.received(), ["new", "old"]);
+    assert_eq!(world.pass(&moved).await.processed, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -136,6 +136,58 @@ async fn a_wrong_password_waits_and_touches_no_neighbour() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_view_that_cannot_be_read_again_is_used_and_asked_for_soon() {
+    let world = World::new();
+    world.user("ann");
+    let router = world.immortal("a");
+    let known = async || router.view(HOUR).await.unwrap().mailboxes().len();
+    assert_eq!(known().await, 1);
+    world.user("ben");
+    assert_eq!(known().await, 1, "not older than allowed");
+    world.crm.fail_next("mailboxes", 1, false, || {
+        email_router_crm::Error::new(email_router_crm::ErrorKind::Busy, "the CRM is busy")
+    });
+    router.renew_view().await;
+    assert_eq!(known().await, 1, "the old one stays in use");
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert_eq!(known().await, 1, "a CRM that fails is not asked by every pass");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(known().await, 2);
+}
+
+/// Nobody logs in at a mail server while the CRM cannot take anything, one question at a time is asked, and all go on soon after.
+#[tokio::test(start_paused = true)]
+async fn a_dead_crm_is_asked_by_one_and_touches_no_mail_server() {
+    let (world, system, begin) = (World::new(), MemoryTransport::new(), Instant::now());
+    let watch = Arc::new(Watch::default());
+    let places: Vec<Place> = (0..40).map(|n| world.user(&format!("u{n}"))).collect();
+    for place in &places {
+        system.put(place.id(), mail(&format!("to {}", place.id())));
+    }
+    let busy = || email_router_crm::Error::new(email_router_crm::ErrorKind::Busy, "the CRM is down");
+    let running = Running::start(
+        world.immortal("a"),
+        plan(places.iter().map(|p| on("pop", 4, watched(&world, p, &system, &watch)))),
+    );
+    tokio::task::yield_now().await;
+    for call in ["settings", "resolve", "exists", "find_emails"] {
+        world.crm.fail_next(call, 1_000_000, false, busy);
+    }
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(world.crm.received().len(), 0);
+    let opened: usize = places.iter().map(|p| watch.opened(p.id(), begin).len()).sum();
+    assert!(opened <= 4, "as many as were under way together: {opened}");
+    let asked = world.crm.count("settings");
+    assert!((40..=60).contains(&asked), "one in at most 88 seconds: {asked}");
+    for call in ["settings", "resolve", "exists", "find_emails"] {
+        world.crm.recover(call);
+    }
+    tokio::time::sleep(2 * MINUTE).await;
+    assert_eq!(world.crm.received().len(), 40, "all are read soon");
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn limits_hold() {
     for once in [false, true] {
         let (world, system) = (World::new(), MemoryTransport::new());

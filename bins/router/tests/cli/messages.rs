@@ -134,6 +134,21 @@ fn a_message_that_is_too_large_goes_to_quarantine_and_its_mailbox_goes_on() {
 }
 
 #[test]
+fn a_mailbox_that_moved_is_read_anew() {
+    let world = World::maildir();
+    world.deliver("ann@example.com", "1", &mail("tom@example.net", "ann@example.com", "before"));
+    world.run(["run", "--once"]).ok().says("1 delivered");
+    fs::rename(world.path("mail"), world.path("moved")).unwrap();
+    let text = mail("tom@example.net", "ann@example.com", "another under its name").replace('\n', "\r\n");
+    fs::remove_dir_all(world.path("moved/ann@example.com/cur")).unwrap();
+    fs::create_dir(world.path("moved/ann@example.com/cur")).unwrap();
+    world.write("moved/ann@example.com/new/1", text);
+    world.write("EmailAgent.xml", maildir_config("", "").replace("<Path>mail/", "<Path>moved/"));
+    world.run(["run", "--once"]).ok().says("1 delivered");
+    world.run(["run", "--once"]).ok().says(" 0 processed");
+}
+
+#[test]
 fn what_was_too_large_is_read_anew_when_the_limit_was_raised() {
     let limited = maildir_config("", "").replacen(
         "</MaxMessageSize>",

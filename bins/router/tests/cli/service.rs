@@ -182,6 +182,47 @@ fn log_levels_mean_what_is_published() {
 }
 
 #[test]
+fn a_new_configuration_is_in_use_as_soon_as_the_crm_can_be_asked() {
+    let world = World::maildir();
+    let quiet = maildir_config("<LogLevel>2</LogLevel>", "");
+    world.write("EmailAgent.xml", quiet.replace("<User>", "<User><Disabled>true</Disabled>"));
+    let service = world.start([]);
+    world.deliver("support@example.com", "1", &mail("tom@example.net", "support@example.com", "queue"));
+    world.until("the delivery to the queue", || received(&world) == 1);
+    world.deliver("ann@example.com", "2", &mail("tom@example.net", "ann@example.com", "user"));
+    // forward mailboxes are listed with users and queues, and nothing else needs their table
+    let crm = rusqlite::Connection::open(world.path("crm.sqlite")).unwrap();
+    crm.busy_timeout(Duration::from_secs(20)).unwrap();
+    crm.execute_batch("ALTER TABLE mailbox RENAME TO away").unwrap();
+    world.write("EmailAgent.xml", &quiet);
+    world.until("the failure", || world.read("err.txt").contains("users and queues could not be read"));
+    assert!(!world.read("err.txt").contains("the new configuration is in use"));
+    crm.execute_batch("ALTER TABLE away RENAME TO mailbox").unwrap();
+    world.until("the delivery to Ann", || received(&world) == 2);
+    assert!(world.read("err.txt").contains("the new configuration is in use"));
+    assert_eq!(service.stop(), Some(0));
+}
+
+#[test]
+fn users_are_loaded_at_config_update_period_however_rarely_the_file_is_looked_at() {
+    let world = World::maildir();
+    for kind in ["new", "cur", "tmp"] {
+        std::fs::create_dir_all(world.path("mail/new@example.com").join(kind)).unwrap();
+    }
+    let config = maildir_config("<ConfigUpdatePeriod>1000</ConfigUpdatePeriod><LogLevel>1</LogLevel>", "")
+        .replace("<ConfigRefreshPeriod>100<", "<ConfigRefreshPeriod>86400000<")
+        .replace("ann@example.com", "new@example.com");
+    world.write("EmailAgent.xml", config);
+    let service = world.start([]);
+    world.deliver("new@example.com", "1", &mail("tom@example.net", "new@example.com", "hello"));
+    world.until("the start", || world.read("err.txt").contains("not served"));
+    let new = ["crm", "set", "systemuser", "ann@example.com", "internalemailaddress=new@example.com"];
+    world.run(new).ok();
+    world.until("the delivery", || received(&world) == 1);
+    assert_eq!(service.stop(), Some(0));
+}
+
+#[test]
 fn the_listener_has_every_counter_health_and_status() {
     let world = World::maildir();
     world.deliver("ann@example.com", "1", &mail("tom@example.net", "ann@example.com", "counted"));

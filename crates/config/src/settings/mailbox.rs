@@ -77,13 +77,19 @@ fn mailbox(
             ),
         }
     };
+    let process_from = cx.moment(s, "ProcessEmailsReceivedAfter", &wire.process_emails_received_after);
+    if incoming_profile.is_none() {
+        let why = "the mailbox has no incoming profile";
+        cx.no_effect(s, "ProcessEmailsReceivedAfter", &wire.process_emails_received_after, why);
+    }
+    let profile = incoming_profile.as_deref().and_then(|n| find(profiles, n)).and_then(|p| p.value.as_ref());
+    // the greater of the two (crm-contract.md 5.5)
+    let process_from = process_from.max(profile.and_then(|p| p.process_from));
     let delete_after_processing = if kind == MailboxKind::Forward {
         delete
     } else {
         let why = "it belongs to forward mailboxes; use the profile's DeleteEmails";
         cx.no_effect(s, "DeleteMessagesAfterProcessing", &wire.delete_messages_after_processing, why);
-        let profile =
-            incoming_profile.as_deref().and_then(|n| profiles.get(n)).and_then(|p| p.value.as_ref());
         profile.is_some_and(|p| p.delete_emails)
     };
     let (name, address, deployment) = (name?, address?, deployment?.name.clone()?);
@@ -103,6 +109,7 @@ fn mailbox(
         path,
         outgoing_path,
         delete_after_processing,
+        process_from,
     })
 }
 

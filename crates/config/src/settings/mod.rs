@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use email_router_model::{Direction, EmailAddress, Mailbox, MailboxId, MailboxKind};
+use email_router_model::{Direction, EmailAddress, Mailbox, MailboxId, MailboxKind, Timestamp};
 use url::Url;
 
 use crate::secret::SecretRef;
@@ -184,6 +184,9 @@ pub struct Profile {
     pub max_header_size: u64,
     /// Age beyond which a message is no longer processed (incoming); `None`: never too old.
     pub message_expiry: Option<Duration>,
+    /// Only messages received after this are processed (incoming); `None`: all. A mailbox may say more:
+    /// [`MailboxSettings::process_from`].
+    pub process_from: Option<Timestamp>,
     /// Whether a message is deleted from the mailbox after it was processed (incoming).
     pub delete_emails: bool,
     /// Whether an undeliverable message is moved to a folder of its own where the server has folders (incoming).
@@ -336,6 +339,9 @@ pub struct MailboxSettings {
     /// Whether the router deletes messages after processing; for a forward mailbox its own check box, else the profile's
     /// `DeleteEmails`.
     pub delete_after_processing: bool,
+    /// Only messages received after this are processed: `ProcessEmailsReceivedAfter` of the mailbox or of its incoming profile, the later
+    /// of the two; `None`: all.
+    pub process_from: Option<Timestamp>,
 }
 
 /// Where the messages of a mailbox lie. Two mailboxes with one source would take each message twice, whatever organizations they belong to.
@@ -451,8 +457,9 @@ impl Settings {
         address: EmailAddress,
     ) -> MailboxSettings {
         let incoming_profile = deployment.default_incoming_profile.clone();
-        let delete =
-            incoming_profile.as_deref().and_then(|p| self.profile(p)).is_some_and(|p| p.delete_emails);
+        let profile = incoming_profile.as_deref().and_then(|p| self.profile(p));
+        let delete = profile.is_some_and(|p| p.delete_emails);
+        let process_from = profile.and_then(|p| p.process_from);
         MailboxSettings {
             mailbox: Mailbox {
                 id: Self::mailbox_id(&deployment.name, &address),
@@ -473,6 +480,7 @@ impl Settings {
             path: None,
             outgoing_path: None,
             delete_after_processing: delete,
+            process_from,
         }
     }
 

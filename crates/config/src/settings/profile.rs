@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use email_router_model::{Direction, EmailAddress};
+use email_router_model::{Direction, EmailAddress, Timestamp};
 
 use crate::finding::Code;
 use crate::settings::combine::{self, Row, takes_access_type, takes_user_type};
@@ -93,6 +93,7 @@ pub(super) fn profile(
         max_message_size: common.max_message_size,
         max_header_size: common.max_header_size,
         message_expiry: common.message_expiry,
+        process_from: common.process_from,
         delete_emails: common.delete_emails,
         move_emails: common.move_emails,
         ehlo_name,
@@ -127,6 +128,7 @@ struct Common {
     max_message_size: u64,
     max_header_size: u64,
     message_expiry: Option<Duration>,
+    process_from: Option<Timestamp>,
     delete_emails: bool,
     move_emails: bool,
 }
@@ -157,6 +159,7 @@ fn common(cx: &mut Context<'_>, wire: &wire::ConfigurationProfile, s: &Section) 
             .number(s, "MaxHeaderSize", &wire.max_header_size, 1_024..=16_777_216, "bytes")
             .unwrap_or(262_144),
         message_expiry: expiry.filter(|e| !e.is_zero()),
+        process_from: cx.moment(s, "ProcessEmailsReceivedAfter", &wire.process_emails_received_after),
         delete_emails: cx.flag(s, "DeleteEmails", &wire.delete_emails).unwrap_or(false),
         move_emails: cx.flag(s, "MoveEmails", &wire.move_emails).unwrap_or(true),
     }
@@ -416,6 +419,7 @@ fn outgoing(
             ("MaxMessageCount", &wire.max_message_count),
             ("MaxHeaderSize", &wire.max_header_size),
             ("MessageExpiry", &wire.message_expiry),
+            ("ProcessEmailsReceivedAfter", &wire.process_emails_received_after),
             ("DeleteEmails", &wire.delete_emails),
             ("MoveEmails", &wire.move_emails),
         ] {

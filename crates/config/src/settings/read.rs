@@ -5,6 +5,8 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use email_router_model::Timestamp;
+
 use crate::finding::{Code, Finding, Severity};
 use crate::lint::{Places, REFUSED};
 use crate::secret::SecretRef;
@@ -116,6 +118,25 @@ impl Context<'_> {
         range: RangeInclusive<u64>,
     ) -> Option<Duration> {
         self.number(section, element, value, range, "milliseconds").map(Duration::from_millis)
+    }
+
+    /// A moment (RFC 3339); its zone must be said, since the machine's own may change.
+    pub(super) fn moment(
+        &mut self,
+        section: &Section,
+        element: &str,
+        value: &Option<String>,
+    ) -> Option<Timestamp> {
+        let text = value.as_deref()?;
+        let moment = text.parse().ok();
+        if moment.is_none() {
+            let message = format!(
+                "{element} is \"{}\", which is no date and time with its zone, such as 2026-11-01T00:00:00Z or 2026-11-01T00:00:00+01:00",
+                shorten(text)
+            );
+            self.error(section, element, Code::InvalidValue, message);
+        }
+        moment
     }
 
     /// true or false, in the spellings of XML Schema (`1`, `0`), .NET (`True`, `False`) and people (`yes`, `no`).

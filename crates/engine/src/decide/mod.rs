@@ -421,6 +421,13 @@ impl Decision {
         Ok(IncomingEmail { smart, ..self.email(activity_id, message, content) })
     }
 
+    /// Whether a recipient is a user or queue that the view does not know: it came into the CRM after the view was read, so what was decided
+    /// may be wrong.
+    #[must_use]
+    pub fn view_is_outdated(&self) -> bool {
+        self.record.steps.iter().any(|step| step.rule == recipients::UNKNOWN)
+    }
+
     /// For a duplicate whose [`Decision::requeue`] is set: the e-mail to hand to
     /// [`CrmClient::deliver_incoming`], which then only adds the queue item. It carries the id of the activity that is there and no content.
     #[must_use]

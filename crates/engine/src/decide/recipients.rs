@@ -19,6 +19,9 @@ pub(super) struct Recipients<'v> {
     pub(super) read: Option<&'v CrmMailbox>,
 }
 
+/// The rule of the step that tells of a user or queue which is not among the mailboxes of the view.
+pub(super) const UNKNOWN: &str = "recipients unknown";
+
 /// The filter that applies to a mailbox: none for a user where nothing is tracked automatically (`DoNotAutoTrackEmail`), else the one that is
 /// forced on users, else its own.
 pub(super) fn effective_filter(view: &OrganizationView, mailbox: &CrmMailbox) -> FilteringMethod {
@@ -95,7 +98,7 @@ pub(super) fn recipients<'v>(
             match view.mailbox(&row.record) {
                 Some(mailbox) => accept(mailbox, address, trace),
                 None => trace.step(
-                    "recipients",
+                    UNKNOWN,
                     format!(
                         "{address}: {} {:?} is newer than the mailboxes that were loaded",
                         row.record, row.name

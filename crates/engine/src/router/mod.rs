@@ -78,31 +78,59 @@ pub struct RunReport {
 #[derive(Debug)]
 struct ViewCache {
     crm: Arc<dyn CrmClient>,
-    cached: Mutex<Option<(Instant, Arc<OrganizationView>)>>,
+    cached: Mutex<Option<CachedView>>,
 }
 
+#[derive(Debug)]
+struct CachedView {
+    view: Arc<OrganizationView>,
+    read: Instant,
+    /// Somebody knows that the CRM has another one.
+    outdated: bool,
+    /// When reading it again failed last.
+    failed: Option<Instant>,
+}
+
+/// How long a view that could not be read again is used before that is tried once more.
+const VIEW_RETRY: Duration = Duration::from_secs(10);
+
 impl ViewCache {
+    async fn renew(&self) {
+        if let Some(known) = &mut *self.cached.lock().await {
+            (known.outdated, known.failed) = (true, None);
+        }
+    }
+
+    /// Asks the CRM now, and unlike [`Self::get`] fails when the CRM does.
+    async fn ask(&self) -> Result<Arc<OrganizationView>> {
+        let mut cached = self.cached.lock().await;
+        let view = Arc::new(OrganizationView::load(&*self.crm).await?);
+        let read = Instant::now();
+        *cached = Some(CachedView { view: Arc::clone(&view), read, outdated: false, failed: None });
+        Ok(view)
+    }
+
     async fn get(&self, max_age: Duration) -> Result<Arc<OrganizationView>> {
         let mut cached = self.cached.lock().await;
-        if let Some((at, view)) = &*cached
-            && at.elapsed() < max_age
-        {
-            return Ok(Arc::clone(view));
+        if let Some(known) = &*cached {
+            let fresh = !known.outdated && known.read.elapsed() < max_age;
+            if fresh || known.failed.is_some_and(|at| at.elapsed() < VIEW_RETRY.min(max_age)) {
+                return Ok(Arc::clone(&known.view));
+            }
         }
-        match OrganizationView::load(&*self.crm).await {
-            Ok(view) => {
+        match (OrganizationView::load(&*self.crm).await, &mut *cached) {
+            (Ok(view), cached) => {
                 let view = Arc::new(view);
-                *cached = Some((Instant::now(), Arc::clone(&view)));
+                let read = Instant::now();
+                *cached = Some(CachedView { view: Arc::clone(&view), read, outdated: false, failed: None });
                 Ok(view)
             }
-            Err(error) => match &mut *cached {
-                Some((at, view)) => {
-                    tracing::warn!(%error, "settings, users and queues could not be read from the CRM again; the old ones stay in use");
-                    *at = Instant::now();
-                    Ok(Arc::clone(view))
-                }
-                None => Err(error),
-            },
+            (Err(error), Some(known)) => {
+                tracing::warn!(%error, "settings, users and queues could not be read from the CRM again; the old ones stay in use until they can");
+                known.failed = Some(Instant::now());
+                Ok(Arc::clone(&known.view))
+            }
+            (Err(error), None) => Err(error),
         }
     }
 }
@@ -114,7 +142,15 @@ struct PassEnd {
     result: Result<()>,
     aborted: bool,
     skipped: bool,
+    /// It was to find out whether CRM and state store are back, and both answered.
+    asked: bool,
 }
+
+/// The first delay after a failure of the CRM or the state store.
+const BACKEND_PERIOD: Duration = Duration::from_secs(5);
+
+/// So often that delay is doubled; then it is 80 seconds, since one question does no harm and everybody waits for the answer.
+const BACKEND_DOUBLINGS: u32 = 4;
 
 impl Router {
     /// A router that is not running yet.
@@ -144,14 +180,15 @@ impl Router {
     /// Settings, users and queues of the organization, read again when the last reading is older than `max_age`.
     ///
     /// # Errors
-    /// What the CRM said, when nothing was ever read. A failed re-reading keeps the old view and logs a warning.
+    /// What the CRM said, when nothing was ever read. A failed re-reading keeps the old view, logs a warning and is tried again after some
+    /// seconds.
     pub async fn view(&self, max_age: Duration) -> Result<Arc<OrganizationView>> {
         self.view.get(max_age).await
     }
 
-    /// Makes the next use read settings, users and queues again.
-    pub async fn forget_view(&self) {
-        *self.view.cached.lock().await = None;
+    /// Makes the next use read settings, users and queues again, however new they are.
+    pub async fn renew_view(&self) {
+        self.view.renew().await;
     }
 
     /// Reads every mailbox once and sends what is pending, then returns.
@@ -169,11 +206,12 @@ impl Router {
         let mut untried: HashSet<MailboxId> = plan.incoming.iter().map(|r| r.mailbox.id.clone()).collect();
         // Each mailbox has its one turn: it becomes due again only in a time that this run does not reach.
         let never = Duration::from_secs(365 * 24 * 3600);
+        let mut backend_failure = None;
         loop {
             while passes.len() < plan.schedule.max_threads.max(1) && !*stop.borrow() {
                 let Some(route) = scheduler.next(Instant::now()) else { break };
                 untried.remove(&route.mailbox.id);
-                self.start_pass(&mut passes, route, &plan.schedule, stop);
+                self.start_pass(&mut passes, route, false, &plan.schedule, stop);
             }
             let Some(end) = passes.join_next().await else { break };
             let Ok(end) = end else { continue };
@@ -182,6 +220,10 @@ impl Router {
             match &end.result {
                 Err(error) if error.kind() == ErrorKind::State => {
                     return Err(Error::message(error.to_string()));
+                }
+                Err(error) if error.backend_failed() => {
+                    backend_failure.get_or_insert_with(|| error.to_string());
+                    scheduler.backend_failed(&end.route, never, now)
                 }
                 Err(error) if end.server_failed(error) => scheduler.server_failed(&end.route, never, now),
                 _ if more => scheduler.succeeded(&end.route, true, now, &*self.parts.entropy),
@@ -200,7 +242,10 @@ impl Router {
         }
         if !*stop.borrow() {
             for route in plan.incoming.iter().filter(|r| untried.contains(&r.mailbox.id)) {
-                let text = format!("not read, since {} failed for another mailbox", route.server.name);
+                let text = match &backend_failure {
+                    Some(failure) => format!("not read, since the CRM failed for another mailbox: {failure}"),
+                    None => format!("not read, since {} failed for another mailbox", route.server.name),
+                };
                 report.failures.push((route.mailbox.id.as_str().to_owned(), text));
             }
         }
@@ -279,7 +324,8 @@ impl Router {
             }
             while passes.len() < plan.schedule.max_threads.max(1) {
                 let Some(route) = scheduler.next(Instant::now()) else { break };
-                self.start_pass(&mut passes, route, &plan.schedule, &stop);
+                let probing = scheduler.is_probe(&route.mailbox.id);
+                self.start_pass(&mut passes, route, probing, &plan.schedule, &stop);
             }
         }
 
@@ -319,6 +365,7 @@ impl Router {
         &self,
         passes: &mut JoinSet<PassEnd>,
         route: Arc<IncomingRoute>,
+        probing: bool,
         schedule: &Schedule,
         stop: &watch::Receiver<bool>,
     ) {
@@ -331,7 +378,7 @@ impl Router {
             let lease = format!("incoming {}", route.mailbox.id);
             let now = incoming.clock.now();
             let until = now.saturating_add(limit + Duration::from_secs(60)).unwrap_or(Timestamp::MAX);
-            let mut end = PassEnd { route, report: PassReport::default(), result: Ok(()), aborted: false, skipped: false };
+            let mut end = PassEnd { route, report: PassReport::default(), result: Ok(()), aborted: false, skipped: false, asked: false };
             let leased = incoming.state.lease_acquire(&lease, &holder, now, until).await;
             if let Ok(false) = leased {
                 tracing::debug!(mailbox = %end.route.mailbox.id, "another router reads this mailbox");
@@ -346,8 +393,13 @@ impl Router {
                 return end;
             }
             let pass = async {
-                let view = views.get(max_age).await?;
-                incoming.pass(&end.route, &view, &stop, &mut end.report).await
+                let view = if probing { views.ask().await? } else { views.get(max_age).await? };
+                end.asked = probing;
+                let result = incoming.pass(&end.route, &view, &stop, &mut end.report).await;
+                if end.report.view_outdated {
+                    views.renew().await;
+                }
+                result
             };
             // A panic is a fault of ours that one message brings out: the mailbox must not stay marked as running for ever, and the
             // attempts that were begun lead to the message being parked.
@@ -370,11 +422,19 @@ impl Router {
     async fn ended(&self, scheduler: &mut Scheduler, end: PassEnd) {
         let (now, entropy) = (Instant::now(), &*self.parts.entropy);
         let route = &*end.route;
+        if end.asked && !end.result.as_ref().is_err_and(Error::backend_failed) {
+            scheduler.backend_answered();
+        }
         let next = match &end.result {
             Ok(()) if end.skipped => {
                 scheduler.untried(route, backoff::jittered(route.polling_period, entropy), now)
             }
             Ok(()) => scheduler.succeeded(route, end.has_more(), now, entropy),
+            Err(error) if error.backend_failed() => {
+                let failures = (scheduler.backend_failures() + 1).min(BACKEND_DOUBLINGS + 1);
+                let delay = backoff::delay(error, failures, BACKEND_PERIOD, entropy);
+                scheduler.backend_failed(route, delay, now)
+            }
             Err(error) if end.server_failed(error) => {
                 let delay = backoff::delay(
                     error,
@@ -477,8 +537,17 @@ impl RunReport {
 }
 
 fn add(sum: &mut PassReport, one: &PassReport) {
-    let PassReport { listed, processed, delivered, discarded, undeliverable, left_alone, deferred, backlog } =
-        one;
+    let PassReport {
+        listed,
+        processed,
+        delivered,
+        discarded,
+        undeliverable,
+        left_alone,
+        deferred,
+        backlog,
+        view_outdated,
+    } = one;
     sum.listed += listed;
     sum.processed += processed;
     sum.delivered += delivered;
@@ -487,4 +556,5 @@ fn add(sum: &mut PassReport, one: &PassReport) {
     sum.left_alone += left_alone;
     sum.deferred += deferred;
     sum.backlog += backlog;
+    sum.view_outdated |= view_outdated;
 }

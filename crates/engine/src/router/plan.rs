@@ -106,6 +106,9 @@ pub struct IncomingRoute {
     pub record: Option<RecordRef>,
     /// How it is reached.
     pub transport: Arc<dyn Transport>,
+    /// Names the messages' place: the login on a server, or the folder. When it changes, ids name other messages and what is remembered of
+    /// the mailbox is forgotten ([`StateStore::read_from`](crate::StateStore::read_from)).
+    pub source: String,
     /// How it is read.
     pub settings: IncomingSettings,
     /// How often.

@@ -2,7 +2,8 @@
 //!
 //! Every mailbox has a due time. A due mailbox waits in the queue of its server; servers take turns, so that one with ten
 //! thousand mailboxes does not starve the others. A server that failed is closed for a while, then tried with one mailbox before
-//! all may go on (a circuit breaker), so that a dead server is not hammered by a thousand mailboxes.
+//! all may go on (a circuit breaker), so that a dead server is not hammered by a thousand mailboxes. The same holds for the CRM and the
+//! state store, which all passes need: while they fail, one mailbox at a time finds out whether they are back.
 //!
 //! Cost: O(log n) for each pass in the number of mailboxes; about 200 bytes for each idle mailbox.
 
@@ -25,6 +26,17 @@ pub(crate) struct Scheduler {
     servers: HashMap<String, ServerState>,
     /// Servers with waiting mailboxes, in turn. A name stands here at most once.
     turn: VecDeque<String>,
+    backend: Backend,
+}
+
+/// The CRM and the state store.
+#[derive(Debug, Default)]
+struct Backend {
+    failures: u32,
+    /// Closed until then; afterwards one mailbox at a time until somebody says that they answered.
+    closed_until: Option<Instant>,
+    /// The mailbox whose pass finds out.
+    probe: Option<MailboxId>,
 }
 
 #[derive(Debug)]
@@ -151,6 +163,10 @@ impl Scheduler {
     /// The next mailbox that may be read now, marked as running; `None` when none is due or no server has room.
     pub(crate) fn next(&mut self, now: Instant) -> Option<Arc<IncomingRoute>> {
         self.queue_due(now);
+        let closed = self.backend.closed_until;
+        if closed.is_some_and(|until| until > now || self.backend.probe.is_some()) {
+            return None;
+        }
         for _ in 0..self.turn.len() {
             let name = self.turn.pop_front()?;
             let Some(server) = self.servers.get_mut(&name) else { continue };
@@ -166,6 +182,7 @@ impl Scheduler {
             }
             if let Some(slot) = next.and_then(|id| self.slots.get_mut(&id)) {
                 slot.phase = Phase::Running;
+                self.backend.probe = closed.map(|_| slot.route.mailbox.id.clone());
                 return Some(Arc::clone(&slot.route));
             }
         }
@@ -237,6 +254,44 @@ impl Scheduler {
         self.ended(route, until, failures + 1, now)
     }
 
+    /// A pass failed because of the CRM or the state store: all mailboxes wait for `delay`, which the caller computes from
+    /// [`Self::backend_failures`].
+    pub(crate) fn backend_failed(
+        &mut self,
+        route: &IncomingRoute,
+        delay: Duration,
+        now: Instant,
+    ) -> Option<Instant> {
+        // passes that were under way together count as one failure
+        let until = match self.backend.closed_until {
+            Some(until) if until > now => until,
+            _ => {
+                self.backend.failures = self.backend.failures.saturating_add(1);
+                now + delay
+            }
+        };
+        self.backend.closed_until = Some(until);
+        // neither the mailbox nor its server is to blame
+        let failures = self.failures(&route.mailbox.id);
+        self.ended(route, until, failures, now)
+    }
+
+    /// The CRM and the state store answered to a pass that was to find that out: all may go on.
+    pub(crate) fn backend_answered(&mut self) {
+        self.backend.failures = 0;
+        self.backend.closed_until = None;
+    }
+
+    /// Whether the pass of this mailbox, which [`Self::next`] just gave, is to find out whether CRM and state store are back.
+    pub(crate) fn is_probe(&self, id: &MailboxId) -> bool {
+        self.backend.probe.as_ref() == Some(id)
+    }
+
+    /// Failures of the CRM or the state store in a row.
+    pub(crate) fn backend_failures(&self) -> u32 {
+        self.backend.failures
+    }
+
     /// Failed passes of this mailbox in a row.
     pub(crate) fn failures(&self, id: &MailboxId) -> u32 {
         self.slots.get(id).map_or(0, |s| s.failures)
@@ -288,6 +343,9 @@ impl Scheduler {
         failures: u32,
         now: Instant,
     ) -> Option<Instant> {
+        if self.is_probe(&route.mailbox.id) {
+            self.backend.probe = None;
+        }
         if let Some(server) = self.servers.get_mut(&route.server.name) {
             server.running = server.running.saturating_sub(1);
             if !server.waiting.is_empty() && !self.turn.contains(&route.server.name) {
@@ -330,6 +388,7 @@ mod tests {
             },
             record: None,
             transport: Arc::new(MemoryTransport::default()),
+            source: name.to_owned(),
             settings: IncomingSettings::default(),
             polling_period: Duration::from_secs(60),
             server: Server { name: server.to_owned(), max_sessions },
@@ -399,6 +458,40 @@ mod tests {
         let r = routes.iter().find(|r| r.mailbox.id.as_str() == one[0]).unwrap();
         s.succeeded(r, false, later, &entropy);
         assert_eq!(started(&mut s, later).len(), 5);
+    }
+
+    #[test]
+    fn a_dead_crm_is_asked_for_one_mailbox_whatever_its_server() {
+        let (entropy, now) = (SeededEntropy::new(1), Instant::now());
+        let mut s = Scheduler::default();
+        let routes: Vec<_> =
+            (0..6).map(|n| route(&format!("a{n}"), if n < 3 { "one" } else { "two" }, 5, 0)).collect();
+        let by_name = |name: &str| routes.iter().find(|r| r.mailbox.id.as_str() == name).unwrap();
+        s.replace(&routes, now, Duration::ZERO, &entropy);
+        assert_eq!(started(&mut s, now).len(), 6);
+        for r in &routes {
+            assert!(!s.is_probe(&r.mailbox.id));
+            s.backend_failed(r, Duration::from_secs(30), now);
+        }
+        assert_eq!((s.backend_failures(), s.failures(&"a1".into())), (1, 0), "counts once, blames nobody");
+        assert!(started(&mut s, now + Duration::from_secs(29)).is_empty());
+        let mut later = now + Duration::from_secs(31);
+        for failures in 2..4 {
+            let probe = started(&mut s, later);
+            assert_eq!(probe.len(), 1);
+            assert!(s.is_probe(&by_name(&probe[0]).mailbox.id));
+            s.backend_failed(by_name(&probe[0]), Duration::from_secs(30), later);
+            assert_eq!(s.backend_failures(), failures);
+            later += Duration::from_secs(31);
+        }
+        // a pass that ended without having asked opens nothing
+        let probe = started(&mut s, later);
+        s.untried(by_name(&probe[0]), Duration::from_secs(60), later);
+        let probe = started(&mut s, later);
+        assert_eq!(probe.len(), 1);
+        s.backend_answered();
+        s.succeeded(by_name(&probe[0]), false, later, &entropy);
+        assert_eq!((started(&mut s, later).len(), s.backend_failures()), (4, 0));
     }
 
     #[test]

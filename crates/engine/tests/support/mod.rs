@@ -450,6 +450,9 @@ impl StateStore for FusedState {
     async fn settle(&self, m: &MailboxId, settled: &[Settled]) -> Result<(), StateError> {
         self.inner.settle(m, settled).await
     }
+    async fn read_from(&self, m: &MailboxId, source: &str) -> Result<u64, StateError> {
+        self.inner.read_from(m, source).await
+    }
     async fn forget_absent(&self, m: &MailboxId, present: &[RemoteId]) -> Result<u64, StateError> {
         self.inner.forget_absent(m, present).await
     }

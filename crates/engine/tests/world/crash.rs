@@ -129,6 +129,9 @@ impl StateStore for MortalState {
     async fn settle(&self, m: &MailboxId, settled: &[Settled]) -> Stored<()> {
         alive!(self, "settle", self.inner.settle(m, settled))
     }
+    async fn read_from(&self, m: &MailboxId, source: &str) -> Stored<u64> {
+        alive!(self, "read_from", self.inner.read_from(m, source))
+    }
     async fn forget_absent(&self, m: &MailboxId, present: &[RemoteId]) -> Stored<u64> {
         alive!(self, "forget_absent", self.inner.forget_absent(m, present))
     }

@@ -138,6 +138,17 @@ impl MemoryCrm {
         record
     }
 
+    pub fn set_filter(&self, record: &RecordRef, filter: FilteringMethod) {
+        let mut data = self.data();
+        let row = data.rows.iter_mut().find(|row| row.mailbox.record == *record);
+        row.unwrap().mailbox.filter = filter;
+    }
+
+    /// A person deletes a user or queue.
+    pub fn remove(&self, record: &RecordRef) {
+        self.data().rows.retain(|row| row.mailbox.record != *record);
+    }
+
     /// A mail from a user or queue to an address, in Pending Send.
     pub fn send_mail(&self, from: &RecordRef, to: &RecordRef, subject: &str) -> ActivityId {
         self.create(&Seed::new(from, to, subject)).unwrap()
@@ -256,6 +267,11 @@ impl MemoryCrm {
         let make: MakeError = Arc::new(error);
         let entry = (effect, make);
         self.data().failures.entry(call).or_default().extend(std::iter::repeat_n(entry, times));
+    }
+
+    /// No further call of this name fails.
+    pub fn recover(&self, call: &'static str) {
+        self.data().failures.remove(call);
     }
 
     /// How often a call was made.

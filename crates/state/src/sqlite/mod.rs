@@ -171,6 +171,15 @@ impl StateStore for SqliteState {
         self.write(Durability::Process, move |c| seen::settle(c, &mailbox, &settled)).await
     }
 
+    async fn read_from(&self, mailbox: &MailboxId, source: &str) -> Result<u64, StateError> {
+        let (mailbox, source) = (mailbox.clone(), source.to_owned());
+        let (known, wanted) = (mailbox.clone(), source.clone());
+        if self.read(move |c| seen::source(c, &known)).await?.as_ref() == Some(&wanted) {
+            return Ok(0);
+        }
+        self.write(Durability::Process, move |c| seen::read_from(c, &mailbox, &source)).await
+    }
+
     async fn forget_absent(&self, mailbox: &MailboxId, present: &[RemoteId]) -> Result<u64, StateError> {
         let (mailbox, present) = (mailbox.clone(), present.to_vec());
         self.write(Durability::Process, move |c| seen::forget_absent(c, &mailbox, &present)).await

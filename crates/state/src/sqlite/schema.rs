@@ -39,6 +39,8 @@ const STEPS: &[&str] = &[
          kind INTEGER NOT NULL, key TEXT NOT NULL, decision INTEGER NOT NULL,
          PRIMARY KEY (kind, key, decision)) WITHOUT ROWID;
      CREATE INDEX decision_key_of ON decision_key (decision);",
+    // where the ids of a mailbox's seen rows come from
+    "ALTER TABLE mailbox ADD COLUMN source TEXT;",
 ];
 
 /// Makes sure that the file exists and only its owner can read it: it holds subjects, addresses and, in quarantine, whole messages. SQLite

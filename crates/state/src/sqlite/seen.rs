@@ -149,6 +149,32 @@ pub(super) fn forget(c: &Connection, mailbox: &MailboxId, ids: &[RemoteId]) -> R
     Ok(())
 }
 
+/// Where the mailbox was read from last.
+pub(super) fn source(c: &Connection, mailbox: &MailboxId) -> Result<Option<String>, Problem> {
+    let source: Option<Option<String>> = c
+        .prepare_cached("SELECT source FROM mailbox WHERE name = ?1")?
+        .query_row([mailbox.as_str()], |row| row.get(0))
+        .optional()?;
+    Ok(source.flatten())
+}
+
+pub(super) fn read_from(c: &Connection, mailbox: &MailboxId, new: &str) -> Result<u64, Problem> {
+    let key = mailbox_key(c, mailbox)?;
+    let old = source(c, mailbox)?;
+    c.prepare_cached("UPDATE mailbox SET source = ?2 WHERE id = ?1")?.execute(params![key, new])?;
+    if old.is_none_or(|old| old == new) {
+        return Ok(0);
+    }
+    // with their own numbers in them they are different, and need to be changed once only
+    c.prepare_cached(
+        "UPDATE quarantine SET remote_id = '#' || id || ' ' || remote_id,
+             item = json_set(item, '$.remote_id', '#' || id || ' ' || remote_id)
+         WHERE mailbox = ?1 AND remote_id NOT LIKE '#' || id || ' %'",
+    )?
+    .execute([mailbox.as_str()])?;
+    Ok(c.prepare_cached("DELETE FROM seen WHERE mailbox = ?1")?.execute([key])? as u64)
+}
+
 pub(super) fn forget_absent(
     c: &Connection,
     mailbox: &MailboxId,
