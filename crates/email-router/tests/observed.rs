@@ -124,6 +124,8 @@ async fn the_ledger_keeps_what_is_open_and_ninety_days_of_the_rest() {
         at: now.checked_sub(std::time::Duration::from_secs(days * 24 * 3600)).unwrap(),
         result: None,
         closed,
+        earlier: None,
+        refusals: 0,
     };
     let entries = [entry(1, 91, true), entry(2, 89, true), entry(3, 400, false)];
     for entry in &entries {

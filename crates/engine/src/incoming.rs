@@ -757,7 +757,7 @@ impl Session<'_> {
         if route.mailbox.kind == MailboxKind::Forward {
             let raw = raw.clone();
             let mut carry = Live {
-                parts,
+                parts: self.parts,
                 route,
                 view: self.view(),
                 tried: candidate.tried,
@@ -766,7 +766,7 @@ impl Session<'_> {
                 stable_ids: self.capability.stable_ids,
             };
             if let Some(unwrapped) =
-                parts.unwrap(self.view(), &context, settings, &raw, false, &mut carry).await?
+                self.parts.unwrap(self.view(), &context, settings, &raw, false, &mut carry).await?
             {
                 return self.settle_wrapper(candidate, read, unwrapped).await.map(Some);
             }

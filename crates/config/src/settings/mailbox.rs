@@ -82,7 +82,7 @@ fn mailbox(
         let why = "the mailbox has no incoming profile";
         cx.no_effect(s, "ProcessEmailsReceivedAfter", &wire.process_emails_received_after, why);
     }
-    let profile = incoming_profile.as_deref().and_then(|n| find(profiles, n)).and_then(|p| p.value.as_ref());
+    let profile = incoming_profile.as_deref().and_then(|n| profiles.get(n)).and_then(|p| p.value.as_ref());
     // the greater of the two (crm-contract.md 5.5)
     let process_from = process_from.max(profile.and_then(|p| p.process_from));
     let delete_after_processing = if kind == MailboxKind::Forward {

@@ -250,12 +250,6 @@ impl MemoryCrm {
         self.data().queue_items.clone()
     }
 
-    /// Changes the filter of a user or queue.
-    pub fn set_filter(&self, record: &RecordRef, filter: FilteringMethod) {
-        let mut data = self.data();
-        data.rows.iter_mut().find(|r| r.mailbox.record == *record).unwrap().mailbox.filter = filter;
-    }
-
     /// The next `times` calls of this name fail; with `effect` they have done their work before.
     pub fn fail_next(
         &self,
