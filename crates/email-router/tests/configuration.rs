@@ -299,6 +299,8 @@ async fn the_authentication_type_is_obeyed() {
             password.display()
         );
         let text = MAILDIRS
+            // the one account of the server is the second queue's
+            .replace("<OutgoingProfile>slow", "<IncomingProfile>None</IncomingProfile><OutgoingProfile>slow")
             .replace(
                 "<ServerType>Maildir</ServerType><Path>in/{address}</Path>",
                 &format!(

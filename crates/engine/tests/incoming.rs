@@ -392,7 +392,7 @@ async fn copies_without_message_id_are_one_message() {
 /// The view of a pass is up to an hour old; what came into the CRM and left it since is looked up before anything is settled by it.
 #[tokio::test(start_paused = true)]
 async fn users_and_queues_of_the_last_hour_count() {
-    let (world, system, ann) = setup();
+    let (world, system, _) = setup();
     let help = world.queue("help");
     let parts = world.parts(&Life::until(Point::Never));
     let (route, stop) = (world.route(&help, system.clone()), world.stop.subscribe());

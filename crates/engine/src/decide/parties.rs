@@ -199,7 +199,12 @@ pub(super) fn parties(
     };
     // an e-mail has one sender also where the message names none, as when a person releases it
     let nobody = Participant { name: None, address: Some(from.clone()), raw: from.to_string() };
-    parties.push(party(ParticipationType::Sender, message.from.as_ref().unwrap_or(&nobody), record, why));
+    parties.push(party(
+        ParticipationType::Sender,
+        message.from.as_ref().filter(|p| p.address.as_ref() == Some(from)).unwrap_or(&nobody),
+        record,
+        why,
+    ));
     for (participation, list) in [
         (ParticipationType::To, &message.to),
         (ParticipationType::Cc, &message.cc),
