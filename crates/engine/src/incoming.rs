@@ -815,7 +815,7 @@ impl Session<'_> {
     async fn decide(&mut self, context: &MailboxContext<'_>, message: &Message) -> Result<Decision> {
         let decision = self.parts.decider.decide(self.view(), context, message).await?;
         if decision.view_is_outdated() && self.renew_view().await? {
-            return Ok(self.parts.decider.decide(self.view(), context, message).await?);
+            return self.parts.decider.decide(self.view(), context, message).await;
         }
         Ok(decision)
     }

@@ -1,6 +1,6 @@
 //! What went wrong in the field with systems of this kind, as tests: `fixtures/field/cases.tsv` names each case and the test that shows it
 //! cannot happen here. This file has those that belong to no other.
-#![allow(clippy::unwrap_used)] // a test file
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)] // a test file, which reads files of the project
 
 mod world;
 

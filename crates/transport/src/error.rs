@@ -22,8 +22,9 @@ pub struct Error {
     scope: Scope,
     message: String,
     reply: Option<String>,
-    hint: Option<String>,
-    recipients: Vec<RecipientResult>,
+    // boxed: an error travels in every result, and is kept below 128 bytes
+    hint: Option<Box<str>>,
+    recipients: Box<[RecipientResult]>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -131,7 +132,7 @@ impl Error {
             message: message.into(),
             reply: None,
             hint: None,
-            recipients: Vec::new(),
+            recipients: Box::default(),
             source: None,
         }
     }
@@ -174,14 +175,14 @@ impl Error {
     /// The same error with what a person can do about it.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(hint.into().into_boxed_str());
         self
     }
 
     /// The same error with the fate of each recipient, none of which was taken.
     #[must_use]
     pub fn with_recipients(mut self, recipients: Vec<RecipientResult>) -> Self {
-        self.recipients = recipients;
+        self.recipients = recipients.into_boxed_slice();
         self
     }
 

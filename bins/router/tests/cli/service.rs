@@ -136,7 +136,9 @@ fn what_is_published_is_taken_over_while_it_runs() {
     world.write("EmailAgent.xml", quiet.replace("<LogLevel>", "<LogFile>other.log</LogFile><LogLevel>"));
     world.until("the new settings", || world.read("err.txt").contains("the new configuration is in use"));
     world.until("the advice", || {
-        world.read("err.txt").contains("LogFile or StatusListener changed: restart the router")
+        world
+            .read("err.txt")
+            .contains("LogFile, ReferenceKeyFile or StatusListener changed: restart the router")
     });
     let turned = quiet
         .replace("<Direction>Incoming</Direction>", "<Direction>Outgoing</Direction>")

@@ -147,7 +147,7 @@ pub fn changed(before: &OrganizationSettings, name: &str, text: &str) -> Result<
             Some(choices) if choices.iter().any(|c| c.eq_ignore_ascii_case(text)) => {
                 Value::String(text.to_ascii_lowercase())
             }
-            Some(choices) => return Err(wrong(&format!("give one of {}", choices.join(", "))).into()),
+            Some(choices) => return Err(wrong(&format!("give one of {}", choices.join(", ")))),
             None => Value::String(text.to_owned()),
         },
     };

@@ -460,7 +460,10 @@ impl Reader<'_> {
 
     fn ids(&mut self, name: &str, value: Option<&[u8]>, limit: usize) -> Vec<MessageId> {
         let Some(value) = value else { return Vec::new() };
-        let mut ids: Vec<MessageId> = MessageId::parse_list(&self.text(name, value)).collect();
+        let text = self.text(name, value);
+        // encoded words may not stand here (RFC 2047 5), but Python's standard library writes ids that are longer than a line so
+        let decoded = if text.contains("=?") { fields::unstructured(&text) } else { None };
+        let mut ids: Vec<MessageId> = MessageId::parse_list(decoded.as_deref().unwrap_or(&text)).collect();
         if ids.len() > limit {
             self.beyond_caps = true;
             self.defects.push(format!("{name} has {} ids; the last {limit} were looked at", ids.len()));

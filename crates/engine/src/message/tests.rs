@@ -312,3 +312,14 @@ fn of_repeated_fields_the_first_counts_and_it_is_said() {
         );
     }
 }
+
+/// RFC 2047 5 forbids it; Python's standard library folds a long In-Reply-To into encoded words all the same.
+#[test]
+fn ids_in_encoded_words() {
+    let text = "In-Reply-To: =?utf-8?q?=3C13e70a8e-5773-408f-837a-9604aef215ab=2E0db8?=\r\n =?utf-8?q?837c=40shop=2Eexample=3E?=\r\n\
+                References: <root@x> =?utf-8?q?=3Clast=40x=3E?=\r\n\r\n";
+    let message = Message::from_headers(text.as_bytes(), &ParseCaps::default());
+    let ids = |ids: &[MessageId]| ids.iter().map(|id| id.as_str().to_owned()).collect::<Vec<_>>();
+    assert_eq!(ids(&message.in_reply_to), ["<13e70a8e-5773-408f-837a-9604aef215ab.0db8837c@shop.example>"]);
+    assert_eq!(ids(&message.references), ["<root@x>", "<last@x>"]);
+}
