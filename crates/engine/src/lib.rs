@@ -10,7 +10,7 @@
 //! | [`message`] | a message as the rules see it: identity, participants, threading, content |
 //! | [`decide`] | filtering, correlation, parties, owner: from a message to a [`Decision`](decide::Decision) |
 //! | [`record`] | the record of a decision that a person can read |
-//! | [`reference`] | ids in outgoing mail that nobody else can make |
+//! | [`mod@reference`] | ids in outgoing mail that nobody else can make |
 //! | [`ports`] | [`StateStore`], [`CorrelationIndex`], [`Observer`] |
 //! | [`incoming`] | one pass over one mailbox |
 //! | [`outgoing`] | writing and submitting the CRM's mail |

@@ -44,7 +44,7 @@ pub struct ComposeOptions {
 }
 
 /// The Message-ID of an outgoing e-mail, the same for every attempt: `<ACTIVITY.TAG@domain>`, signed
-/// ([`reference`](crate::reference)); without a signer `<ACTIVITY@domain>`.
+/// ([`reference`](mod@crate::reference)); without a signer `<ACTIVITY@domain>`.
 ///
 /// # Errors
 /// Never with a domain that is a host name.
