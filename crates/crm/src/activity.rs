@@ -532,6 +532,8 @@ pub struct OutgoingEmail {
     pub read_receipt_requested: bool,
     /// `deliveryattempts`, the running one included.
     pub delivery_attempts: u32,
+    /// The sizes of its attachments together, in bytes, decoded; known without reading them, so that one too many is never read.
+    pub attachment_bytes: u64,
     /// When it was created in the CRM; the Date field of the message, the same for each attempt.
     pub created_on: Timestamp,
 }

@@ -681,6 +681,7 @@ async fn an_outgoing_email_has_all_it_needs(f: &dyn Fixture) -> Result<()> {
     ];
     assert_eq!(parties, expected);
     assert_eq!(f.crm().attachments(&id).await?, attachments);
+    assert_eq!(email.attachment_bytes, attachments.iter().map(|a| a.content.len() as u64).sum::<u64>());
     Ok(())
 }
 

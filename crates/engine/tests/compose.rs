@@ -52,6 +52,7 @@ fn email() -> OutgoingEmail {
         delivery_receipt_requested: false,
         read_receipt_requested: false,
         delivery_attempts: 1,
+        attachment_bytes: 0,
         created_on: "2026-03-01T10:00:00Z".parse().unwrap(),
     }
 }

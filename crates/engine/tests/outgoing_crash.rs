@@ -279,6 +279,41 @@ async fn an_old_entry_does_not_speak_for_a_new_attempt() {
     }
 }
 
+/// An e-mail that kills the router before anything is handed over (too large for the memory, say) is given up in the end, and those that
+/// it took along are not: what is found in Sending is tried alone.
+#[tokio::test]
+async fn an_e_mail_that_always_kills_the_router_is_given_up() {
+    for point in ["before prepare", "before attachments"] {
+        let mut world = one_mail(World::new());
+        world.settings.maximum_delivery_attempts = 3;
+        for attempt in 1..=3 {
+            assert!(world.killed_pass(&[1], &Fuse::named(point)).await, "{point} {attempt}");
+            assert_eq!(world.crm.mail(1).status, EmailStatus::Sending);
+            world.later(HOUR);
+        }
+        world.pass(&[1]).await;
+        let after = world.crm.mail(1);
+        assert_eq!((after.status, world.system.count(1)), (EmailStatus::Failed, 0), "{point}");
+        assert!(after.report[0].contains("3 attempts were cut off"), "{:?}", after.report);
+        nothing_open(&world).await;
+    }
+    let world = World::new();
+    for n in 1..=6 {
+        world.crm.add(mail(n, 1 + n % 2));
+    }
+    assert!(world.killed_pass(&[1, 2], &Fuse::named("before ledger_begin")).await);
+    let (stale, others): (Vec<_>, Vec<_>) =
+        (1..=6).partition(|n| world.crm.mail(*n).status == EmailStatus::Sending);
+    assert!(stale.len() > 1 && !others.is_empty(), "{stale:?} {others:?}");
+    for n in others {
+        world.crm.change(n, |m| m.status = EmailStatus::Draft);
+    }
+    world.later(HOUR);
+    world.pass(&[1, 2]).await;
+    assert!(stale.iter().all(|n| world.crm.mail(*n).status == EmailStatus::Sent));
+    assert_eq!(world.system.most_busy.load(std::sync::atomic::Ordering::SeqCst), 1, "one at a time");
+}
+
 /// Every call is a crash point, one after the other, with several e-mails in flight; then two crashes in a row. Whatever happens:
 /// at most once, nothing stuck, nothing silently given up.
 #[tokio::test]

@@ -402,6 +402,26 @@ async fn what_cannot_be_written_fails_with_the_reason() {
     }
 }
 
+/// Attachments that cannot fit are not read: they could be larger than the memory.
+#[tokio::test]
+async fn attachments_that_are_too_large_are_not_read() {
+    let mut world = world([(1, 1)]);
+    world.settings.max_message_bytes = 100_000;
+    world.crm.change(1, |m| {
+        m.attachments.push(Attachment {
+            file_name: "big.bin".to_owned(),
+            mime_type: "application/octet-stream".to_owned(),
+            content_id: None,
+            content: Bytes::from(vec![0; 200_000]),
+        });
+    });
+    let read = email_router_crm::Error::new(email_router_crm::ErrorKind::Unreachable, "they were read");
+    world.crm.fail("attachments", read);
+    let report = world.pass(&[1]).await;
+    assert_eq!(report.failed, 1);
+    assert!(world.crm.mail(1).report[0].contains("at most 100000 are sent"));
+}
+
 #[tokio::test]
 async fn a_lost_claim_is_left_to_whoever_won() {
     let world = world([(1, 1), (2, 1)]);

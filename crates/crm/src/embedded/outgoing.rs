@@ -34,7 +34,8 @@ pub(super) const CLAIM: &str = "UPDATE email SET statuscode = 7, statecode = 1, 
 /// What the message is written from.
 pub(super) const OUTGOING: &str = "SELECT e.directioncode, e.messageid, e.subject, e.description, e.mimetype, e.parentactivityid, p.messageid,
                 p.emailreferences, e.trackingtoken, e.prioritycode, e.deliveryreceiptrequested, e.readreceiptrequested,
-                e.deliveryattempts, e.createdon
+                e.deliveryattempts, e.createdon,
+                (SELECT coalesce(sum(length(body)), 0) FROM activitymimeattachment WHERE objectid = e.activityid)
          FROM email e LEFT JOIN email p ON p.activityid = e.parentactivityid WHERE e.activityid = ?1";
 
 /// Whether an e-mail has this token.
@@ -157,6 +158,8 @@ pub(super) fn outgoing(conn: &Connection, id: ActivityId) -> DbResult<OutgoingEm
                 read_receipt_requested: r.get(11)?,
                 delivery_attempts: r.get(12)?,
                 created_on: r.get::<_, Time>(13)?.0,
+                // of a blob SQLite knows the length without reading it
+                attachment_bytes: r.get::<_, i64>(14)?.unsigned_abs(),
             }))
         })
         .optional()?;

@@ -82,9 +82,7 @@ pub fn compose(
         .find_map(|p| p.address.as_ref().map(|a| (p, a)))
         .ok_or_else(|| Error::message(format!("the e-mail {id} has no sender with an e-mail address")))?;
     let envelope = envelope(email, from)?;
-    // base64 takes 4 octets for 3, and 2 for each line of 76
-    let least = attachments.iter().map(|a| a.content.len() as u64).sum::<u64>() / 3 * 4;
-    within(id, least.saturating_add(email.body.len() as u64), options.max_message_bytes)?;
+    fits(email, attachments.iter().map(|a| a.content.len() as u64).sum(), options)?;
 
     let mut message = addressed(email, from_party, from)
         .raw_header(subject(&email.subject))
@@ -116,6 +114,13 @@ pub fn compose(
     let mime = built.formatted();
     within(id, mime.len() as u64, options.max_message_bytes)?;
     Ok(Outbound { envelope, message_id, mime: Bytes::from(mime) })
+}
+
+/// Whether a message with so many bytes of attachments can be small enough.
+pub(super) fn fits(email: &OutgoingEmail, attachment_bytes: u64, options: &ComposeOptions) -> Result<()> {
+    // base64 takes 4 octets for 3, and 2 for each line of 76
+    let least = (attachment_bytes / 3).saturating_mul(4).saturating_add(email.body.len() as u64);
+    within(&email.activity_id, least, options.max_message_bytes)
 }
 
 fn within(id: &ActivityId, size: u64, limit: u64) -> Result<()> {

@@ -4,7 +4,7 @@
 //! e-mail through these steps:
 //!
 //! ```text
-//! note the claim -> claim in the CRM -> read -> prepare (Message-ID, token) -> compose
+//! note the claim -> claim in the CRM -> prepare (Message-ID, token) -> read attachments -> compose
 //!   -> ledger_begin -> submit -> ledger_result -> finish in the CRM -> ledger_close -> take the note back
 //! ```
 //!
@@ -22,6 +22,7 @@
 //! | 1 | listing, or noting the claim | Pending Send, no ledger entry | sends it as if nothing had been | once |
 //! | 2 | the claim | Sending without Message-ID, no entry | after `SendingStatusDelay`: nothing was handed over, sends it | once |
 //! | 3 | preparing, composing | Sending with Message-ID, no entry, our note of the claim | as 2: the note proves that this attempt never got to the ledger | once |
+//! | 3a | 2 or 3, as often as `MaximumDeliveryAttempts` says | the same, and nothing in the ledger since | tells the CRM Failed: the e-mail may be what cuts the router off. What is found in Sending is tried alone, so that it takes nobody along | never |
 //! | 4 | `ledger_begin`, before the submission | an open entry without result | asks the mail system: not there, so back to Pending Send and sent; where it cannot tell, [`InDoubtPolicy`](crate::InDoubtPolicy) | at most once with `Report`; perhaps twice, under one Message-ID, with `SendAgain` |
 //! | 5 | the submission | the same as 4: from here nobody can tell the two apart | asks the mail system: there, so Sent; where it cannot tell, the policy | as 4 |
 //! | 6 | `ledger_result` Accepted | an open entry, accepted | tells the CRM Sent, closes the entry | once |

@@ -256,6 +256,7 @@ impl OutgoingPass {
         if let Err(error) = self.state.begin(&noted, &notes, query.now).await {
             return run.abort(error.into());
         }
+        let (left_behind, work): (Vec<_>, Vec<_>) = work.into_iter().partition(|(_, email)| email.stale);
         let (mut confident, mut doubtful) = (Vec::new(), vec![Vec::new(); run.senders.len()]);
         for (sender, email) in work {
             match run.caution(sender) {
@@ -284,6 +285,10 @@ impl OutgoingPass {
             .buffer_unordered(self.concurrency)
             .collect::<()>()
             .await;
+        // one of them may have killed the process: alone, so that it takes nobody along
+        for (sender, email) in left_behind {
+            self.turn(run, how, sender, &email).await;
+        }
         if !run.aborted() {
             // an aborted round may have left an e-mail in Sending, of which the note is the only evidence
             if let Err(error) = self.state.unbegin(&noted, &notes).await {

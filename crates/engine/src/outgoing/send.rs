@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
-use super::compose::{compose, message_id};
+use super::compose::{compose, fits, message_id};
 use super::fates;
 use super::pass::{How, OutgoingPass, Run, claim_note};
 use super::recovery::Doubt;
@@ -126,6 +126,7 @@ impl OutgoingPass {
         // numbers that begin again were set back by a person, who wants a fresh start
         let before = entry.as_ref().filter(|e| e.attempt < attempt.number);
         attempt.tries = before.map_or(0, LedgerEntry::refusals_after).saturating_add(1);
+        let cut_off = attempt.number.saturating_sub(1).saturating_sub(before.map_or(0, |e| e.attempt));
         match self.evidence(listed, entry).await? {
             Evidence::Clean => {}
             Evidence::Known(result) => {
@@ -155,6 +156,11 @@ impl OutgoingPass {
                     return Ok(());
                 }
             }
+        }
+        // found in Sending: what cut the last attempts off may be this e-mail
+        if listed.stale && cut_off >= self.settings.maximum_delivery_attempts {
+            let text = format!("given up: {cut_off} attempts were cut off before anything was handed over");
+            return Err(Error::message(text).into());
         }
         let (email, mut message) = self.written(how, attempt).await?;
         if let Some(earlier) = &attempt.earlier {
@@ -226,12 +232,13 @@ impl OutgoingPass {
         }
     }
 
-    /// The message of a claimed e-mail. The attachments come first, so that little lies between the identity and the ledger.
+    /// The message of a claimed e-mail. Attachments that cannot fit are not read.
     async fn written(&self, how: &How, attempt: &mut Attempt<'_>) -> Result<(OutgoingEmail, Outbound)> {
-        let attachments = self.crm.attachments(attempt.id).await?;
         let identity = message_id(attempt.id, &self.settings.message_id_domain, &how.options)?;
         let email = self.crm.prepare_outgoing(attempt.id, &identity, how.with_token).await?;
         attempt.subject.clone_from(&email.subject);
+        fits(&email, email.attachment_bytes, &how.options)?;
+        let attachments = self.crm.attachments(attempt.id).await?;
         let message = compose(&email, &attachments, &how.options)?;
         tracing::Span::current().record("message_id", message.message_id.as_str());
         Ok((email, message))

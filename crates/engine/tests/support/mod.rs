@@ -101,6 +101,13 @@ pub struct Mail {
     pub report: Vec<String>,
 }
 
+impl Mail {
+    fn read(&self) -> OutgoingEmail {
+        let attachment_bytes = self.attachments.iter().map(|a| a.content.len() as u64).sum();
+        OutgoingEmail { attachment_bytes, ..self.email.clone() }
+    }
+}
+
 #[derive(Debug)]
 pub struct TestCrm {
     pub clock: Arc<ManualClock>,
@@ -182,6 +189,7 @@ pub fn mail(n: u128, user: u128) -> Mail {
             delivery_receipt_requested: false,
             read_receipt_requested: false,
             delivery_attempts: 0,
+            attachment_bytes: 0,
             created_on: start(),
         },
         attachments: Vec::new(),
@@ -275,7 +283,7 @@ impl CrmClient for TestCrm {
     }
     async fn outgoing_email(&self, id: &ActivityId) -> email_router_crm::Result<OutgoingEmail> {
         let mails = self.mails.lock().unwrap();
-        Ok(mails.get(id).ok_or_else(|| Self::missing(id))?.email.clone())
+        Ok(mails.get(id).ok_or_else(|| Self::missing(id))?.read())
     }
     async fn attachments(&self, id: &ActivityId) -> email_router_crm::Result<Vec<Attachment>> {
         self.failing("attachments")?;
@@ -296,7 +304,7 @@ impl CrmClient for TestCrm {
             mail.email.tracking_token = Some("CRM:0001001".to_owned());
             mail.email.subject.push_str(" CRM:0001001");
         }
-        Ok(mail.email.clone())
+        Ok(mail.read())
     }
     async fn record_delivery(
         &self,

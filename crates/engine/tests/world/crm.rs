@@ -347,6 +347,7 @@ impl Data {
             delivery_receipt_requested: false,
             read_receipt_requested: false,
             delivery_attempts: e.attempts,
+            attachment_bytes: e.attachments.iter().map(|a| a.content.len() as u64).sum(),
             created_on: e.created_on,
         })
     }
