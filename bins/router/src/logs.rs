@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use email_router::config::LogLevel;
+use email_router::model::who_denies;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::writer::MakeWriterExt;
@@ -53,9 +54,10 @@ pub(crate) fn start(global: &Global, level: LogLevel, file: Option<&Path>) -> io
             options.create(true).append(true);
             #[cfg(unix)]
             std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-            let file = options
-                .open(path)
-                .map_err(|e| io::Error::new(e.kind(), format!("LogFile {}: {e}", path.display())))?;
+            let file = options.open(path).map_err(|e| {
+                let whose = who_denies(path).map(|text| format!("; {text}")).unwrap_or_default();
+                io::Error::new(e.kind(), format!("LogFile {}: {e}{whose}", path.display()))
+            })?;
             install(global.log_format, filter, io::stderr.and(Mutex::new(file)))
         }
     };

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum, ValueHint};
-use email_router::access::{AccessResult, AccessRow, test_access};
-use email_router::{OpenOptions, Service};
+use email_router::access::{AccessResult, AccessRow, targets, test_access};
 
 /// Checks every mailbox of the configuration, or the ones named: can it be read, and can mail be
 /// sent in its name?
@@ -68,8 +67,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: &Cli) -> Result<bool, email_router::Error> {
-    let service = Service::open(&cli.config, OpenOptions::default()).await?;
-    let mut targets = service.access_targets(&cli.mailboxes)?;
+    let mut targets = targets(&cli.config, &cli.mailboxes).await?;
     for target in &mut targets {
         match cli.direction {
             Some(Direction::Incoming) => target.outgoing = None,

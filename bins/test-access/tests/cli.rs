@@ -92,13 +92,33 @@ fn chosen_mailboxes_and_one_direction() {
 #[test]
 fn nothing_is_changed() {
     let world = world();
+    let names = || {
+        let mut names: Vec<_> =
+            std::fs::read_dir(world.path("")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
     world.run(&[]).with_code(4);
+    assert_eq!(names(), before);
     assert!(world.path("mail/ann@example.com/new/1").is_file());
     for folder in ["mail/ann@example.com/cur", "mail/ann@example.com/tmp"] {
         assert_eq!(std::fs::read_dir(world.path(folder)).unwrap().count(), 1, "{folder}");
     }
     let sent = std::fs::read_dir(world.path("out/new")).into_iter().flatten().count();
     assert_eq!(sent, 0);
+}
+
+#[test]
+fn mailboxes_that_the_crm_lists_need_the_crm() {
+    let world = World::with(
+        r#"<Configuration>
+  <ConfigurationProfiles><ConfigurationProfile><Name>folders</Name><Direction>Incoming</Direction><ServerType>Maildir</ServerType><Path>mail/{address}</Path></ConfigurationProfile></ConfigurationProfiles>
+  <Deployments><Deployment><Name>crm</Name><Type>Embedded</Type><Path>crm.sqlite</Path><LoadMailboxes>true</LoadMailboxes><DefaultIncomingProfile>folders</DefaultIncomingProfile></Deployment></Deployments>
+</Configuration>"#,
+    );
+    world.run(&[]).with_code(1).complains("crm.sqlite is not there").complains("what to do: ");
+    assert!(!world.path("crm.sqlite").exists());
 }
 
 #[test]

@@ -14,6 +14,7 @@ use email_router_engine::ports::{
     CrmIndex, Event, NoObserver, Observer, ProviderDirection, ProviderEvent, ProviderStatus,
 };
 use email_router_engine::router::{Plan, Router, RouterParts, RunReport};
+use email_router_engine::state_memory::MemoryState;
 use email_router_engine::{DecisionRecord, IncomingSettings, StateStore};
 use email_router_model::{
     Clock, Direction, EmailAddress, Entropy, Headers, Mailbox, MailboxId, RawMessage, RecordRef, SystemClock,
@@ -23,7 +24,6 @@ use email_router_state::SqliteState;
 use tokio::sync::{Mutex, RwLock, watch};
 use tokio::task::JoinSet;
 
-use crate::access::AccessTarget;
 use crate::assemble::{Assembled, Unserved, assemble};
 use crate::{Error, Result};
 
@@ -38,16 +38,28 @@ pub struct OpenOptions {
     pub entropy: Arc<dyn Entropy>,
     /// Names this router among others that share the state; the same after a restart.
     pub holder: String,
+    /// Only look: state and CRM are opened without creating or changing anything; a state that is not there is empty, a CRM that is not
+    /// there an error. The service can then explain, show and count, not run.
+    pub look: bool,
+}
+
+impl OpenOptions {
+    /// The default, but for looking only.
+    #[must_use]
+    pub fn look() -> Self {
+        Self { look: true, ..Self::default() }
+    }
 }
 
 impl Default for OpenOptions {
-    /// Nobody listens, the machine's clock and random numbers, the holder `router`.
+    /// Nobody listens, the machine's clock and random numbers, the holder `router`, files made where they are not there.
     fn default() -> Self {
         Self {
             observer: Arc::new(NoObserver),
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
             holder: "router".to_owned(),
+            look: false,
         }
     }
 }
@@ -135,11 +147,11 @@ impl Service {
     /// [`Error::Configuration`] with all findings; the CRM's and the state store's errors.
     pub async fn open(path: &Path, options: OpenOptions) -> Result<Self> {
         let (reloader, outcome) = Reloader::load(path).map_err(load_error)?;
-        let settings = outcome.settings;
+        let (settings, look) = (outcome.settings, options.look);
         let state_file = settings.router.state_file.clone();
         let mut lock_file = state_file.clone().into_os_string();
         lock_file.push(".lock");
-        let state: Arc<dyn StateStore> = Arc::new(blocking(move || SqliteState::open(&state_file)).await??);
+        let state = blocking(move || open_state(&state_file, look)).await??;
         let secrets = SecretStore::new(settings.router.secret_key_file.clone());
         let mut organizations = Vec::new();
         for deployment in &settings.deployments {
@@ -209,26 +221,6 @@ impl Service {
                 _ => Err(Error::Request(format!("say which deployment: {}", names()))),
             },
         }
-    }
-
-    /// What test access has to check: all enabled mailboxes, or those named by address, name or id.
-    ///
-    /// # Errors
-    /// [`Error::Request`] for a name that no mailbox has.
-    pub fn access_targets(&self, only: &[String]) -> Result<Vec<AccessTarget>> {
-        let all = || self.organizations.iter().flat_map(|o| &o.assembled.targets);
-        if only.is_empty() {
-            return Ok(all().cloned().collect());
-        }
-        let mut targets = Vec::new();
-        for text in only {
-            let before = targets.len();
-            targets.extend(all().filter(|t| is_called(&t.mailbox, text)).cloned());
-            if targets.len() == before {
-                return Err(unknown_mailbox(text));
-            }
-        }
-        Ok(targets)
     }
 
     /// The mailbox that a person names by address, name or id.
@@ -383,7 +375,17 @@ impl Service {
     /// process ends, however it ends. A second one would take what the first has in hand for left behind by a crash: both have the
     /// same name in leases, so that a restart need not wait for them.
     fn alone(&self) -> Result<File> {
-        let io = |source| Error::Io { what: format!("the lock file {}", self.lock_file.display()), source };
+        if self.options.look {
+            return Err(Error::Request(
+                "the service was opened for looking only; open it without `look` to run it".to_owned(),
+            ));
+        }
+        let io = |source| {
+            let whose = email_router_model::who_denies(&self.lock_file)
+                .map(|t| format!(" ({t})"))
+                .unwrap_or_default();
+            Error::Io { what: format!("the lock file {}{whose}", self.lock_file.display()), source }
+        };
         let mut options = File::options();
         options.create(true).truncate(false).write(true);
         #[cfg(unix)]
@@ -560,6 +562,31 @@ fn load_error(error: LoadError) -> Error {
     }
 }
 
+fn open_state(file: &Path, look: bool) -> Result<Arc<dyn StateStore>> {
+    if !look {
+        return Ok(Arc::new(SqliteState::open(file)?));
+    }
+    Ok(match SqliteState::open_to_look(file)? {
+        Some(state) => Arc::new(state),
+        None => Arc::new(MemoryState::new()),
+    })
+}
+
+/// The CRM file of a deployment.
+///
+/// # Errors
+/// [`Error::Request`] for a kind of deployment that this version does not serve.
+pub(crate) fn crm_file(deployment: &Deployment) -> Result<&Path> {
+    match &deployment.target {
+        DeploymentTarget::Embedded { path } => Ok(path),
+        other => Err(Error::Request(format!(
+            "deployment {}: this version serves the embedded CRM only, not {}",
+            deployment.name,
+            other.deployment_type()
+        ))),
+    }
+}
+
 async fn organization(
     settings: &Settings,
     deployment: &Deployment,
@@ -567,15 +594,13 @@ async fn organization(
     state: &Arc<dyn StateStore>,
     options: &OpenOptions,
 ) -> Result<Organization> {
-    let DeploymentTarget::Embedded { path } = &deployment.target else {
-        let kind = deployment.target.deployment_type();
-        return Err(Error::Request(format!(
-            "deployment {}: this version serves the embedded CRM only, not {kind}",
-            deployment.name
-        )));
-    };
-    let (file, clock, entropy) = (path.clone(), Arc::clone(&options.clock), Arc::clone(&options.entropy));
-    let embedded = blocking(move || EmbeddedCrm::open(file, clock, entropy)).await??;
+    let (file, look) = (crm_file(deployment)?.to_owned(), options.look);
+    let (clock, entropy) = (Arc::clone(&options.clock), Arc::clone(&options.entropy));
+    let embedded = blocking(move || match look {
+        true => EmbeddedCrm::open_to_look(file, clock, entropy),
+        false => EmbeddedCrm::open(file, clock, entropy),
+    })
+    .await??;
     let crm: Arc<dyn CrmClient> = Arc::new(embedded.clone());
     let router = Arc::new(Router::new(RouterParts {
         crm: Arc::clone(&crm),
@@ -601,13 +626,13 @@ fn needs_restart(old: &Settings, new: &Settings) -> bool {
         || old.router.status_listener != new.router.status_listener
 }
 
-fn is_called(mailbox: &Mailbox, text: &str) -> bool {
+pub(crate) fn is_called(mailbox: &Mailbox, text: &str) -> bool {
     mailbox.id == MailboxId::new(text)
         || mailbox.name.eq_ignore_ascii_case(text)
         || EmailAddress::parse(text).is_ok_and(|address| address == mailbox.address)
 }
 
-fn unknown_mailbox(text: &str) -> Error {
+pub(crate) fn unknown_mailbox(text: &str) -> Error {
     Error::Request(format!(
         "no enabled mailbox is called {text}; `email-router status` lists them by address"
     ))

@@ -26,7 +26,12 @@ pub(crate) async fn run(
     deployment: Option<&str>,
     action: CrmAction,
 ) -> email_router::Result<ExitCode> {
-    let service = open(global, OpenOptions::default()).await?;
+    let look = match &action {
+        CrmAction::List { .. } | CrmAction::Show { .. } | CrmAction::Stats => true,
+        CrmAction::Settings { settings } => !settings.iter().any(|text| text.contains('=')),
+        _ => false,
+    };
+    let service = open(global, OpenOptions { look, ..OpenOptions::default() }).await?;
     let admin = service.organization(deployment)?.embedded().admin();
     match action {
         CrmAction::List { table, limit, status } => {

@@ -12,7 +12,8 @@ use crate::args::{Global, QuarantineAction, Which};
 use crate::{output, report};
 
 pub(crate) async fn run(global: &Global, action: QuarantineAction) -> email_router::Result<ExitCode> {
-    let service = open(global, OpenOptions::default()).await?;
+    let look = matches!(action, QuarantineAction::List | QuarantineAction::Show { .. });
+    let service = open(global, OpenOptions { look, ..OpenOptions::default() }).await?;
     match action {
         QuarantineAction::List => list(global, &service.quarantined(None).await?),
         QuarantineAction::Show { id, raw } => show(global, service.quarantined_item(id).await?, raw),

@@ -19,7 +19,7 @@ struct Shown<'a> {
 }
 
 pub(crate) async fn run(global: &Global) -> email_router::Result<ExitCode> {
-    let service = open(global, OpenOptions::default()).await?;
+    let service = open(global, OpenOptions::look()).await?;
     let (providers, unserved) = service.status().await?;
     let quarantine = service.quarantined(None).await?.len();
     if global.json {

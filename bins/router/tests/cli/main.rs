@@ -4,6 +4,7 @@
 
 mod configuration;
 mod crm;
+mod look;
 mod messages;
 mod quickstart;
 mod secret;

@@ -6,6 +6,8 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -116,6 +118,27 @@ impl World {
         let mut command = self.command(words);
         let what = format!("{:?}", command.get_args().collect::<Vec<_>>());
         Ran::new(what, command.output().unwrap())
+    }
+
+    /// Runs as a user who owns nothing here and may look at everything the mode allows: another user when the tests run as root, else
+    /// the same. The folder is closed for writing as long as it lasts.
+    pub(crate) fn run_as_stranger(&self, words: &[&str]) -> Ran {
+        let folder = self.folder.path();
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o555)).unwrap();
+        let mut command = self.command(words);
+        let aside = tempfile::tempdir().unwrap();
+        if folder.metadata().unwrap().uid() == 0 {
+            // where the tests were built the other user may not even look
+            fs::set_permissions(aside.path(), fs::Permissions::from_mode(0o755)).unwrap();
+            let program = aside.path().join("email-router");
+            fs::copy(env!("CARGO_BIN_EXE_email-router"), &program).unwrap();
+            let mut other = Command::new(program);
+            other.args(words).current_dir(folder).stdin(Stdio::null()).env_clear().uid(65_534).gid(65_534);
+            command = other;
+        }
+        let ran = Ran::new(format!("a stranger's {words:?}"), command.output().unwrap());
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+        ran
     }
 
     /// The same with something to read.
