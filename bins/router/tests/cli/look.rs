@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use crate::support::{World, mail, maildir_config};
+use crate::support::{Stranger, World, mail, maildir_config};
 
 /// What only looks; a message to look at is `question.eml`.
 const LOOKS: &[&[&str]] = &[
@@ -77,9 +77,10 @@ fn where_this_user_may_not_write_it_can_look_and_is_told_whose_the_files_are() {
     for name in databases {
         fs::set_permissions(world.path(name), fs::Permissions::from_mode(0o644)).unwrap();
     }
+    let stranger = Stranger::to(&world);
     let before = files(&world);
     for words in LOOKS {
-        world.run_as_stranger(words).ok();
+        stranger.run(words).ok();
         assert_eq!(files(&world), before, "{words:?}");
     }
 
@@ -88,21 +89,17 @@ fn where_this_user_may_not_write_it_can_look_and_is_told_whose_the_files_are() {
         0 => "belongs to root (user 0) and has mode".to_owned(),
         uid => format!("belongs to user {uid} and has mode"),
     };
-    world
-        .run_as_stranger(&["run", "--once"])
+    stranger
+        .run(&["run", "--once"])
         .with_code(1)
         .complains(&format!("state.db {owner} 644"))
         .complains("chown");
     for name in databases {
         fs::set_permissions(world.path(name), fs::Permissions::from_mode(0o000)).unwrap();
-        world
-            .run_as_stranger(&["status"])
-            .with_code(1)
-            .complains(&format!("{name} {owner} 0"))
-            .complains("chown");
+        stranger.run(&["status"]).with_code(1).complains(&format!("{name} {owner} 0")).complains("chown");
         fs::set_permissions(world.path(name), fs::Permissions::from_mode(0o644)).unwrap();
     }
     // nothing of ours is in the way but the folder
     fs::remove_file(world.path("email-router-state.db")).unwrap();
-    world.run_as_stranger(&["run", "--once"]).with_code(1).complains(&format!(". {owner} 555"));
+    stranger.run(&["run", "--once"]).with_code(1).complains(&format!(". {owner} 555"));
 }

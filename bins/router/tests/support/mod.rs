@@ -120,27 +120,6 @@ impl World {
         Ran::new(what, command.output().unwrap())
     }
 
-    /// Runs as a user who owns nothing here and may look at everything the mode allows: another user when the tests run as root, else
-    /// the same. The folder is closed for writing as long as it lasts.
-    pub(crate) fn run_as_stranger(&self, words: &[&str]) -> Ran {
-        let folder = self.folder.path();
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o555)).unwrap();
-        let mut command = self.command(words);
-        let aside = tempfile::tempdir().unwrap();
-        if folder.metadata().unwrap().uid() == 0 {
-            // where the tests were built the other user may not even look
-            fs::set_permissions(aside.path(), fs::Permissions::from_mode(0o755)).unwrap();
-            let program = aside.path().join("email-router");
-            fs::copy(env!("CARGO_BIN_EXE_email-router"), &program).unwrap();
-            let mut other = Command::new(program);
-            other.args(words).current_dir(folder).stdin(Stdio::null()).env_clear().uid(65_534).gid(65_534);
-            command = other;
-        }
-        let ran = Ran::new(format!("a stranger's {words:?}"), command.output().unwrap());
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
-        ran
-    }
-
     /// The same with something to read.
     pub(crate) fn feed<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>, input: &str) -> Ran {
         let mut command = self.command(words);
@@ -172,6 +151,43 @@ impl World {
             let err = fs::read(self.path("err.txt")).unwrap_or_default();
             panic!("{what} did not happen within {LONG:?}; log:\n{}", String::from_utf8_lossy(&err));
         }
+    }
+}
+
+/// Somebody who owns nothing in a world and may look at everything the modes allow: another user when the tests run as root, else the
+/// same, for whom the folder is closed for writing as long as a command runs.
+pub(crate) struct Stranger<'a> {
+    world: &'a World,
+    /// Where a copy of the program is, for who may not even look where it was built.
+    program: Option<TempDir>,
+}
+
+impl<'a> Stranger<'a> {
+    pub(crate) fn to(world: &'a World) -> Self {
+        let root = world.folder.path().metadata().unwrap().uid() == 0;
+        let program = root.then(|| {
+            let aside = tempfile::tempdir().unwrap();
+            fs::set_permissions(aside.path(), fs::Permissions::from_mode(0o755)).unwrap();
+            // by another process: a handle of ours, inherited by what another test starts just then, would keep the copy from being run
+            let copied =
+                Command::new("cp").arg(env!("CARGO_BIN_EXE_email-router")).arg(aside.path()).status();
+            assert!(copied.unwrap().success());
+            aside
+        });
+        Self { world, program }
+    }
+
+    pub(crate) fn run(&self, words: &[&str]) -> Ran {
+        let folder = self.world.folder.path();
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o555)).unwrap();
+        let mut command = self.world.command(words);
+        if let Some(aside) = &self.program {
+            command = Command::new(aside.path().join("email-router"));
+            command.args(words).current_dir(folder).stdin(Stdio::null()).env_clear().uid(65_534).gid(65_534);
+        }
+        let ran = Ran::new(format!("a stranger's {words:?}"), command.output().unwrap());
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+        ran
     }
 }
 
