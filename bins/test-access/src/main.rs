@@ -56,6 +56,7 @@ async fn main() -> ExitCode {
     match run(&cli).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(4),
+        Err(error) if error.is_reader_gone() => ExitCode::SUCCESS,
         Err(error) => {
             let code = if matches!(error, email_router::Error::Configuration { .. }) { 3 } else { 1 };
             let hint = error.hint().map(|h| format!("\nwhat to do: {h}")).unwrap_or_default();
@@ -87,8 +88,7 @@ async fn run(cli: &Cli) -> Result<bool, email_router::Error> {
     .await;
     bar.finish_and_clear();
     let good = !rows.iter().any(|r| r.incoming.is_failure() || r.outgoing.is_failure());
-    print(cli, &rows)
-        .map_err(|source| email_router::Error::Io { what: "standard output".to_owned(), source })?;
+    print(cli, &rows).map_err(email_router::Error::printing)?;
     Ok(good)
 }
 

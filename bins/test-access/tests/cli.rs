@@ -110,6 +110,18 @@ fn nothing_is_changed() {
 }
 
 #[test]
+fn who_stops_reading_is_no_error() {
+    let world = world();
+    for words in [&[][..], &["--json"], &["--verbose"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = world.command(words).stdout(writer).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), said.as_ref()), (Some(0), ""), "{words:?}");
+    }
+}
+
+#[test]
 fn mailboxes_that_the_crm_lists_need_the_crm() {
     let world = World::with(
         r#"<Configuration>

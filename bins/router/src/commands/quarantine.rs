@@ -1,7 +1,6 @@
 //! `quarantine`: messages that could not be routed.
 
 use std::collections::{BTreeSet, HashSet};
-use std::io::Write;
 use std::process::ExitCode;
 
 use email_router::engine::ports::QuarantineItem;
@@ -69,7 +68,7 @@ fn show(
                 whereabouts(service, &item.mailbox)
             )));
         };
-        std::io::stdout().lock().write_all(&bytes).map_err(printing)?;
+        output::bytes(&bytes).map_err(printing)?;
         return Ok(ExitCode::SUCCESS);
     }
     if global.json {
