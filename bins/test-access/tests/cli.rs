@@ -6,6 +6,7 @@ mod support;
 
 use std::net::TcpListener;
 
+use email_router_testkit::script::{ScriptedServer, Step, parse};
 use support::World;
 
 /// A Maildir that is there, one that is not, and a POP3 server where nobody listens.
@@ -72,6 +73,79 @@ fn json_has_the_kind_of_each_fault() {
         let found = &row(name)["incoming"];
         assert_eq!((&found["status"], &found["fault"]), (&"failure".into(), &fault.into()), "{found:#}");
         assert!(!found["reason"].as_str().unwrap().is_empty() && !found["hint"].as_str().unwrap().is_empty());
+    }
+}
+
+/// Faults that no real server shows on demand: one server for each, which plays its script to every client.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_silent_talks_nonsense_or_lets_nobody_into_the_mailbox_is_told_apart() {
+    let incoming = |name: &'static str, script: &str| (name, "Incoming", parse(script));
+    let outgoing = |name: &'static str, script: &str| (name, "Outgoing", parse(script));
+    let mut cases = vec![
+        incoming("silent-in", "S: +OK ready"),
+        incoming("nonsense-in", "S: SSH-2.0-OpenSSH_9.2"),
+        incoming(
+            "denied-in",
+            "S: +OK ready\nC: CAPA\nS: +OK\nS: USER\nS: RESP-CODES\nS: .\nC: USER\nS: +OK\nC: PASS\nS: -ERR [SYS/PERM] mailbox not enabled",
+        ),
+        outgoing("silent-out", "S: 220 ready"),
+        outgoing("nonsense-out", "S: SSH-2.0-OpenSSH_9.2"),
+    ];
+    for (name, _, script) in &mut cases {
+        script.push(if name.starts_with("silent") { Step::Silence } else { Step::Close });
+    }
+    let (mut profiles, mut mailboxes, mut servers) = (String::new(), String::new(), Vec::new());
+    for (name, direction, script) in cases {
+        let server = ScriptedServer::start(vec![script]).await;
+        let kind = match direction {
+            "Incoming" => {
+                "<ServerType>Pop3</ServerType><AuthenticationType>ClearText</AuthenticationType><AccessCredentials>UserSpecified</AccessCredentials>\
+                 <AllowClearTextWithoutTls>true</AllowClearTextWithoutTls>"
+            }
+            _ => {
+                "<ServerType>Smtp</ServerType><AuthenticationType>Anonymous</AuthenticationType><AccessCredentials>LocalSystemAccount</AccessCredentials>"
+            }
+        };
+        profiles += &format!(
+            "<ConfigurationProfile><Name>{name}</Name><Direction>{direction}</Direction>{kind}<EmailServer>127.0.0.1</EmailServer>\
+             <NetworkPort>{}</NetworkPort><TlsMode>None</TlsMode><OperationTimeout>500</OperationTimeout></ConfigurationProfile>",
+            server.port()
+        );
+        let password = if direction == "Incoming" { "<Password>file:password</Password>" } else { "" };
+        mailboxes += &format!(
+            "<User><Name>{name}</Name><EmailAddress>{name}@example.com</EmailAddress><{direction}Profile>{name}</{direction}Profile>{password}</User>"
+        );
+        servers.push(server);
+    }
+    let world = World::with(&format!(
+        "<Configuration><ConfigurationProfiles>{profiles}</ConfigurationProfiles>\
+         <Deployments><Deployment><Name>crm</Name><Type>Embedded</Type><Path>crm.sqlite</Path></Deployment></Deployments>\
+         <Mailboxes>{mailboxes}</Mailboxes></Configuration>"
+    ));
+    world.write("password", "secret");
+    let row = world.rows(&[], 4);
+    for (name, fault, words, hint) in [
+        ("silent-in", "timeout", "127.0.0.1", "raise the time-out"),
+        ("nonsense-in", "protocol", "SSH-2.0", "check that this is a POP3 server"),
+        ("denied-in", "access-denied", "mailbox not enabled", "not enabled for POP3"),
+        ("silent-out", "timeout", "127.0.0.1", "raise the time-out"),
+        ("nonsense-out", "protocol", "SSH-2.0", "belong to an SMTP server"),
+    ] {
+        let found = &row(name)[if name.ends_with("-in") { "incoming" } else { "outgoing" }];
+        assert_eq!(
+            (&found["status"], &found["fault"]),
+            (&"failure".into(), &fault.into()),
+            "{name}: {found:#}"
+        );
+        for (key, words) in [("reason", words), ("hint", hint)] {
+            assert!(found[key].as_str().unwrap().contains(words), "{name}: {found:#}");
+        }
+    }
+    let ran = world.run(&[]).with_code(4).says("5 mailboxes, 5 with a failure");
+    assert_eq!(ran.out.matches(" Status: Failure - ").count(), 5, "{}", ran.out);
+    assert_eq!(ran.out.matches("what to do: ").count(), 5, "{}", ran.out);
+    for server in servers {
+        assert_eq!(server.heard().mismatches, Vec::<String>::new());
     }
 }
 
