@@ -2,7 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use email_router_config::{
@@ -87,6 +87,8 @@ pub struct Organization {
     router: Arc<Router>,
     listed: Vec<CrmMailbox>,
     assembled: Assembled,
+    /// What is not served now; `assembled` is what the service began with.
+    unserved: StdMutex<Vec<Unserved>>,
 }
 
 /// A mailbox that a person named, with all that is needed to judge a message found in it.
@@ -133,10 +135,14 @@ impl Organization {
         &self.assembled.plan
     }
 
-    /// What of the configuration is not served, and why.
+    /// What of the configuration is not served now, and why.
     #[must_use]
-    pub fn unserved(&self) -> &[Unserved] {
-        &self.assembled.unserved
+    pub fn unserved(&self) -> Vec<Unserved> {
+        self.unserved.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_unserved(&self, unserved: Vec<Unserved>) {
+        *self.unserved.lock().unwrap_or_else(PoisonError::into_inner) = unserved;
     }
 }
 
@@ -307,7 +313,7 @@ impl Service {
     /// # Errors
     /// The state store's.
     pub async fn status(&self) -> Result<(Vec<ProviderStatus>, Vec<Unserved>)> {
-        let unserved = self.organizations.iter().flat_map(|o| o.assembled.unserved.clone()).collect();
+        let unserved = self.organizations.iter().flat_map(Organization::unserved).collect();
         Ok((self.state.statuses().await?, unserved))
     }
 
@@ -467,6 +473,7 @@ impl Service {
                 let secrets = SecretStore::new(settings.router.secret_key_file.clone());
                 let assembled = assemble(settings, deployment, &listed, &secrets);
                 self.announce_unserved(&assembled.unserved);
+                organization.set_unserved(assembled.unserved);
                 plan.send_replace(Arc::new(assembled.plan));
             }
             Err(error) => {
@@ -613,7 +620,8 @@ async fn organization(
     }));
     let listed = crm.mailboxes().await?;
     let assembled = assemble(settings, deployment, &listed, secrets);
-    Ok(Organization { name: deployment.name.clone(), crm, embedded, router, listed, assembled })
+    let unserved = StdMutex::new(assembled.unserved.clone());
+    Ok(Organization { name: deployment.name.clone(), crm, embedded, router, listed, assembled, unserved })
 }
 
 /// What a change of the settings cannot bring about while running.

@@ -158,12 +158,42 @@ fn the_listener_has_every_counter_health_and_status() {
     assert_eq!(get(address, "/healthz").unwrap(), (200, "ok\n".to_owned()));
     let (code, status) = get(address, "/status").unwrap();
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-    assert_eq!((code, status.as_array().unwrap().len()), (200, 4));
+    assert_eq!((code, status["providers"].as_array().unwrap().len()), (200, 4));
+    assert_eq!((&status["unserved"], &status["quarantine"]), (&serde_json::json!([]), &0.into()));
     let (_, text) = get(address, "/status?format=text").unwrap();
     assert!(text.contains("Ann Lee <ann@example.com>: last success 20"), "{text}");
     assert_eq!(get(address, "/nothing").unwrap().0, 404);
     assert_eq!(service.stop(), Some(0));
     assert!(get(address, "/healthz").is_none());
+}
+
+#[test]
+fn the_status_page_has_what_is_not_served_and_follows_the_configuration() {
+    let world = World::maildir();
+    let whole = world.read("EmailAgent.xml");
+    let stranger = "<User><Name>Bob</Name><EmailAddress>bob@example.com</EmailAddress></User>";
+    world.write("EmailAgent.xml", whole.replace("<Mailboxes>", &format!("<Mailboxes>{stranger}")));
+    let address = free();
+    let service = world.start(["--listen", &address.to_string()]);
+    let mut text = String::new();
+    world.until("serving", || {
+        text = get(address, "/status?format=text").map(|(_, body)| body).unwrap_or_default();
+        text.contains("Ann Lee")
+    });
+    assert!(
+        text.contains(
+            "NOT SERVED crm/bob@example.com: the CRM of deployment crm has no user with the address"
+        ),
+        "{text}"
+    );
+    let status: serde_json::Value = serde_json::from_str(&get(address, "/status").unwrap().1).unwrap();
+    assert_eq!(status["unserved"][0]["mailbox"], "crm/bob@example.com", "{status:#}");
+    // whoever corrects the file sees it
+    world.feed(["publish", "-"], &whole).ok();
+    world.until("the correction", || {
+        get(address, "/status?format=text").is_some_and(|(_, body)| !body.contains("NOT SERVED"))
+    });
+    assert_eq!(service.stop(), Some(0));
 }
 
 #[test]
