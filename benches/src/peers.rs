@@ -55,10 +55,7 @@ impl Source {
         match fs::write(&trial, "").and_then(|()| fs::remove_file(&trial)) {
             Ok(()) => Some(source),
             Err(e) => {
-                crate::skipped(
-                    "Dovecot",
-                    &format!("{} cannot be written ({e}); run as root", trial.display()),
-                );
+                crate::skipped("Dovecot", &format!("{} cannot be written ({e})", trial.display()));
                 None
             }
         }

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! One target is a Maildir that is there, the other a POP3 server where nobody listens. For the mailboxes of a configuration file use
-//! `Service::open(..)` and `Service::access_targets(..)`.
+//! `access::targets(..)`.
 #![allow(clippy::print_stdout)] // an example talks
 
 use std::collections::BTreeMap;

@@ -36,6 +36,8 @@ for user in alice bob $(seq -f 'u%03g' 0 $((${MAILBOXES:-20} - 1))); do
   mkdir -p "$dir/mail/$user/new" "$dir/mail/$user/cur" "$dir/mail/$user/tmp"
 done
 chown -R nobody:nogroup "$dir/mail"
+# whoever runs the tests, and need not be root, puts mail there by hand; Dovecot gives its own files the modes of the folder
+chmod -R a+rwX "$dir/mail"
 chown root:dovecot "$dir/users"
 chmod 640 "$dir/users"
 

@@ -1,6 +1,7 @@
 #!/bin/bash
-# setup.sh: install what the peer scripts start (Dovecot, Postfix, OpenSSL, swaks, GNU tnef) with apt, only what is missing, without letting
-# any daemon start by itself. Needs root or sudo without a password. Exit code 77 = cannot be done on this machine.
+# setup.sh [--bench]: install what the peer scripts start (Dovecot, Postfix, OpenSSL, swaks, GNU tnef) with apt, only what is missing,
+# without letting any daemon start by itself; with --bench also the clients that the benchmarks compare with (mpop, fdm, fetchmail). Needs
+# root or sudo without a password where something is missing. Exit code 77 = cannot be done on this machine.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd -P)
 . "$here/common.sh"
@@ -14,6 +15,15 @@ have postfix || packages+=(postfix)
 have openssl || packages+=(openssl)
 have swaks || packages+=(swaks)
 have tnef || packages+=(tnef)
+case ${1:-} in
+--bench)
+  for client in mpop fdm fetchmail; do
+    have "$client" || packages+=("$client")
+  done
+  ;;
+'') ;;
+*) echo "setup.sh: $1 is no option; there is --bench" >&2; exit 2 ;;
+esac
 [ "${#packages[@]}" -gt 0 ] || exit 0
 
 as_root "$0" "$@"

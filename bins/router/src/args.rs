@@ -298,7 +298,8 @@ pub(crate) enum CrmAction {
     },
     /// Write an e-mail that the router will send.
     Send(SendArgs),
-    /// Decide about an e-mail that was not sent, or of which nobody knows whether it was.
+    /// Decide about an e-mail in doubt, of which nobody knows whether it went out: `sent`, `again` or `failed`. One that failed can be sent
+    /// `again`, attempts counted from the start. Others are the router's to decide.
     Resolve {
         /// Its id.
         id: String,
@@ -321,14 +322,14 @@ pub(crate) enum CrmAction {
     Stats,
 }
 
-/// What to do with an e-mail that was not sent or is in doubt.
+/// What to do with an e-mail that is in doubt or failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ResolveAs {
     /// It went out.
     Sent,
-    /// Send it (again).
+    /// It did not: send it again, under the same Message-ID.
     Again,
-    /// Give it up.
+    /// It did not: give it up.
     Failed,
 }
 

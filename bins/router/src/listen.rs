@@ -10,7 +10,7 @@ use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use email_router::engine::StateStore;
+use email_router::Service;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Deserialize;
 use tokio::net::TcpListener;
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 #[derive(Clone)]
 pub(crate) struct Shown {
     pub(crate) metrics: PrometheusHandle,
-    pub(crate) state: Arc<dyn StateStore>,
+    pub(crate) service: Arc<Service>,
 }
 
 /// Opens the listener; refuses an address that others can reach unless `anywhere`.
@@ -72,7 +72,7 @@ async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
 
 /// 200 when the state store answers, 503 when it does not. A mailbox that fails is no reason to restart the service.
 async fn healthz(State(shown): State<Shown>) -> Response {
-    match shown.state.statuses().await {
+    match shown.service.state().statuses().await {
         Ok(_) => (StatusCode::OK, "ok\n").into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
     }
@@ -84,11 +84,9 @@ struct StatusQuery {
 }
 
 async fn status(State(shown): State<Shown>, Query(query): Query<StatusQuery>) -> Response {
-    match shown.state.statuses().await {
+    match crate::commands::status::Shown::of(&shown.service).await {
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
-        Ok(statuses) if query.format.as_deref() == Some("text") => {
-            crate::commands::status::text(&statuses).into_response()
-        }
-        Ok(statuses) => axum::Json(statuses).into_response(),
+        Ok(status) if query.format.as_deref() == Some("text") => status.text().into_response(),
+        Ok(status) => axum::Json(status).into_response(),
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use email_router::config::LogLevel;
+use email_router::model::who_denies;
 use tracing::Metadata;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -59,9 +60,10 @@ pub(crate) fn start(global: &Global, level: LogLevel, file: Option<&Path>) -> io
             options.create(true).append(true);
             #[cfg(unix)]
             std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-            let file = options
-                .open(path)
-                .map_err(|e| io::Error::new(e.kind(), format!("LogFile {}: {e}", path.display())))?;
+            let file = options.open(path).map_err(|e| {
+                let whose = who_denies(path).map(|text| format!("; {text}")).unwrap_or_default();
+                io::Error::new(e.kind(), format!("LogFile {}: {e}{whose}", path.display()))
+            })?;
             let wanted = Arc::clone(&to_file);
             let file = Mutex::new(file).with_filter(move |_| wanted.load(Ordering::Relaxed));
             install(global.log_format, filter, io::stderr.and(file))

@@ -45,16 +45,12 @@ async fn dispatch(cli: Cli) -> email_router::Result<ExitCode> {
         Command::Import(args) => commands::import::run(&global, &args).await,
         Command::ImportState { file, dry_run } => commands::import::state(&global, &file, dry_run).await,
         Command::Quickstart { from, into } => commands::quickstart::run(&global, &from, &into).await,
-        Command::Completions { shell } => Ok(commands::completions(shell)),
+        Command::Completions { shell } => commands::completions(shell),
     }
 }
 
 fn fail(error: &email_router::Error) -> ExitCode {
-    // `email-router crm list email | head`: whoever read has read enough
-    if let email_router::Error::Io { what, source } = error
-        && what == "standard output"
-        && source.kind() == std::io::ErrorKind::BrokenPipe
-    {
+    if error.is_reader_gone() {
         return ExitCode::SUCCESS;
     }
     let mut out = std::io::stderr().lock();

@@ -18,6 +18,11 @@ pub(crate) fn json_line(value: &impl Serialize) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
+/// Prints what is not for a terminal, as it is.
+pub(crate) fn bytes(bytes: &[u8]) -> io::Result<()> {
+    io::stdout().lock().write_all(bytes)
+}
+
 /// Prints a line; control characters that came from outside (subjects, server replies) are shown as blanks, so that a hostile
 /// message cannot move the cursor of whoever reads this.
 pub(crate) fn line(text: &str) -> io::Result<()> {

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum, ValueHint};
-use email_router::access::{AccessResult, AccessRow, test_access};
-use email_router::{OpenOptions, Service};
+use email_router::access::{AccessResult, AccessRow, targets, test_access};
 
 /// Checks every mailbox of the configuration, or the ones named: can it be read, and can mail be
 /// sent in its name?
@@ -57,6 +56,7 @@ async fn main() -> ExitCode {
     match run(&cli).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(4),
+        Err(error) if error.is_reader_gone() => ExitCode::SUCCESS,
         Err(error) => {
             let code = if matches!(error, email_router::Error::Configuration { .. }) { 3 } else { 1 };
             let hint = error.hint().map(|h| format!("\nwhat to do: {h}")).unwrap_or_default();
@@ -68,8 +68,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: &Cli) -> Result<bool, email_router::Error> {
-    let service = Service::open(&cli.config, OpenOptions::default()).await?;
-    let mut targets = service.access_targets(&cli.mailboxes)?;
+    let mut targets = targets(&cli.config, &cli.mailboxes).await?;
     for target in &mut targets {
         match cli.direction {
             Some(Direction::Incoming) => target.outgoing = None,
@@ -89,8 +88,7 @@ async fn run(cli: &Cli) -> Result<bool, email_router::Error> {
     .await;
     bar.finish_and_clear();
     let good = !rows.iter().any(|r| r.incoming.is_failure() || r.outgoing.is_failure());
-    print(cli, &rows)
-        .map_err(|source| email_router::Error::Io { what: "standard output".to_owned(), source })?;
+    print(cli, &rows).map_err(email_router::Error::printing)?;
     Ok(good)
 }
 

@@ -6,6 +6,7 @@ mod support;
 
 use std::net::TcpListener;
 
+use email_router_testkit::script::{ScriptedServer, Step, parse};
 use support::World;
 
 /// A Maildir that is there, one that is not, and a POP3 server where nobody listens.
@@ -75,6 +76,79 @@ fn json_has_the_kind_of_each_fault() {
     }
 }
 
+/// Faults that no real server shows on demand: one server for each, which plays its script to every client.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_silent_talks_nonsense_or_lets_nobody_into_the_mailbox_is_told_apart() {
+    let incoming = |name: &'static str, script: &str| (name, "Incoming", parse(script));
+    let outgoing = |name: &'static str, script: &str| (name, "Outgoing", parse(script));
+    let mut cases = vec![
+        incoming("silent-in", "S: +OK ready"),
+        incoming("nonsense-in", "S: SSH-2.0-OpenSSH_9.2"),
+        incoming(
+            "denied-in",
+            "S: +OK ready\nC: CAPA\nS: +OK\nS: USER\nS: RESP-CODES\nS: .\nC: USER\nS: +OK\nC: PASS\nS: -ERR [SYS/PERM] mailbox not enabled",
+        ),
+        outgoing("silent-out", "S: 220 ready"),
+        outgoing("nonsense-out", "S: SSH-2.0-OpenSSH_9.2"),
+    ];
+    for (name, _, script) in &mut cases {
+        script.push(if name.starts_with("silent") { Step::Silence } else { Step::Close });
+    }
+    let (mut profiles, mut mailboxes, mut servers) = (String::new(), String::new(), Vec::new());
+    for (name, direction, script) in cases {
+        let server = ScriptedServer::start(vec![script]).await;
+        let kind = match direction {
+            "Incoming" => {
+                "<ServerType>Pop3</ServerType><AuthenticationType>ClearText</AuthenticationType><AccessCredentials>UserSpecified</AccessCredentials>\
+                 <AllowClearTextWithoutTls>true</AllowClearTextWithoutTls>"
+            }
+            _ => {
+                "<ServerType>Smtp</ServerType><AuthenticationType>Anonymous</AuthenticationType><AccessCredentials>LocalSystemAccount</AccessCredentials>"
+            }
+        };
+        profiles += &format!(
+            "<ConfigurationProfile><Name>{name}</Name><Direction>{direction}</Direction>{kind}<EmailServer>127.0.0.1</EmailServer>\
+             <NetworkPort>{}</NetworkPort><TlsMode>None</TlsMode><OperationTimeout>500</OperationTimeout></ConfigurationProfile>",
+            server.port()
+        );
+        let password = if direction == "Incoming" { "<Password>file:password</Password>" } else { "" };
+        mailboxes += &format!(
+            "<User><Name>{name}</Name><EmailAddress>{name}@example.com</EmailAddress><{direction}Profile>{name}</{direction}Profile>{password}</User>"
+        );
+        servers.push(server);
+    }
+    let world = World::with(&format!(
+        "<Configuration><ConfigurationProfiles>{profiles}</ConfigurationProfiles>\
+         <Deployments><Deployment><Name>crm</Name><Type>Embedded</Type><Path>crm.sqlite</Path></Deployment></Deployments>\
+         <Mailboxes>{mailboxes}</Mailboxes></Configuration>"
+    ));
+    world.write("password", "secret");
+    let row = world.rows(&[], 4);
+    for (name, fault, words, hint) in [
+        ("silent-in", "timeout", "127.0.0.1", "raise the time-out"),
+        ("nonsense-in", "protocol", "SSH-2.0", "check that this is a POP3 server"),
+        ("denied-in", "access-denied", "mailbox not enabled", "not enabled for POP3"),
+        ("silent-out", "timeout", "127.0.0.1", "raise the time-out"),
+        ("nonsense-out", "protocol", "SSH-2.0", "belong to an SMTP server"),
+    ] {
+        let found = &row(name)[if name.ends_with("-in") { "incoming" } else { "outgoing" }];
+        assert_eq!(
+            (&found["status"], &found["fault"]),
+            (&"failure".into(), &fault.into()),
+            "{name}: {found:#}"
+        );
+        for (key, words) in [("reason", words), ("hint", hint)] {
+            assert!(found[key].as_str().unwrap().contains(words), "{name}: {found:#}");
+        }
+    }
+    let ran = world.run(&[]).with_code(4).says("5 mailboxes, 5 with a failure");
+    assert_eq!(ran.out.matches(" Status: Failure - ").count(), 5, "{}", ran.out);
+    assert_eq!(ran.out.matches("what to do: ").count(), 5, "{}", ran.out);
+    for server in servers {
+        assert_eq!(server.heard().mismatches, Vec::<String>::new());
+    }
+}
+
 #[test]
 fn chosen_mailboxes_and_one_direction() {
     let world = world();
@@ -92,13 +166,45 @@ fn chosen_mailboxes_and_one_direction() {
 #[test]
 fn nothing_is_changed() {
     let world = world();
+    let names = || {
+        let mut names: Vec<_> =
+            std::fs::read_dir(world.path("")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
     world.run(&[]).with_code(4);
+    assert_eq!(names(), before);
     assert!(world.path("mail/ann@example.com/new/1").is_file());
     for folder in ["mail/ann@example.com/cur", "mail/ann@example.com/tmp"] {
         assert_eq!(std::fs::read_dir(world.path(folder)).unwrap().count(), 1, "{folder}");
     }
     let sent = std::fs::read_dir(world.path("out/new")).into_iter().flatten().count();
     assert_eq!(sent, 0);
+}
+
+#[test]
+fn who_stops_reading_is_no_error() {
+    let world = world();
+    for words in [&[][..], &["--json"], &["--verbose"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = world.command(words).stdout(writer).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), said.as_ref()), (Some(0), ""), "{words:?}");
+    }
+}
+
+#[test]
+fn mailboxes_that_the_crm_lists_need_the_crm() {
+    let world = World::with(
+        r#"<Configuration>
+  <ConfigurationProfiles><ConfigurationProfile><Name>folders</Name><Direction>Incoming</Direction><ServerType>Maildir</ServerType><Path>mail/{address}</Path></ConfigurationProfile></ConfigurationProfiles>
+  <Deployments><Deployment><Name>crm</Name><Type>Embedded</Type><Path>crm.sqlite</Path><LoadMailboxes>true</LoadMailboxes><DefaultIncomingProfile>folders</DefaultIncomingProfile></Deployment></Deployments>
+</Configuration>"#,
+    );
+    world.run(&[]).with_code(1).complains("crm.sqlite is not there").complains("what to do: ");
+    assert!(!world.path("crm.sqlite").exists());
 }
 
 #[test]

@@ -22,20 +22,26 @@ const FILE_LIMIT: u64 = 4096;
 /// [`SecretError::File`] when it cannot be read or created, [`SecretError::OpenToOthers`] (on Unix) when anybody but the owner has any
 /// permission on it, [`SecretError::BadReferenceKey`] when it holds something else; it is never overwritten.
 pub fn reference_key(path: &Path, entropy: &dyn Entropy) -> Result<Secret, SecretError> {
-    let file_error = |what: &str, error: &dyn std::fmt::Display| {
-        SecretError::File(format!("cannot {what} the reference key file {}: {error}", path.display()))
-    };
-    if !path.try_exists().map_err(|e| file_error("find", &e))? {
-        let mut octets = Zeroizing::new([0; KEY_OCTETS]);
-        entropy.fill(octets.as_mut());
-        let mut line = Zeroizing::new(email_router_model::raw::hex(octets.as_slice()));
-        line.push('\n');
-        match files::create_whole(path, line.as_bytes(), entropy) {
-            Ok(()) => {}
-            // another process was faster; its key counts
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(file_error("create", &error)),
-        }
+    if let Some(key) = read(path)? {
+        return Ok(key);
+    }
+    let line = Zeroizing::new(format!("{}\n", fresh(entropy).expose()));
+    match files::create_whole(path, line.as_bytes(), entropy) {
+        Ok(()) => {}
+        // another process was faster; its key counts
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(file_error("create", path, &error)),
+    }
+    read(path)?.ok_or_else(|| file_error("find", path, &"it was removed just after it was made"))
+}
+
+/// The key in this file, as [`reference_key()`] reads it; `None` where there is no such file. Nothing is created.
+///
+/// # Errors
+/// Those of [`reference_key()`] but for creating.
+pub fn read(path: &Path) -> Result<Option<Secret>, SecretError> {
+    if !path.try_exists().map_err(|e| file_error("find", path, &e))? {
+        return Ok(None);
     }
     owner_only(path)?;
     let bytes =
@@ -44,7 +50,19 @@ pub fn reference_key(path: &Path, entropy: &dyn Entropy) -> Result<Secret, Secre
     if text.len() != 2 * KEY_OCTETS || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(SecretError::BadReferenceKey(path.display().to_string()));
     }
-    Ok(Secret::from(text))
+    Ok(Some(Secret::from(text)))
+}
+
+/// A new key, written nowhere.
+#[must_use]
+pub fn fresh(entropy: &dyn Entropy) -> Secret {
+    let mut octets = Zeroizing::new([0; KEY_OCTETS]);
+    entropy.fill(octets.as_mut());
+    Secret::from(email_router_model::raw::hex(octets.as_slice()))
+}
+
+fn file_error(what: &str, path: &Path, error: &dyn std::fmt::Display) -> SecretError {
+    SecretError::File(format!("cannot {what} the reference key file {}: {error}", path.display()))
 }
 
 #[cfg(test)]
@@ -62,7 +80,13 @@ mod tests {
         let key = reference_key(&path, &SeededEntropy::new(1)).unwrap();
         assert_eq!(key.expose().len(), 64);
         assert_eq!(reference_key(&path, &SeededEntropy::new(2)).unwrap(), key, "a key is never replaced");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+        assert_eq!(read(&path).unwrap(), Some(key.clone()));
+        assert_eq!(read(&folder.path().join("none")).unwrap(), None);
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "nothing is left beside it, none is made by reading"
+        );
         let other = reference_key(&folder.path().join("other"), &SeededEntropy::new(2)).unwrap();
         assert_ne!(other, key);
         #[cfg(unix)]

@@ -2,10 +2,19 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "embedded")]
+use email_router_config::{Deployment, SecretStore};
+#[cfg(feature = "embedded")]
+use email_router_crm::{CrmClient as _, CrmMailbox, embedded::EmbeddedCrm};
 use email_router_model::{Classified, Mailbox, MailboxKind};
+#[cfg(feature = "embedded")]
+use email_router_model::{SystemClock, SystemEntropy};
 use email_router_transport::{Access, ErrorKind, Probe, TlsFault, Transport};
 use futures_util::StreamExt;
 use serde::Serialize;
+
+#[cfg(feature = "embedded")]
+use crate::{Error, assemble::assemble, service};
 
 /// One mailbox to check, in the directions that are configured.
 #[derive(Debug, Clone)]
@@ -77,6 +86,43 @@ impl AccessResult {
             Self::Failure { reason, .. } => format!("Failure - {reason}"),
         }
     }
+}
+
+/// What test access has to check of a configuration file: all enabled mailboxes, or those named by address, name or id. Nothing is
+/// created or changed; the CRM is looked at only where its deployment loads the mailboxes from there.
+///
+/// # Errors
+/// [`Error::Configuration`] with all findings; [`Error::Request`] for a name that no mailbox has; the CRM's errors.
+#[cfg(feature = "embedded")]
+pub async fn targets(path: &std::path::Path, only: &[String]) -> Result<Vec<AccessTarget>, Error> {
+    let settings = service::settings(path)?;
+    let secrets = SecretStore::new(settings.router.secret_key_file.clone());
+    let mut all = Vec::new();
+    for deployment in &settings.deployments {
+        let listed = if deployment.load_mailboxes { listed(deployment).await? } else { Vec::new() };
+        all.extend(assemble(&settings, deployment, &listed, &secrets).targets);
+    }
+    if only.is_empty() {
+        return Ok(all);
+    }
+    let mut targets = Vec::new();
+    for text in only {
+        let before = targets.len();
+        targets.extend(all.iter().filter(|t| service::is_called(&t.mailbox, text)).cloned());
+        if targets.len() == before {
+            return Err(service::unknown_mailbox(text));
+        }
+    }
+    Ok(targets)
+}
+
+/// The users and queues of a deployment; none of one that this version does not serve.
+#[cfg(feature = "embedded")]
+async fn listed(deployment: &Deployment) -> Result<Vec<CrmMailbox>, Error> {
+    let Some(file) = service::crm_file(deployment) else { return Ok(Vec::new()) };
+    let file = file.to_owned();
+    let open = move || EmbeddedCrm::open_to_look(file, Arc::new(SystemClock), Arc::new(SystemEntropy));
+    Ok(service::blocking(open).await??.mailboxes().await?)
 }
 
 /// Checks the targets, at most `at_once` at the same time, and calls `done` after each. The rows come back in the order of the targets.

@@ -42,7 +42,22 @@ pub enum Error {
     },
 }
 
+/// What [`Error::Io`] names where a program could not print.
+const STANDARD_OUTPUT: &str = "standard output";
+
 impl Error {
+    /// An error of printing to the standard output.
+    #[must_use]
+    pub fn printing(source: std::io::Error) -> Self {
+        Self::Io { what: STANDARD_OUTPUT.to_owned(), source }
+    }
+
+    /// Whether whoever read the standard output has read enough and closed it (`email-router crm list email | head`): nothing is wrong then.
+    #[must_use]
+    pub fn is_reader_gone(&self) -> bool {
+        matches!(self, Self::Io { what, source } if what == STANDARD_OUTPUT && source.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+
     /// What a person can do about it, where the message does not say it.
     #[must_use]
     pub fn hint(&self) -> Option<&str> {

@@ -96,7 +96,7 @@ impl MetricsObserver {
         describe_counter!(
             "email_router_profile_errors_total",
             Unit::Count,
-            "passes that failed, by direction, mail system and kind of error"
+            "passes that failed, by direction, kind of error and mail system (server): profiles that use one server count together"
         );
         Self(())
     }

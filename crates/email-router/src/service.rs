@@ -2,7 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use email_router_config::{
@@ -15,17 +15,17 @@ use email_router_engine::ports::{
     CrmIndex, Event, NoObserver, Observer, ProviderDirection, ProviderEvent, ProviderStatus,
 };
 use email_router_engine::router::{Plan, Router, RouterParts, RunReport};
+use email_router_engine::state_memory::MemoryState;
 use email_router_engine::{DecisionRecord, IncomingSettings, ReferenceSigner, StateStore};
 use email_router_model::{
-    Clock, Direction, EmailAddress, Entropy, Headers, Mailbox, MailboxId, RawMessage, RecordRef, SystemClock,
-    SystemEntropy, Timestamp,
+    Clock, Direction, EmailAddress, Entropy, Headers, Mailbox, MailboxId, RawMessage, RecordRef, Secret,
+    SystemClock, SystemEntropy, Timestamp,
 };
 use email_router_state::SqliteState;
 use tokio::sync::{Mutex, RwLock, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::access::AccessTarget;
 use crate::assemble::{Assembled, Thresholds, Unserved, assemble, thresholds};
 use crate::{Error, Result};
 
@@ -43,16 +43,28 @@ pub struct OpenOptions {
     pub entropy: Arc<dyn Entropy>,
     /// Names this router among others that share the state; the same after a restart.
     pub holder: String,
+    /// Only look: state and CRM are opened without creating or changing anything; a state that is not there is empty, a CRM that is not
+    /// there an error. The service can then explain, show and count, not run.
+    pub look: bool,
+}
+
+impl OpenOptions {
+    /// The default, but for looking only.
+    #[must_use]
+    pub fn look() -> Self {
+        Self { look: true, ..Self::default() }
+    }
 }
 
 impl Default for OpenOptions {
-    /// Nobody listens, the machine's clock and random numbers, the holder `router`.
+    /// Nobody listens, the machine's clock and random numbers, the holder `router`, files made where they are not there.
     fn default() -> Self {
         Self {
             observer: Arc::new(NoObserver),
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
             holder: "router".to_owned(),
+            look: false,
         }
     }
 }
@@ -85,6 +97,8 @@ pub struct Organization {
     router: Arc<Router>,
     listed: Vec<CrmMailbox>,
     assembled: Assembled,
+    /// What is not served now; `assembled` is what the service began with.
+    unserved: StdMutex<Vec<Unserved>>,
 }
 
 /// A mailbox that a person named, with all that is needed to judge a message found in it.
@@ -131,10 +145,14 @@ impl Organization {
         &self.assembled.plan
     }
 
-    /// What of the configuration is not served, and why.
+    /// What of the configuration is not served now, and why.
     #[must_use]
-    pub fn unserved(&self) -> &[Unserved] {
-        &self.assembled.unserved
+    pub fn unserved(&self) -> Vec<Unserved> {
+        self.unserved.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_unserved(&self, unserved: Vec<Unserved>) {
+        *self.unserved.lock().unwrap_or_else(PoisonError::into_inner) = unserved;
     }
 }
 
@@ -145,17 +163,16 @@ impl Service {
     /// [`Error::Configuration`] with all findings; the CRM's and the state store's errors.
     pub async fn open(path: &Path, options: OpenOptions) -> Result<Self> {
         let (reloader, outcome) = Reloader::load(path).map_err(load_error)?;
-        let settings = outcome.settings;
+        let (settings, look) = (outcome.settings, options.look);
         let state_file = settings.router.state_file.clone();
         let mut lock_file = state_file.clone().into_os_string();
         lock_file.push(".lock");
-        let state: Arc<dyn StateStore> = Arc::new(blocking(move || SqliteState::open(&state_file)).await??);
+        let state = blocking(move || open_state(&state_file, look)).await??;
         let settings = Arc::new(settings);
         let stamp = secrets_stamp(&settings).await?;
         let secrets = SecretStore::new(settings.router.secret_key_file.clone());
-        let (key_file, entropy) = (settings.router.reference_key_file.clone(), Arc::clone(&options.entropy));
-        let key = blocking(move || email_router_config::reference_key(&key_file, &*entropy)).await?;
-        let signer = ReferenceSigner::new(key.map_err(|e| Error::Request(e.to_string()))?)?;
+        let key = reference_key(settings.router.reference_key_file.clone(), &options).await?;
+        let signer = ReferenceSigner::new(key)?;
         let mut organizations = Vec::new();
         for deployment in &settings.deployments {
             match organization(&settings, deployment, &secrets, &state, &signer, &options).await? {
@@ -235,26 +252,6 @@ impl Service {
                 _ => Err(Error::Request(format!("say which deployment: {}", names()))),
             },
         }
-    }
-
-    /// What test access has to check: all enabled mailboxes, or those named by address, name or id.
-    ///
-    /// # Errors
-    /// [`Error::Request`] for a name that no mailbox has.
-    pub fn access_targets(&self, only: &[String]) -> Result<Vec<AccessTarget>> {
-        let all = || self.organizations.iter().flat_map(|o| &o.assembled.targets);
-        if only.is_empty() {
-            return Ok(all().cloned().collect());
-        }
-        let mut targets = Vec::new();
-        for text in only {
-            let before = targets.len();
-            targets.extend(all().filter(|t| is_called(&t.mailbox, text)).cloned());
-            if targets.len() == before {
-                return Err(unknown_mailbox(text));
-            }
-        }
-        Ok(targets)
     }
 
     /// The mailbox that a person names by address, name or id.
@@ -345,7 +342,7 @@ impl Service {
     /// # Errors
     /// The state store's.
     pub async fn status(&self) -> Result<(Vec<ProviderStatus>, Vec<Unserved>)> {
-        let unserved = self.organizations.iter().flat_map(|o| o.assembled.unserved.clone()).collect();
+        let unserved = self.organizations.iter().flat_map(Organization::unserved).collect();
         Ok((self.state.statuses().await?, unserved))
     }
 
@@ -448,7 +445,17 @@ impl Service {
     /// process ends, however it ends. A second one would take what the first has in hand for left behind by a crash: both have the
     /// same name in leases, so that a restart need not wait for them.
     fn alone(&self) -> Result<File> {
-        let io = |source| Error::Io { what: format!("the lock file {}", self.lock_file.display()), source };
+        if self.options.look {
+            return Err(Error::Request(
+                "the service was opened for looking only; open it without `look` to run it".to_owned(),
+            ));
+        }
+        let io = |source| {
+            let whose = email_router_model::who_denies(&self.lock_file)
+                .map(|t| format!(" ({t})"))
+                .unwrap_or_default();
+            Error::Io { what: format!("the lock file {}{whose}", self.lock_file.display()), source }
+        };
         let mut options = File::options();
         options.create(true).truncate(false).write(true);
         #[cfg(unix)]
@@ -588,6 +595,7 @@ impl Service {
                 let secrets = SecretStore::new(settings.router.secret_key_file.clone());
                 let assembled = assemble(settings, deployment, &listed, &secrets);
                 self.announce_unserved(&assembled.unserved);
+                organization.set_unserved(assembled.unserved);
                 plan.send_replace(Arc::new(assembled.plan));
                 true
             }
@@ -682,6 +690,42 @@ async fn secrets_stamp(settings: &Arc<Settings>) -> Result<u64> {
         .await
 }
 
+fn open_state(file: &Path, look: bool) -> Result<Arc<dyn StateStore>> {
+    if !look {
+        return Ok(Arc::new(SqliteState::open(file)?));
+    }
+    Ok(match SqliteState::open_to_look(file)? {
+        Some(state) => Arc::new(state),
+        None => Arc::new(MemoryState::new()),
+    })
+}
+
+/// The key of references. Who only looks makes none, and is told where it may not be read: references are then ids like any other.
+async fn reference_key(file: PathBuf, options: &OpenOptions) -> Result<Secret> {
+    let (look, entropy) = (options.look, Arc::clone(&options.entropy));
+    blocking(move || match look {
+        false => email_router_config::reference_key(&file, &*entropy),
+        true => match email_router_config::reference_key::read(&file) {
+            Ok(Some(key)) => Ok(key),
+            Ok(None) => Ok(email_router_config::reference_key::fresh(&*entropy)),
+            Err(error) => {
+                tracing::warn!(%error, "references that this router has signed are not recognised here");
+                Ok(email_router_config::reference_key::fresh(&*entropy))
+            }
+        },
+    })
+    .await?
+    .map_err(|error| Error::Request(error.to_string()))
+}
+
+/// The CRM file of a deployment; `None` for a type that this version does not serve.
+pub(crate) fn crm_file(deployment: &Deployment) -> Option<&Path> {
+    match &deployment.target {
+        DeploymentTarget::Embedded { path } => Some(path),
+        _ => None,
+    }
+}
+
 /// What serves a deployment; `None` for a type that this version does not serve.
 async fn organization(
     settings: &Settings,
@@ -691,9 +735,14 @@ async fn organization(
     signer: &ReferenceSigner,
     options: &OpenOptions,
 ) -> Result<Option<Organization>> {
-    let DeploymentTarget::Embedded { path } = &deployment.target else { return Ok(None) };
-    let (file, clock, entropy) = (path.clone(), Arc::clone(&options.clock), Arc::clone(&options.entropy));
-    let embedded = blocking(move || EmbeddedCrm::open(file, clock, entropy)).await??;
+    let Some(file) = crm_file(deployment) else { return Ok(None) };
+    let (file, look) = (file.to_owned(), options.look);
+    let (clock, entropy) = (Arc::clone(&options.clock), Arc::clone(&options.entropy));
+    let embedded = blocking(move || match look {
+        true => EmbeddedCrm::open_to_look(file, clock, entropy),
+        false => EmbeddedCrm::open(file, clock, entropy),
+    })
+    .await??;
     let crm: Arc<dyn CrmClient> = Arc::new(embedded.clone());
     let router = Arc::new(Router::new(RouterParts {
         crm: Arc::clone(&crm),
@@ -707,7 +756,16 @@ async fn organization(
     }));
     let listed = crm.mailboxes().await?;
     let assembled = assemble(settings, deployment, &listed, secrets);
-    Ok(Some(Organization { name: deployment.name.clone(), crm, embedded, router, listed, assembled }))
+    let unserved = StdMutex::new(assembled.unserved.clone());
+    Ok(Some(Organization {
+        name: deployment.name.clone(),
+        crm,
+        embedded,
+        router,
+        listed,
+        assembled,
+        unserved,
+    }))
 }
 
 /// What a change of the settings cannot bring about while running.
@@ -734,13 +792,13 @@ fn warn_of_turned_profiles(old: &Settings, new: &Settings) {
     }
 }
 
-fn is_called(mailbox: &Mailbox, text: &str) -> bool {
+pub(crate) fn is_called(mailbox: &Mailbox, text: &str) -> bool {
     mailbox.id == MailboxId::new(text)
         || mailbox.name.eq_ignore_ascii_case(text)
         || EmailAddress::parse(text).is_ok_and(|address| address == mailbox.address)
 }
 
-fn unknown_mailbox(text: &str) -> Error {
+pub(crate) fn unknown_mailbox(text: &str) -> Error {
     Error::Request(format!(
         "no enabled mailbox is called {text}; `email-router status` lists them by address"
     ))

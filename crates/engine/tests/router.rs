@@ -375,6 +375,37 @@ async fn a_new_plan_is_taken_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn senders_that_a_new_plan_takes_away_or_changes_are_told_of() {
+    let (world, system) = (World::new(), MemoryTransport::new());
+    let [ann, ben, cat] = ["ann", "ben", "cat"].map(|n| world.user(n));
+    let plan = |senders: &[(&Place, u64)]| {
+        let mut plan = plan([]);
+        for (place, fingerprint) in senders {
+            let mut route = Arc::into_inner(world.outgoing(place, system.clone())).unwrap();
+            route.fingerprint = *fingerprint;
+            plan.outgoing.push(Arc::new(route));
+        }
+        plan
+    };
+    let running = Running::start(world.immortal("a"), plan(&[(&ann, 1), (&ben, 1), (&cat, 1)]));
+    tokio::time::sleep(MINUTE).await;
+    assert_eq!(
+        (world.heard.count("removed outgoing ann"), world.heard.count("refreshed outgoing ben")),
+        (0, 0)
+    );
+    running.plans.send_replace(Arc::new(plan(&[(&ben, 2), (&cat, 1)])));
+    tokio::time::sleep(MINUTE).await;
+    running.stop().await;
+    let told: Vec<String> = world
+        .heard
+        .all()
+        .into_iter()
+        .filter(|e| e.starts_with("removed") || e.starts_with("refreshed"))
+        .collect();
+    assert_eq!(told, ["removed outgoing ann", "refreshed outgoing ben"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_heard_and_recorded() {
     let (world, system) = (World::new(), MemoryTransport::new());
     let ann = world.user("ann");

@@ -1,8 +1,8 @@
 //! The vocabulary of email-router: addresses, ids, mailboxes, raw messages and their header section, secrets, time, error
 //! axes. Every other crate builds on these types.
 //!
-//! What it deliberately is not: it does no I/O of its own (the capped readers work on a reader the caller opened), has no
-//! async code, knows no protocol, no CRM and no configuration file.
+//! What it deliberately is not: it does no I/O of its own (the capped readers work on what the caller names, [`permission`] only asks),
+//! has no async code, knows no protocol, no CRM and no configuration file.
 //!
 //! | module | what |
 //! |---|---|
@@ -13,6 +13,7 @@
 //! | [`header`] | the header section of an Internet message (RFC 5322), scanned without copying |
 //! | [`ids`] | message, activity, remote, mailbox and record ids |
 //! | [`mailbox`] | [`Mailbox`] and [`MailboxKind`] |
+//! | [`permission`] | who may write a file, and who keeps this program from it |
 //! | [`raw`] | [`RawMessage`]: the bytes of one message |
 //! | [`secret`] | [`Secret`]: text that cannot be printed |
 #![warn(missing_docs)]
@@ -24,6 +25,7 @@ pub mod error;
 pub mod header;
 pub mod ids;
 pub mod mailbox;
+pub mod permission;
 pub mod raw;
 pub mod secret;
 
@@ -34,6 +36,7 @@ pub use error::{Classified, Retry, Scope};
 pub use header::{HeaderField, Headers};
 pub use ids::{ActivityId, Direction, MailboxId, MessageId, OrganizationId, RecordRef, RemoteId};
 pub use mailbox::{Mailbox, MailboxKind};
+pub use permission::{may_write, who_denies};
 pub use raw::RawMessage;
 pub use secret::Secret;
 

@@ -192,6 +192,39 @@ async fn refuses_what_is_not_its_own() {
     assert!(error.message.contains("its folder must exist"), "{error}");
 }
 
+/// Looking creates and changes nothing, sees what a running router writes, and names what it cannot read.
+#[tokio::test(flavor = "multi_thread")]
+async fn looking_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    // a name that would mean something in a URI
+    let path = dir.path().join("a?b#c%41 ü.db");
+    assert!(SqliteState::open_to_look(&path).unwrap().is_none());
+    assert!(!path.exists());
+
+    let (mailbox, at) = (MailboxId::new("ann"), Timestamp::UNIX_EPOCH);
+    let router = SqliteState::open(&path).unwrap();
+    let look = SqliteState::open_to_look(&path).unwrap().unwrap();
+    router.set_threshold(&mailbox, Some(at)).await.unwrap();
+    assert_eq!(look.threshold(&mailbox).await.unwrap(), Some(at));
+    let error = look.set_threshold(&mailbox, None).await.unwrap_err();
+    assert!(error.message.contains("open for looking only") && !error.transient, "{error}");
+    assert_eq!(router.threshold(&mailbox).await.unwrap(), Some(at));
+    drop((router, look));
+
+    let layout = |version: i64| {
+        let file = rusqlite::Connection::open(&path).unwrap();
+        file.pragma_update(None, "user_version", version).unwrap();
+        drop(file);
+        SqliteState::open_to_look(&path).unwrap_err().message
+    };
+    let (older, newer) = (layout(0), layout(99));
+    assert!(older.contains("start the router, which brings it up to date"), "{older}");
+    assert!(newer.contains("newer version of email-router (layout 99"), "{newer}");
+    rusqlite::Connection::open(&path).unwrap().pragma_update(None, "application_id", 7).unwrap();
+    let error = SqliteState::open_to_look(&path).unwrap_err();
+    assert!(error.message.contains("is a database of something else"), "{error}");
+}
+
 /// A file damaged in the middle says so at the call that meets the damage, and says what to do.
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_is_named() {

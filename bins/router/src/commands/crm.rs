@@ -27,7 +27,12 @@ pub(crate) async fn run(
     deployment: Option<&str>,
     action: CrmAction,
 ) -> email_router::Result<ExitCode> {
-    let service = open(global, OpenOptions::default()).await?;
+    let look = match &action {
+        CrmAction::List { .. } | CrmAction::Show { .. } | CrmAction::Stats => true,
+        CrmAction::Settings { settings } => !settings.iter().any(|text| text.contains('=')),
+        _ => false,
+    };
+    let service = open(global, OpenOptions { look, ..OpenOptions::default() }).await?;
     let admin = service.organization(deployment)?.embedded().admin();
     match action {
         CrmAction::List { table, limit, status } => {
@@ -59,21 +64,7 @@ pub(crate) async fn run(
         CrmAction::Import { table, file, dry_run } => import(global, &admin, &table, &file, dry_run).await?,
         CrmAction::Settings { settings } => organization_settings(global, &admin, &settings).await?,
         CrmAction::Send(args) => send(global, &admin, args).await?,
-        CrmAction::Resolve { id, what } => {
-            let id = find_email(&admin, &id).await?;
-            let decision = match what {
-                ResolveAs::Sent => Decision::Sent,
-                ResolveAs::Again => Decision::SendAgain,
-                ResolveAs::Failed => Decision::Failed,
-            };
-            match (admin.email(id).await?.row.status, what) {
-                (EmailStatus::Failed, ResolveAs::Again) => {
-                    admin.retry_failed(Some(id)).await?;
-                }
-                _ => admin.decide(id, decision).await?,
-            }
-            say(global, &format!("e-mail {id} is now {:?}", admin.email(id).await?.row.status))?;
-        }
+        CrmAction::Resolve { id, what } => resolve(global, &admin, &id, what).await?,
         CrmAction::ResolveParty { email, address, record } => {
             resolve_party(global, &admin, &email, &address, &record).await?
         }
@@ -141,6 +132,26 @@ async fn list(
             output::table(&["Id", "Name", "Address"], &rows).map_err(printing)
         }
     }
+}
+
+async fn resolve(global: &Global, admin: &Admin, id: &str, what: ResolveAs) -> email_router::Result<()> {
+    let id = find_email(admin, id).await?;
+    let before = admin.email(id).await?.row;
+    match (what, before.status, before.in_doubt) {
+        (ResolveAs::Sent, _, true) => admin.decide(id, Decision::Sent).await?,
+        (ResolveAs::Again, _, true) => admin.decide(id, Decision::SendAgain).await?,
+        (ResolveAs::Failed, _, true) => admin.decide(id, Decision::Failed).await?,
+        (ResolveAs::Again, EmailStatus::Failed, false) => {
+            admin.retry_failed(Some(id)).await?;
+        }
+        (_, status, false) => {
+            return Err(email_router::Error::Request(format!(
+                "e-mail {id} is {status:?} and not in doubt: only one in doubt can be decided about, and one that is Failed be sent \
+                 again; `email-router crm list email` shows which are"
+            )));
+        }
+    }
+    say(global, &format!("e-mail {id} is now {:?}", admin.email(id).await?.row.status))
 }
 
 fn email_row(row: &EmailRow) -> Vec<String> {

@@ -19,7 +19,7 @@ pub(crate) async fn run(
     mailbox: Option<&str>,
 ) -> email_router::Result<ExitCode> {
     let bytes = read_file_capped(file, LIMIT).map_err(|e| email_router::Error::Request(e.to_string()))?;
-    let service = open(global, OpenOptions::default()).await?;
+    let service = open(global, OpenOptions::look()).await?;
     let record = service.explain(&RawMessage::new(bytes), mailbox).await?;
     if global.json {
         output::json(&record).map_err(printing)?;

@@ -14,7 +14,7 @@ use crate::args::{Global, ReplayArgs};
 use crate::{output, report};
 
 pub(crate) async fn why(global: &Global, id: &str) -> email_router::Result<ExitCode> {
-    let service = open(global, OpenOptions::default()).await?;
+    let service = open(global, OpenOptions::look()).await?;
     let notes = service.why(id).await?;
     if global.json {
         output::json(&notes).map_err(printing)?;
@@ -43,7 +43,7 @@ pub(crate) async fn replay(global: &Global, args: &ReplayArgs) -> email_router::
         }
         _ => ReplaySource::State(since(args.since.as_deref())?),
     };
-    let service = open(global, OpenOptions::default()).await?;
+    let service = open(global, OpenOptions::look()).await?;
     let mut printed = Ok(());
     let outcome = service
         .replay(&source, &changes, args.limit, |change| {

@@ -13,7 +13,7 @@ use crate::args::{Global, ImportArgs};
 use crate::{output, report};
 
 pub(crate) async fn run(global: &Global, args: &ImportArgs) -> email_router::Result<ExitCode> {
-    let service = open(global, OpenOptions::default()).await?;
+    let service = open(global, OpenOptions { look: args.dry_run, ..OpenOptions::default() }).await?;
     let (stop_sender, stop) = watch::channel(false);
     tokio::spawn(async move {
         if tokio::signal::ctrl_c().await.is_ok() {
@@ -62,7 +62,7 @@ pub(crate) async fn run(global: &Global, args: &ImportArgs) -> email_router::Res
 
 pub(crate) async fn state(global: &Global, file: &Path, dry_run: bool) -> email_router::Result<ExitCode> {
     let imported = SystemState::load(file).map_err(|e| email_router::Error::Request(e.to_string()))?;
-    let service = open(global, OpenOptions::default()).await?;
+    let service = open(global, OpenOptions { look: dry_run, ..OpenOptions::default() }).await?;
     let thresholds = service.import_thresholds(&imported.thresholds, dry_run).await?;
     let unknown: Vec<&str> = thresholds.unknown.iter().map(|address| address.as_str()).collect();
     if global.json {

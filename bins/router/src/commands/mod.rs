@@ -19,7 +19,7 @@ use email_router::config::LogLevel;
 use email_router::{OpenOptions, Service};
 
 use crate::args::{Cli, Global};
-use crate::logs;
+use crate::{logs, output};
 
 /// Opens the configuration for a command that works beside a running router: logs go to the standard error, warnings only.
 pub(crate) async fn open(global: &Global, options: OpenOptions) -> email_router::Result<Service> {
@@ -35,7 +35,7 @@ pub(crate) fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> ema
 
 /// An error of printing.
 pub(crate) fn printing(source: io::Error) -> email_router::Error {
-    email_router::Error::Io { what: "standard output".to_owned(), source }
+    email_router::Error::printing(source)
 }
 
 /// 0, or 4 when something needs a person.
@@ -44,7 +44,10 @@ pub(crate) fn code(attention: bool) -> ExitCode {
 }
 
 /// Prints a completion script.
-pub(crate) fn completions(shell: clap_complete::Shell) -> ExitCode {
-    clap_complete::generate(shell, &mut Cli::command(), "email-router", &mut io::stdout());
-    ExitCode::SUCCESS
+pub(crate) fn completions(shell: clap_complete::Shell) -> email_router::Result<ExitCode> {
+    // clap's generator panics where it cannot write, so it writes into memory
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "email-router", &mut script);
+    output::bytes(&script).map_err(printing)?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -60,7 +60,8 @@ pub(crate) async fn run(global: &Global, from: &Path, into: &Path) -> email_rout
         say(global, "nothing new")?;
     }
     say(global, "")?;
-    let code = run::summary(global, &report, service.organization(None)?.unserved(), Some(collector.take()))?;
+    let code =
+        run::summary(global, &report, &service.organization(None)?.unserved(), Some(collector.take()))?;
     let crm = service.organization(None)?.embedded().path().display().to_string();
     let (shown, program) = (config.display(), "cargo run -q --bin email-router -- --config");
     say(

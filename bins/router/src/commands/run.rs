@@ -8,6 +8,7 @@ use email_router::engine::router::RunReport;
 use email_router::engine::{Event, Observer};
 use email_router::logging::LogObserver;
 use email_router::metrics::MetricsObserver;
+use email_router::service::Organization;
 use email_router::{OpenOptions, Service};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde::Serialize;
@@ -105,7 +106,7 @@ pub(crate) async fn run(global: &Global, args: &RunArgs) -> email_router::Result
     if args.once {
         let report = service.run_once(&stop).await?;
         let unserved: Vec<Unserved> =
-            service.organizations().iter().flat_map(|o| o.unserved().to_vec()).collect();
+            service.organizations().iter().flat_map(Organization::unserved).collect();
         return summary(global, &report, &unserved, collector.map(|c| c.take()));
     }
     // Here the configuration has already refused an address that others can reach, unless AllowNetworkListener says so.
@@ -115,7 +116,7 @@ pub(crate) async fn run(global: &Global, args: &RunArgs) -> email_router::Result
     {
         let listener = listen::bind(address, anywhere).await.map_err(io_error("the status listener"))?;
         tracing::info!(%address, "serving /metrics, /healthz and /status");
-        let shown = Shown { metrics: handle, state: Arc::clone(service.state()) };
+        let shown = Shown { metrics: handle, service: Arc::clone(&service) };
         let stop = stop.clone();
         tokio::spawn(async move {
             if let Err(error) = listen::serve(listener, shown, stop).await {

@@ -2,42 +2,58 @@
 
 use std::process::ExitCode;
 
-use email_router::OpenOptions;
 use email_router::assemble::Unserved;
 use email_router::engine::ports::ProviderStatus;
+use email_router::{OpenOptions, Service};
 use serde::Serialize;
 
 use super::{code, open, printing};
 use crate::args::Global;
 use crate::output;
 
+/// What `status` and the listener's `/status` show.
 #[derive(Serialize)]
-struct Shown<'a> {
-    providers: &'a [ProviderStatus],
-    unserved: &'a [Unserved],
+pub(crate) struct Shown {
+    providers: Vec<ProviderStatus>,
+    unserved: Vec<Unserved>,
     quarantine: usize,
 }
 
+impl Shown {
+    pub(crate) async fn of(service: &Service) -> email_router::Result<Self> {
+        let (providers, unserved) = service.status().await?;
+        let quarantine = service.quarantined(None).await?.len();
+        Ok(Self { providers, unserved, quarantine })
+    }
+
+    /// For people, one line for each mailbox and direction.
+    pub(crate) fn text(&self) -> String {
+        let mut text = text(&self.providers);
+        for not in &self.unserved {
+            text.push_str(&not_served(not));
+            text.push('\n');
+        }
+        if self.quarantine > 0 {
+            let count = self.quarantine;
+            text.push_str(&format!("{count} messages in quarantine: email-router quarantine list\n"));
+        }
+        output::clean(&text)
+    }
+}
+
 pub(crate) async fn run(global: &Global) -> email_router::Result<ExitCode> {
-    let service = open(global, OpenOptions::default()).await?;
-    let (providers, unserved) = service.status().await?;
-    let quarantine = service.quarantined(None).await?.len();
+    let service = open(global, OpenOptions::look()).await?;
+    let shown = Shown::of(&service).await?;
     if global.json {
-        output::json(&Shown { providers: &providers, unserved: &unserved, quarantine }).map_err(printing)?;
+        output::json(&shown).map_err(printing)?;
     } else {
         for finding in service.findings() {
             output::line(&finding.to_string()).map_err(printing)?;
         }
-        output::line(text(&providers).trim_end()).map_err(printing)?;
-        for not in &unserved {
-            output::line(&not_served(not)).map_err(printing)?;
-        }
-        if quarantine > 0 {
-            output::line(&format!("{quarantine} messages in quarantine: email-router quarantine list"))
-                .map_err(printing)?;
-        }
+        output::line(shown.text().trim_end()).map_err(printing)?;
     }
-    Ok(code(!unserved.is_empty() || quarantine > 0 || providers.iter().any(|p| p.last_error.is_some())))
+    let failing = shown.providers.iter().any(|p| p.last_error.is_some());
+    Ok(code(!shown.unserved.is_empty() || shown.quarantine > 0 || failing))
 }
 
 /// A mailbox that is not served, as a line.
@@ -47,7 +63,7 @@ pub(crate) fn not_served(Unserved { mailbox, direction, reason }: &Unserved) -> 
 }
 
 /// The statuses as text.
-pub(crate) fn text(providers: &[ProviderStatus]) -> String {
+fn text(providers: &[ProviderStatus]) -> String {
     if providers.is_empty() {
         return "no mailbox was served yet; start the router with `email-router run`\n".to_owned();
     }

@@ -1,5 +1,8 @@
 //! `crm`: the embedded CRM without SQL.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+
 use email_router::crm::embedded::EmbeddedCrm;
 use email_router::crm::{CrmClient as _, DeliveryAction, DeliveryReport, RecipientReport};
 use email_router::model::{SystemClock, SystemEntropy};
@@ -149,8 +152,95 @@ fn an_e_mail_is_written_sent_and_answered() {
         .complains("nonsense");
 }
 
+/// A mail server that takes each message and hangs up without an answer to it, on a port of its own.
+fn loses_its_answers() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            stream.write_all(b"220 here\r\n").unwrap();
+            // whoever hangs up first ends the session, not the test
+            while let Some(Ok(line)) = lines.next() {
+                let answer: &[u8] = match line.split(' ').next() {
+                    Some("DATA") => b"354 go on\r\n",
+                    Some(".") => break,
+                    Some("EHLO" | "MAIL" | "RCPT" | "QUIT") => b"250 good\r\n",
+                    _ => continue,
+                };
+                stream.write_all(answer).unwrap();
+            }
+        }
+    });
+    port
+}
+
+fn status(world: &World, id: &str) -> (String, bool) {
+    let shown = world.json(["crm", "show", "email", id]);
+    (shown["status"].as_str().unwrap().to_owned(), shown["in_doubt"].as_bool().unwrap())
+}
+
 #[test]
-fn what_was_not_sent_is_decided_by_a_person() {
+fn what_is_in_doubt_is_decided_by_a_person() {
+    let world = World::maildir();
+    let by_maildir = world.read("EmailAgent.xml");
+    let smtp = format!(
+        "<ServerType>Smtp</ServerType><AuthenticationType>Anonymous</AuthenticationType><EmailServer>127.0.0.1</EmailServer>\
+         <NetworkPort>{}</NetworkPort><TlsMode>None</TlsMode><AccessCredentials>LocalSystemAccount</AccessCredentials>",
+        loses_its_answers()
+    );
+    world.write(
+        "EmailAgent.xml",
+        by_maildir.replace("<ServerType>Maildir</ServerType><Path>out</Path>", &smtp),
+    );
+    let send = || {
+        let words =
+            ["crm", "send", "--from", "ann@example.com", "--to", "tom@example.net", "--subject", "Offer"];
+        world.json(words)["activity_id"].as_str().unwrap().to_owned()
+    };
+    let ids = [send(), send(), send()];
+    world.run(["run", "--once"]).with_code(4).says("outgoing: 0 sent, 0 later, 0 failed, 3 in doubt");
+    for id in &ids {
+        assert_eq!(status(&world, id), ("sending".to_owned(), true));
+    }
+    world.run(["crm", "list", "email"]).ok().says("Sending (in doubt)");
+    for (id, word, is) in
+        [(&ids[0], "sent", "Sent"), (&ids[1], "again", "PendingSend"), (&ids[2], "failed", "Failed")]
+    {
+        world.run(["crm", "resolve", id, word]).ok().says(&format!("e-mail {id} is now {is}"));
+        assert!(!status(&world, id).1, "{id} {word}");
+    }
+    // it is decided: what failed can be sent again, the others are settled or the router's
+    for (id, word, is) in [
+        (&ids[0], "again", "Sent"),
+        (&ids[1], "failed", "PendingSend"),
+        (&ids[1], "again", "PendingSend"),
+        (&ids[2], "sent", "Failed"),
+    ] {
+        world
+            .run(["crm", "resolve", id, word])
+            .with_code(1)
+            .complains(&format!("e-mail {id} is {is} and not in doubt"))
+            .complains("crm list email");
+    }
+    world.run(["crm", "resolve", &ids[2], "again"]).ok().says("is now PendingSend");
+    world.run(["crm", "resolve", &ids[2], "burnt"]).with_code(2);
+
+    // by a mail system that answers both go out, once
+    world.write(
+        "EmailAgent.xml",
+        by_maildir.replace(
+            "</ConfigRefreshPeriod>",
+            "</ConfigRefreshPeriod><ProviderOverrides><PendingStatusDelay>0</PendingStatusDelay></ProviderOverrides>",
+        ),
+    );
+    world.run(["run", "--once"]).ok().says("outgoing: 2 sent, 0 later, 0 failed, 0 in doubt");
+    assert_eq!(world.names("out/new").len(), 2);
+    assert_eq!(ids.each_ref().map(|id| status(&world, id)), [(); 3].map(|()| ("sent".to_owned(), false)));
+}
+
+#[test]
+fn what_only_waits_is_not_for_a_person_to_decide() {
     let world = World::maildir();
     // the outgoing folder cannot be made: a file is in its place
     world.write("out", "in the way");
@@ -159,13 +249,9 @@ fn what_was_not_sent_is_decided_by_a_person() {
     let id = made["activity_id"].as_str().unwrap().to_owned();
     let ran = world.run(["run", "--once"]);
     assert!(ran.out.contains("0 sent"), "{ran:?}");
-    let status = world.json(["crm", "show", "email", &id])["status"].as_str().unwrap().to_owned();
-    assert_eq!(status, "pending_send", "{ran:?}");
-    std::fs::remove_file(world.path("out")).unwrap();
-    world.run(["crm", "resolve", &id, "failed"]);
-    let after = world.json(["crm", "show", "email", &id])["status"].as_str().unwrap().to_owned();
-    assert!(["failed", "pending_send"].contains(&after.as_str()), "{after}");
-    world.run(["crm", "resolve", &id, "burnt"]).with_code(2);
+    assert_eq!(status(&world, &id), ("pending_send".to_owned(), false));
+    world.run(["crm", "resolve", &id, "failed"]).with_code(1).complains("is PendingSend and not in doubt");
+    assert_eq!(status(&world, &id), ("pending_send".to_owned(), false));
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod configuration;
 mod crm;
 mod forward;
 mod history;
+mod look;
 mod messages;
 mod quickstart;
 mod secret;

@@ -96,15 +96,15 @@ fn status_tells_how_each_mailbox_is_doing() {
 fn a_mailbox_the_crm_does_not_know_is_named() {
     let world = World::with(&maildir_config("", ""));
     world
-        .run(["status"])
-        .with_code(4)
-        .says("NOT SERVED")
-        .says("has no user with the address ann@example.com");
-    world
         .run(["run", "--once"])
         .with_code(4)
         .says("NOT SERVED crm/support@example.com: ")
         .says("has no queue with the address support@example.com");
+    world
+        .run(["status"])
+        .with_code(4)
+        .says("NOT SERVED")
+        .says("has no user with the address ann@example.com");
 }
 
 #[test]
@@ -119,7 +119,10 @@ fn a_message_that_is_too_large_goes_to_quarantine_and_its_mailbox_goes_on() {
     let items = world.json(["quarantine", "list"]);
     let id = number(&items[0], "id").to_string();
     world.run(["quarantine", "show", &id]).ok().says("too-large: ").says("attempts");
-    world.run(["quarantine", "show", &id, "--raw"]).with_code(1).complains("were never read");
+    world
+        .run(["quarantine", "show", &id, "--raw"])
+        .with_code(1)
+        .complains("were never read; the message itself is in the folder Undeliverable of its mailbox");
     world.run(["quarantine", "retry", &id]).with_code(4).says("stays in quarantine").says("move it back");
     // nothing is lost: the message is beside the inbox
     assert!(
@@ -197,6 +200,9 @@ fn what_the_crm_refuses_is_kept_retried_and_released() {
     assert_eq!(world.json(["quarantine", "list"]), serde_json::json!([]));
     assert_eq!(world.json(["crm", "stats"])["incoming"]["received"], 2);
 
+    assert_eq!(world.json(["quarantine", "retry", "--all"]), serde_json::json!([]));
+    world.run(["quarantine", "retry", "--all"]).ok().says("nothing is in quarantine");
+
     // a person overrules a filter: retry discards, release delivers
     refuse(&world, "second");
     world.deliver("ann@example.com", "3", &mail("stranger@example.org", "ann@example.com", "second"));
@@ -229,6 +235,37 @@ fn what_is_no_message_stays_in_quarantine_until_it_is_released() {
     world.run(["quarantine", "release", &id]).ok().says("settled").says("DELIVERED");
     let received = world.json(["crm", "list", "email"]);
     assert_eq!(received[0]["sender"], "ann@example.com", "{received:#}");
+}
+
+#[test]
+fn an_item_that_is_not_there_does_not_keep_the_others_from_their_turn() {
+    let world = World::maildir();
+    for name in ["1", "2", "3", "4"] {
+        // one after the other, so that the numbers are known
+        refuse(&world, name);
+        world.deliver("ann@example.com", name, &mail("tom@example.net", "ann@example.com", name));
+        world.run(["run", "--once"]).with_code(4).says("1 into quarantine");
+        accept_again(&world);
+    }
+    let ids: Vec<u64> =
+        world.json(["quarantine", "list"]).as_array().unwrap().iter().map(|i| number(i, "id")).collect();
+    assert_eq!(ids, [1, 2, 3, 4]);
+    world
+        .run(["quarantine", "retry", "--class", "nonsense"])
+        .ok()
+        .says("nothing of class nonsense is in quarantine; there is: crm-refused");
+    let ran = world.run(["quarantine", "retry", "1", "99", "2"]).with_code(4);
+    for words in ["1: settled", "99: there is no such item", "2: settled"] {
+        assert!(ran.out.lines().any(|line| line.starts_with(words)), "no {words} in {}", ran.out);
+    }
+    let told = world.json(["quarantine", "release", "98", "3"]);
+    assert_eq!((&told[0]["id"], &told[0]["stays_because"]), (&98.into(), &"there is no such item".into()));
+    assert_eq!((&told[1]["id"], &told[1]["stays_because"]), (&3.into(), &Value::Null), "{told:#}");
+    let deleted = world.json(["quarantine", "delete", "97", "4"]);
+    let expected = serde_json::json!([{"id": 97, "deleted": false}, {"id": 4, "deleted": true}]);
+    assert_eq!(deleted, expected);
+    assert_eq!(world.json(["quarantine", "list"]), serde_json::json!([]));
+    world.run(["quarantine", "delete", "--class", "nonsense"]).ok().says("nothing is in quarantine");
 }
 
 /// Three samples in each form a person may have past mail in.

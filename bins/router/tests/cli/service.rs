@@ -279,12 +279,42 @@ fn the_listener_has_every_counter_health_and_status() {
     assert_eq!(get(address, "/healthz").unwrap(), (200, "ok\n".to_owned()));
     let (code, status) = get(address, "/status").unwrap();
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-    assert_eq!((code, status.as_array().unwrap().len()), (200, 4));
+    assert_eq!((code, status["providers"].as_array().unwrap().len()), (200, 4));
+    assert_eq!((&status["unserved"], &status["quarantine"]), (&serde_json::json!([]), &0.into()));
     let (_, text) = get(address, "/status?format=text").unwrap();
     assert!(text.contains("Ann Lee <ann@example.com>: last success 20"), "{text}");
     assert_eq!(get(address, "/nothing").unwrap().0, 404);
     assert_eq!(service.stop(), Some(0));
     assert!(get(address, "/healthz").is_none());
+}
+
+#[test]
+fn the_status_page_has_what_is_not_served_and_follows_the_configuration() {
+    let world = World::maildir();
+    let whole = world.read("EmailAgent.xml");
+    let stranger = "<User><Name>Bob</Name><EmailAddress>bob@example.com</EmailAddress></User>";
+    world.write("EmailAgent.xml", whole.replace("<Mailboxes>", &format!("<Mailboxes>{stranger}")));
+    let address = free();
+    let service = world.start(["--listen", &address.to_string()]);
+    let mut text = String::new();
+    world.until("serving", || {
+        text = get(address, "/status?format=text").map(|(_, body)| body).unwrap_or_default();
+        text.contains("Ann Lee")
+    });
+    assert!(
+        text.contains(
+            "NOT SERVED crm/bob@example.com: the CRM of deployment crm has no user with the address"
+        ),
+        "{text}"
+    );
+    let status: serde_json::Value = serde_json::from_str(&get(address, "/status").unwrap().1).unwrap();
+    assert_eq!(status["unserved"][0]["mailbox"], "crm/bob@example.com", "{status:#}");
+    // whoever corrects the file sees it
+    world.feed(["publish", "-"], &whole).ok();
+    world.until("the correction", || {
+        get(address, "/status?format=text").is_some_and(|(_, body)| !body.contains("NOT SERVED"))
+    });
+    assert_eq!(service.stop(), Some(0));
 }
 
 #[test]
@@ -395,9 +425,11 @@ fn completions_are_there_for_every_shell() {
 #[test]
 fn who_stops_reading_is_no_error() {
     let world = World::maildir();
-    let program = env!("CARGO_BIN_EXE_email-router");
-    let text = format!("'{program}' crm settings | true; exit ${{PIPESTATUS[0]}}");
-    let output =
-        std::process::Command::new("bash").args(["-c", &text]).current_dir(world.path("")).output().unwrap();
-    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
+    for words in [&["crm", "settings"][..], &["completions", "bash"], &["--json", "status"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = world.command(words).stdout(writer).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), said.as_ref()), (Some(0), ""), "{words:?}");
+    }
 }

@@ -6,6 +6,8 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -149,6 +151,43 @@ impl World {
             let err = fs::read(self.path("err.txt")).unwrap_or_default();
             panic!("{what} did not happen within {LONG:?}; log:\n{}", String::from_utf8_lossy(&err));
         }
+    }
+}
+
+/// Somebody who owns nothing in a world and may look at everything the modes allow: another user when the tests run as root, else the
+/// same, for whom the folder is closed for writing as long as a command runs.
+pub(crate) struct Stranger<'a> {
+    world: &'a World,
+    /// Where a copy of the program is, for who may not even look where it was built.
+    program: Option<TempDir>,
+}
+
+impl<'a> Stranger<'a> {
+    pub(crate) fn to(world: &'a World) -> Self {
+        let root = world.folder.path().metadata().unwrap().uid() == 0;
+        let program = root.then(|| {
+            let aside = tempfile::tempdir().unwrap();
+            fs::set_permissions(aside.path(), fs::Permissions::from_mode(0o755)).unwrap();
+            // by another process: a handle of ours, inherited by what another test starts just then, would keep the copy from being run
+            let copied =
+                Command::new("cp").arg(env!("CARGO_BIN_EXE_email-router")).arg(aside.path()).status();
+            assert!(copied.unwrap().success());
+            aside
+        });
+        Self { world, program }
+    }
+
+    pub(crate) fn run(&self, words: &[&str]) -> Ran {
+        let folder = self.world.folder.path();
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o555)).unwrap();
+        let mut command = self.world.command(words);
+        if let Some(aside) = &self.program {
+            command = Command::new(aside.path().join("email-router"));
+            command.args(words).current_dir(folder).stdin(Stdio::null()).env_clear().uid(65_534).gid(65_534);
+        }
+        let ran = Ran::new(format!("a stranger's {words:?}"), command.output().unwrap());
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+        ran
     }
 }
 

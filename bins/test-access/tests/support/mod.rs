@@ -37,10 +37,14 @@ impl World {
         fs::write(path, text).unwrap();
     }
 
-    pub(crate) fn run(&self, words: &[&str]) -> Ran {
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_email-router-test-access"));
         command.current_dir(self.0.path()).args(words).stdin(Stdio::null()).env_remove("EMAIL_ROUTER_CONFIG");
-        let output = command.output().unwrap();
+        command
+    }
+
+    pub(crate) fn run(&self, words: &[&str]) -> Ran {
+        let output = self.command(words).output().unwrap();
         Ran {
             code: output.status.code(),
             out: String::from_utf8(output.stdout).unwrap(),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use email_router_model::who_denies;
 use rusqlite::ErrorCode;
 
 use crate::{Error, ErrorKind};
@@ -42,8 +43,8 @@ impl DbError {
 const DAMAGED_HINT: &str = "stop the router, keep a copy of the file with its -wal and -shm files, then restore a backup or rebuild it with \
      `sqlite3 FILE .recover | sqlite3 NEW`; the router never writes over a damaged file";
 
-fn from_sqlite(error: rusqlite::Error, file: &Path) -> Error {
-    let file = file.display();
+fn from_sqlite(error: rusqlite::Error, path: &Path) -> Error {
+    let file = path.display();
     let kind = match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ErrorKind::Busy,
         Some(
@@ -67,10 +68,16 @@ fn from_sqlite(error: rusqlite::Error, file: &Path) -> Error {
         (ErrorKind::Storage, Some(ErrorCode::DiskFull)) => {
             (format!("no space left for the CRM file {file}"), "free space on that disk; nothing was lost")
         }
-        (ErrorKind::Storage, _) => (
-            format!("the CRM file {file} cannot be read or written: {error}"),
-            "check that the folder exists, that this user may read and write it, and that the disk is well",
-        ),
+        (ErrorKind::Storage, _) => match who_denies(path) {
+            Some(whose) => (
+                format!("the CRM file {file} cannot be read or written: {error}; {whose}"),
+                "run this as that user, or give the file, its -wal and -shm files and the folder to the user who runs the router (chown)",
+            ),
+            None => (
+                format!("the CRM file {file} cannot be read or written: {error}"),
+                "check that the folder exists, that this user may read and write it, and that the disk is well",
+            ),
+        },
         (ErrorKind::Invalid, _) => {
             (format!("the CRM file {file} refuses the record: {error}"), "correct the record")
         }

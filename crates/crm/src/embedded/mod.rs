@@ -51,6 +51,7 @@ pub struct EmbeddedCrm {
     entropy: Arc<dyn Entropy>,
     writer: Arc<Writer>,
     readers: Arc<Readers>,
+    look: bool,
 }
 
 impl EmbeddedCrm {
@@ -67,7 +68,8 @@ impl EmbeddedCrm {
         let made = (|| -> DbResult<_> {
             let mut conn = schema::connect_writer(&file)?;
             let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-            let id = settings::organization_id(&tx, || sql::random_id(&*entropy))?;
+            settings::ensure_organization_id(&tx, sql::random_id(&*entropy))?;
+            let id = settings::organization_id(&tx)?;
             if tables::custom_tables(&tx)?.is_empty() {
                 tables::create_custom(&tx, tables::FIRST_CUSTOM)?;
             }
@@ -81,8 +83,37 @@ impl EmbeddedCrm {
             clock,
             entropy,
             writer: Arc::new(Writer::new(file.clone(), conn)),
-            readers: Arc::new(Readers::new(file.clone())),
+            readers: Arc::new(Readers::new(file.clone(), schema::connect_reader)),
             file,
+            look: false,
+        })
+    }
+
+    /// Opens a file that is there for looking only: nothing is created and no record can be changed. Where this program may not write
+    /// the file or its folder, it is read as it lies, which holds as long as nobody begins to write it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when the file is not there,
+    /// [`ErrorKind::Damaged`](crate::ErrorKind::Damaged) when an older program wrote it. Every later attempt to write ends in
+    /// [`ErrorKind::Storage`](crate::ErrorKind::Storage).
+    pub fn open_to_look(
+        path: impl AsRef<Path>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self> {
+        let file = path.as_ref().to_path_buf();
+        let opened =
+            schema::connect_to_look(&file).and_then(|conn| Ok((settings::organization_id(&conn)?, conn)));
+        let (id, conn) = opened.map_err(|e: DbError| e.at(&file))?;
+        Ok(Self {
+            organization: OrganizationId::from_uuid(id),
+            clock,
+            entropy,
+            // a connection that refuses to write answers whoever tries
+            writer: Arc::new(Writer::new(file.clone(), conn)),
+            readers: Arc::new(Readers::new(file.clone(), schema::connect_to_look)),
+            file,
+            look: true,
         })
     }
 
@@ -99,6 +130,9 @@ impl EmbeddedCrm {
     /// # Errors
     /// As any write.
     pub async fn close(self) -> Result<()> {
+        if self.look {
+            return Ok(()); // nothing was written, and dropping the connections is all there is to do
+        }
         // an empty request: when it is done, so is everything before it
         self.write(|_| Ok(())).await?;
         self.readers.close();

@@ -1,13 +1,12 @@
 //! A few reading connections. In WAL mode they never wait for the writer, and the writer never waits for them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
 use super::error::{DbError, DbResult};
-use super::schema;
 use super::sql::run;
 use crate::{Error, ErrorKind, Result};
 
@@ -17,13 +16,14 @@ const MAX_READERS: usize = 4;
 #[derive(Debug)]
 pub(super) struct Readers {
     file: PathBuf,
+    connect: fn(&Path) -> DbResult<Connection>,
     idle: Mutex<Vec<Connection>>,
     permits: Arc<Semaphore>,
 }
 
 impl Readers {
-    pub(super) fn new(file: PathBuf) -> Self {
-        Self { file, idle: Mutex::default(), permits: Arc::new(Semaphore::new(MAX_READERS)) }
+    pub(super) fn new(file: PathBuf, connect: fn(&Path) -> DbResult<Connection>) -> Self {
+        Self { file, connect, idle: Mutex::default(), permits: Arc::new(Semaphore::new(MAX_READERS)) }
     }
 
     /// Runs `work` on one consistent snapshot of everything committed so far.
@@ -52,7 +52,7 @@ impl Readers {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let conn = match idle {
             Some(conn) => conn,
-            None => schema::connect_reader(&self.file)?,
+            None => (self.connect)(&self.file)?,
         };
         run(&conn, "BEGIN")?;
         let result = work(&conn);

@@ -7,9 +7,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use email_router_model::{may_write, who_denies};
 use rusqlite::{Connection, OpenFlags};
 
-use super::error::DbResult;
+use super::error::{DbError, DbResult};
 use crate::{Error, ErrorKind};
 
 /// "emrt": what `file(1)` and we recognize the file by.
@@ -187,16 +188,7 @@ pub(super) fn connect_writer_with(file: &Path, steps: &[&str]) -> DbResult<Conne
     let mut conn = Connection::open_with_flags(file, flags)?;
     set_up(&conn)?;
     // the first that reads the file: here a damaged one is found
-    let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0))?;
-    let id: i32 = conn.query_row("PRAGMA application_id", [], |r| r.get(0))?;
-    if tables > 0 && id != APPLICATION_ID {
-        return Err(Error::new(
-            ErrorKind::Damaged,
-            format!("{} is an SQLite file, but not one of an embedded CRM", file.display()),
-        )
-        .with_hint("name another file for the CRM")
-        .into());
-    }
+    refuse_others(&conn, file)?;
     let mode: String = conn.query_row("PRAGMA journal_mode = WAL", [], |r| r.get(0))?;
     if mode != "wal" {
         return Err(Error::new(
@@ -214,6 +206,64 @@ pub(super) fn connect_writer_with(file: &Path, steps: &[&str]) -> DbResult<Conne
     )?;
     migrate(&mut conn, file, steps)?;
     Ok(conn)
+}
+
+/// Opens a file that is there for looking only: creates and changes nothing.
+pub(super) fn connect_to_look(file: &Path) -> DbResult<Connection> {
+    if file.try_exists().is_ok_and(|there| !there) {
+        return Err(Error::new(ErrorKind::NotFound, format!("the CRM file {} is not there", file.display()))
+            .with_hint("`email-router crm add` makes it with the first record, `email-router run` an empty one; or correct Path of the deployment")
+            .into());
+    }
+    let conn = if at_rest(file) {
+        let flags =
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+        let conn = Connection::open_with_flags(immutable(file), flags)?;
+        set_up(&conn)?;
+        conn
+    } else {
+        connect_reader(file)?
+    };
+    let version = conn.query_row("PRAGMA user_version", [], |r| r.get::<_, u32>(0))? as usize;
+    refuse_others(&conn, file)?;
+    match version.cmp(&STEPS.len()) {
+        std::cmp::Ordering::Equal => Ok(conn),
+        std::cmp::Ordering::Greater => Err(too_new(file, version, STEPS.len())),
+        std::cmp::Ordering::Less => Err(Error::new(
+            ErrorKind::Damaged,
+            format!(
+                "the CRM file {} has version {version}; this program needs version {}",
+                file.display(),
+                STEPS.len()
+            ),
+        )
+        .with_hint(
+            "start the router, or let `email-router crm` change something: that brings the file up to date",
+        )
+        .into()),
+    }
+}
+
+/// Whether this program may not write the file or beside it, and nobody has it open, or there would be side files. Then it is read as
+/// it lies: a connection of the usual kind would make side files, which may be impossible, or be in the owner's way.
+fn at_rest(file: &Path) -> bool {
+    let mut wal = file.as_os_str().to_owned();
+    wal.push("-wal");
+    let folder = file.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    !(Path::new(&wal).exists() || may_write(file) && may_write(folder))
+}
+
+/// The file as SQLite's URI for a file that nobody changes.
+fn immutable(file: &Path) -> String {
+    let mut uri = "file:".to_owned();
+    for byte in file.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' => uri.push(char::from(*byte)),
+            b if b.is_ascii_alphanumeric() => uri.push(char::from(*b)),
+            b => uri.push_str(&format!("%{b:02X}")),
+        }
+    }
+    uri + "?immutable=1"
 }
 
 /// Opens the file for reading.
@@ -238,16 +288,7 @@ fn migrate(conn: &mut Connection, file: &Path, steps: &[&str]) -> DbResult<()> {
     let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let version: usize = tx.query_row("PRAGMA user_version", [], |r| r.get::<_, u32>(0))? as usize;
     if version > steps.len() {
-        return Err(Error::new(
-            ErrorKind::Damaged,
-            format!(
-                "the CRM file {} has version {version}; this program knows versions up to {}",
-                file.display(),
-                steps.len()
-            ),
-        )
-        .with_hint("use the newer program that wrote it, or restore a backup from before that")
-        .into());
+        return Err(too_new(file, version, steps.len()));
     }
     for (number, step) in steps.iter().enumerate().skip(version) {
         tx.execute_batch(step)?;
@@ -261,6 +302,26 @@ fn migrate(conn: &mut Connection, file: &Path, steps: &[&str]) -> DbResult<()> {
     Ok(())
 }
 
+fn refuse_others(conn: &Connection, file: &Path) -> DbResult<()> {
+    let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0))?;
+    let id: i32 = conn.query_row("PRAGMA application_id", [], |r| r.get(0))?;
+    if tables > 0 && id != APPLICATION_ID {
+        let text = format!("{} is an SQLite file, but not one of an embedded CRM", file.display());
+        return Err(Error::new(ErrorKind::Damaged, text).with_hint("name another file for the CRM").into());
+    }
+    Ok(())
+}
+
+fn too_new(file: &Path, version: usize, known: usize) -> DbError {
+    let text = format!(
+        "the CRM file {} has version {version}; this program knows versions up to {known}",
+        file.display()
+    );
+    Error::new(ErrorKind::Damaged, text)
+        .with_hint("use the newer program that wrote it, or restore a backup from before that")
+        .into()
+}
+
 /// Creates the file, readable for its owner only, when it is not there. The -wal and -shm files take over its permissions.
 fn create_owner_only(file: &Path) -> DbResult<()> {
     let mut options = std::fs::OpenOptions::new();
@@ -271,7 +332,9 @@ fn create_owner_only(file: &Path) -> DbResult<()> {
         Ok(_) => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(e) => {
-            Err(Error::new(ErrorKind::Storage, format!("cannot create the CRM file {}: {e}", file.display()))
+            let whose = who_denies(file).map(|text| format!("; {text}")).unwrap_or_default();
+            let text = format!("cannot create the CRM file {}: {e}{whose}", file.display());
+            Err(Error::new(ErrorKind::Storage, text)
                 .with_hint("check that the folder exists and that this user may write it")
                 .with_source(e)
                 .into())

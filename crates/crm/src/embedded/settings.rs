@@ -68,12 +68,17 @@ pub(super) const NO_HASHES: &str = "DisableSmartMatchingEmailHashCreation";
 /// `resolvesimilarunresolvedemailaddress`, for [`is_on`].
 pub(super) const RESOLVE_SIMILAR: &str = "resolvesimilarunresolvedemailaddress";
 
-/// The id of the organization; made up the first time.
-pub(super) fn organization_id(conn: &Connection, fresh: impl FnOnce() -> Uuid) -> DbResult<Uuid> {
+/// Makes up the id of the organization the first time.
+pub(super) fn ensure_organization_id(conn: &Connection, fresh: Uuid) -> DbResult<()> {
     conn.execute(
         "INSERT OR IGNORE INTO organization (name, value) VALUES (?1, ?2)",
-        (ORGANIZATION_ID, Value::String(fresh().to_string()).to_string()),
+        (ORGANIZATION_ID, Value::String(fresh.to_string()).to_string()),
     )?;
+    Ok(())
+}
+
+/// The id of the organization.
+pub(super) fn organization_id(conn: &Connection) -> DbResult<Uuid> {
     let text: Option<String> = conn
         .query_row("SELECT value FROM organization WHERE name = ?1", [ORGANIZATION_ID], |r| r.get(0))
         .optional()?;

@@ -453,6 +453,36 @@ async fn reports_are_bounded() {
     assert!(!crm.record_delivery(&wide).await.unwrap());
 }
 
+#[tokio::test]
+async fn looking_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    // a name that would mean something in a URI
+    let path = folder.path().join("a?b#c%41 ü.db");
+    let clock = Arc::new(ManualClock::new("2026-03-01T08:00:00Z".parse().unwrap()));
+    let look = || EmbeddedCrm::open_to_look(&path, Arc::clone(&clock) as _, Arc::new(SeededEntropy::new(1)));
+    let error = look().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("is not there") && !path.exists(), "{error}");
+
+    let crm = EmbeddedCrm::open(&path, Arc::clone(&clock) as _, Arc::new(SeededEntropy::new(2))).unwrap();
+    let seen = look().unwrap();
+    assert_eq!(seen.organization, crm.organization);
+    crm.deliver_incoming(&email(7, "seen".to_owned())).await.unwrap();
+    let id = ActivityId::from_uuid(Uuid::from_u128(7));
+    assert_eq!(seen.admin().email(id).await.unwrap().body, "seen");
+    let error = seen.admin().delete_email(id).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Storage, "{error}");
+    assert_eq!(crm.admin().email(id).await.unwrap().body, "seen");
+    seen.close().await.unwrap();
+    crm.close().await.unwrap();
+
+    for (version, words) in [(1, "this program needs version"), (99, "knows versions up to")] {
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", version).unwrap();
+        let error = look().unwrap_err();
+        assert!(error.kind() == ErrorKind::Damaged && error.to_string().contains(words), "{error}");
+    }
+}
+
 #[test]
 fn files_that_are_none_of_ours_are_refused_and_left_alone() {
     type Make = fn(&std::path::Path);

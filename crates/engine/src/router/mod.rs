@@ -9,7 +9,7 @@ mod plan;
 mod scheduler;
 mod status;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -300,7 +300,8 @@ impl Router {
                     if changed.is_err() {
                         break;
                     }
-                    plan = Arc::clone(&plans.borrow_and_update());
+                    let before = std::mem::replace(&mut plan, Arc::clone(&plans.borrow_and_update()));
+                    self.senders_changed(&before, &plan);
                     if let Err(error) = self.board.load(&plan).await {
                         tracing::warn!(%error, "the statuses of a new plan could not be recorded; it is tried again");
                         board_is_old = true;
@@ -350,15 +351,29 @@ impl Router {
         let spread = Duration::from_secs(2).min(plan.schedule.scheduling_period * 2);
         let changes = scheduler.replace(&plan.incoming, Instant::now(), spread, &*self.parts.entropy);
         for mailbox in &changes.removed {
-            self.provider(mailbox, ProviderEvent::Removed);
+            self.provider(mailbox, ProviderDirection::Incoming, ProviderEvent::Removed);
         }
         for mailbox in &changes.refreshed {
-            self.provider(mailbox, ProviderEvent::Refreshed);
+            self.provider(mailbox, ProviderDirection::Incoming, ProviderEvent::Refreshed);
         }
     }
 
-    fn provider(&self, mailbox: &MailboxId, what: ProviderEvent) {
-        self.parts.observer.event(&Event::Provider { mailbox, direction: ProviderDirection::Incoming, what });
+    /// Tells which senders a new plan takes away or changes; the next outgoing pass works by it.
+    fn senders_changed(&self, before: &Plan, after: &Plan) {
+        let now: HashMap<&MailboxId, u64> =
+            after.outgoing.iter().map(|r| (&r.mailbox.id, r.fingerprint)).collect();
+        for route in &before.outgoing {
+            let what = match now.get(&route.mailbox.id) {
+                None => ProviderEvent::Removed,
+                Some(fingerprint) if *fingerprint != route.fingerprint => ProviderEvent::Refreshed,
+                Some(_) => continue,
+            };
+            self.provider(&route.mailbox.id, ProviderDirection::Outgoing, what);
+        }
+    }
+
+    fn provider(&self, mailbox: &MailboxId, direction: ProviderDirection, what: ProviderEvent) {
+        self.parts.observer.event(&Event::Provider { mailbox, direction, what });
     }
 
     fn start_pass(
@@ -468,7 +483,7 @@ impl Router {
         let id = &end.route.mailbox.id;
         match &end.result {
             Ok(()) => {
-                self.provider(id, ProviderEvent::Executed);
+                self.provider(id, ProviderDirection::Incoming, ProviderEvent::Executed);
                 let r = &end.report;
                 self.parts.observer.event(&Event::Backlog { mailbox: id, messages: r.backlog + r.deferred });
                 tracing::debug!(
@@ -484,7 +499,8 @@ impl Router {
                     transport: &end.route.server.name,
                     error,
                 });
-                self.provider(id, if end.aborted { ProviderEvent::Aborted } else { ProviderEvent::Failed });
+                let what = if end.aborted { ProviderEvent::Aborted } else { ProviderEvent::Failed };
+                self.provider(id, ProviderDirection::Incoming, what);
                 tracing::warn!(mailbox = %id, %error, hint = error.hint().unwrap_or_default(), "the mailbox could not be read");
             }
         }

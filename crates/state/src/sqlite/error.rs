@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use email_router_engine::StateError;
+use email_router_model::who_denies;
 use rusqlite::ffi::ErrorCode;
 
 /// What a statement can end with.
@@ -35,6 +36,7 @@ impl Problem {
 /// Says what SQLite's error means for the person who runs the router.
 pub(super) fn store_error(path: &Path, error: rusqlite::Error) -> StateError {
     let place = path.display();
+    let denied;
     let (advice, transient) = match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
             let what = error.to_string();
@@ -48,7 +50,8 @@ pub(super) fn store_error(path: &Path, error: rusqlite::Error) -> StateError {
             ("check the disk; it is tried again", true)
         }
         Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
-            ("the router must be allowed to write the file and its folder", false)
+            denied = whose_turn(path);
+            (denied.as_str(), false)
         }
         _ => ("this is unexpected; please report it", false),
     };
@@ -56,6 +59,19 @@ pub(super) fn store_error(path: &Path, error: rusqlite::Error) -> StateError {
         message: format!("the state file {place}: {error}; {advice}"),
         transient,
         source: Some(Box::new(error)),
+    }
+}
+
+/// What to do about a file that this user may not open.
+pub(super) fn whose_turn(path: &Path) -> String {
+    match who_denies(path) {
+        Some(whose) => {
+            format!(
+                "{whose}: run this as that user, or give the file and what is beside it to the user who runs the router (chown)"
+            )
+        }
+        None => "its folder must exist, and the router must be allowed to write the file and its folder"
+            .to_owned(),
     }
 }
 

@@ -51,7 +51,8 @@ const READERS: usize = 4;
 /// Dropping the last handle waits for the writes already asked for and folds the `-wal` file into the main file.
 pub struct SqliteState {
     path: Arc<PathBuf>,
-    writer: Writer,
+    /// `None`: only looking.
+    writer: Option<Writer>,
     readers: Arc<Readers>,
 }
 
@@ -66,14 +67,25 @@ impl SqliteState {
         let writing = schema::connect(&path)?;
         schema::migrate(&path, &writing)?;
         Ok(Self {
-            writer: Writer::start(Arc::clone(&path), writing)?,
-            readers: Arc::new(Readers {
-                path: Arc::clone(&path),
-                idle: Mutex::new(Vec::new()),
-                permits: Semaphore::new(READERS),
-            }),
+            writer: Some(Writer::start(Arc::clone(&path), writing)?),
+            readers: Arc::new(Readers::new(&path, schema::connect)),
             path,
         })
+    }
+
+    /// Opens the file for looking only: nothing is created and nothing can be changed; `None` when there is no such file. Where this
+    /// program may not write the file or its folder, it is read as it lies, which holds as long as nobody begins to write it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and a file that an older version wrote. Every later attempt to write ends in an error.
+    pub fn open_to_look(path: impl AsRef<Path>) -> Result<Option<Self>, StateError> {
+        let path = Arc::new(path.as_ref().to_owned());
+        if path.try_exists().is_ok_and(|there| !there) {
+            return Ok(None);
+        }
+        let readers = Readers::new(&path, schema::connect_to_look);
+        readers.put(readers.take()?);
+        Ok(Some(Self { writer: None, readers: Arc::new(readers), path }))
     }
 
     /// The file.
@@ -106,7 +118,17 @@ impl SqliteState {
         durability: Durability,
         change: impl FnOnce(&Connection) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, StateError> {
-        self.writer.write(durability, change).await
+        match &self.writer {
+            Some(writer) => writer.write(durability, change).await,
+            None => Err(StateError {
+                message: format!(
+                    "the state file {} is open for looking only; nothing was written",
+                    self.path.display()
+                ),
+                transient: false,
+                source: None,
+            }),
+        }
     }
 }
 
@@ -119,14 +141,23 @@ impl fmt::Debug for SqliteState {
 /// Idle reading connections.
 struct Readers {
     path: Arc<PathBuf>,
+    connect: fn(&Path) -> Result<Connection, StateError>,
     idle: Mutex<Vec<Connection>>,
     permits: Semaphore,
 }
 
 impl Readers {
+    fn new(path: &Arc<PathBuf>, connect: fn(&Path) -> Result<Connection, StateError>) -> Self {
+        Self {
+            path: Arc::clone(path),
+            connect,
+            idle: Mutex::new(Vec::new()),
+            permits: Semaphore::new(READERS),
+        }
+    }
     fn take(&self) -> Result<Connection, StateError> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        idle.map_or_else(|| schema::connect(&self.path), Ok)
+        idle.map_or_else(|| (self.connect)(&self.path), Ok)
     }
     fn put(&self, connection: Connection) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);

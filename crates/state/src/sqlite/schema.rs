@@ -4,9 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use email_router_engine::StateError;
+use email_router_model::may_write;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use super::error::store_error;
+use super::error::{store_error, whose_turn};
 
 /// `PRAGMA application_id` of a state file: the letters `ERst`. It keeps another SQLite file (the embedded CRM's, say) from being
 /// taken for a state file by a slip in the settings.
@@ -47,10 +48,7 @@ const STEPS: &[&str] = &[
 /// gives its side files the same permissions.
 pub(super) fn create_file(path: &Path) -> Result<(), StateError> {
     let failed = |error: std::io::Error| StateError {
-        message: format!(
-            "the state file {} cannot be opened: {error}; its folder must exist and be writable",
-            path.display()
-        ),
+        message: format!("the state file {} cannot be opened: {error}; {}", path.display(), whose_turn(path)),
         transient: false,
         source: Some(Box::new(error)),
     };
@@ -97,6 +95,69 @@ pub(super) fn connect(path: &Path) -> Result<Connection, StateError> {
     }
 }
 
+/// A connection that creates and changes nothing, to a file that is there.
+pub(super) fn connect_to_look(path: &Path) -> Result<Connection, StateError> {
+    let open = || {
+        let connection = if at_rest(path) {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+                | OpenFlags::SQLITE_OPEN_NO_MUTEX
+                | OpenFlags::SQLITE_OPEN_URI;
+            Connection::open_with_flags(immutable(path), flags)?
+        } else {
+            // read-write, since a reader may have to recover the write-ahead log; query_only keeps it from changing anything
+            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            Connection::open_with_flags(path, flags)?
+        };
+        connection.busy_timeout(BUSY)?;
+        connection.set_prepared_statement_cache_capacity(64);
+        connection.execute_batch("PRAGMA query_only = ON")?;
+        let number = |what: &str| connection.query_row(what, [], |row| row.get::<_, i64>(0));
+        let (tables, version) =
+            (number("SELECT count(*) FROM sqlite_schema")?, number("PRAGMA user_version")?);
+        let ours = tables == 0 || number("PRAGMA application_id")? == APPLICATION_ID;
+        Ok((connection, ours, version))
+    };
+    let (connection, ours, version) = open().map_err(|error| store_error(path, error))?;
+    let newest = STEPS.len();
+    let why = match usize::try_from(version) {
+        _ if !ours => NOT_OURS.to_owned(),
+        Ok(done) if done == newest => return Ok(connection),
+        Ok(done) if done < newest => {
+            format!(
+                "has layout {done}, this version needs {newest}; start the router, which brings it up to date"
+            )
+        }
+        _ => too_new(version),
+    };
+    Err(StateError {
+        message: format!("the state file {} {why}", path.display()),
+        transient: false,
+        source: None,
+    })
+}
+
+/// Whether this program may not write the file or beside it, and nobody has it open, or there would be side files. Then it is read as
+/// it lies: a connection of the usual kind would make side files, which may be impossible, or be in the owner's way.
+fn at_rest(path: &Path) -> bool {
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    let folder = path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    !(Path::new(&wal).exists() || may_write(path) && may_write(folder))
+}
+
+/// The file as SQLite's URI for a file that nobody changes.
+fn immutable(path: &Path) -> String {
+    let mut uri = "file:".to_owned();
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' => uri.push(char::from(*byte)),
+            b if b.is_ascii_alphanumeric() => uri.push(char::from(*b)),
+            b => uri.push_str(&format!("%{b:02X}")),
+        }
+    }
+    uri + "?immutable=1"
+}
+
 /// Brings the layout up to date.
 pub(super) fn migrate(path: &Path, connection: &Connection) -> Result<(), StateError> {
     match steps(connection) {
@@ -110,6 +171,16 @@ pub(super) fn migrate(path: &Path, connection: &Connection) -> Result<(), StateE
     }
 }
 
+const NOT_OURS: &str = "is a database of something else; name another file in the settings";
+
+fn too_new(version: i64) -> String {
+    format!(
+        "was written by a newer version of email-router (layout {version}, this version knows {}); run that version, or move the file \
+         away",
+        STEPS.len()
+    )
+}
+
 /// `Some`: why the file is refused.
 fn steps(connection: &Connection) -> rusqlite::Result<Option<String>> {
     // IMMEDIATE: of two processes that start at once, the second sees the finished layout
@@ -120,17 +191,12 @@ fn steps(connection: &Connection) -> rusqlite::Result<Option<String>> {
     let tables = number("SELECT count(*) FROM sqlite_schema")?;
     let empty = tables == 0 && version == 0 && application == 0;
     if !empty && application != APPLICATION_ID {
-        return Ok(Some("is a database of something else; name another file in the settings".to_owned()));
+        return Ok(Some(NOT_OURS.to_owned()));
     }
     let newest = STEPS.len();
     let done = match usize::try_from(version) {
         Ok(done) if done <= newest => done,
-        _ => {
-            return Ok(Some(format!(
-                "was written by a newer version of email-router (layout {version}, this version knows {newest}); run that version, \
-                 or move the file away"
-            )));
-        }
+        _ => return Ok(Some(too_new(version))),
     };
     if done == newest {
         return Ok(None);
