@@ -112,8 +112,11 @@ pub(super) fn is_gone(status: &Status) -> bool {
 
 /// The error for a server that breaks the protocol.
 pub(super) fn violated(place: &str, violation: &Violation) -> Error {
-    Error::new(ErrorKind::Protocol, format!("{place} {violation}"))
-        .with_hint("check that this is a POP3 server, and that the port and the TLS mode are right")
+    let hint = match violation {
+        Violation::TooManyMessages(_) => "archive or delete mail: a mailbox of this size cannot be read",
+        _ => "check that this is a POP3 server, and that the port and the TLS mode are right",
+    };
+    Error::new(ErrorKind::Protocol, format!("{place} {violation}")).with_hint(hint)
 }
 
 fn meaning(text: &str) -> Meaning {
