@@ -227,6 +227,13 @@ fn table() -> Vec<(&'static str, Vec<Step>, &'static str)> {
             "a: Throttled (message, will be tried again); b: 20 bytes; committed",
         ),
         (
+            "a code about sessions in answer to RETR concerns the message, and the others are read and committed",
+            script(
+                "{LOGIN} {TWO} C: RETR 1\n S: -ERR [IN-USE] not now\n C: RETR 2\n {GOOD} C: DELE 2\n S: +OK\n C: QUIT\n S: +OK",
+            ),
+            "a: Throttled (message, will be tried again); b: 20 bytes; committed",
+        ),
+        (
             "message larger than listed, bytes of every kind, dots",
             and(
                 "{LOGIN} {TWO} C: RETR 1",
