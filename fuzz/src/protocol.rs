@@ -28,7 +28,7 @@ pub fn pop3_replies(data: &[u8]) {
         assert!(list.len() <= input.len());
     }
     if let Ok(ids) = pop3::parse_uidl(input) {
-        assert!(ids.iter().all(|(_, id)| !id.contains(['\r', '\n'])));
+        assert!(ids.iter().flat_map(|(_, id)| id).all(|id| !id.contains(['\r', '\n'])));
     }
     let _ = pop3::parse_stat(&String::from_utf8_lossy(input));
 }

@@ -166,11 +166,6 @@ impl IncomingParts {
             .event(&Event::MailboxAccess { mailbox: &route.mailbox.id, error: opened.as_ref().err() });
         let mut inbox = opened?;
 
-        let mut stubs = Vec::new();
-        while let Some(stub) = inbox.next().await? {
-            stubs.push(stub);
-        }
-        report.listed = stubs.len() as u64;
         let mut session = Session {
             parts: self,
             route,
@@ -181,7 +176,7 @@ impl IncomingParts {
             report,
             removed: Vec::new(),
         };
-        let routed = session.route_all(stubs, stop).await;
+        let routed = session.route_all(stop).await;
         let removed = session.removed;
         let closed = match &routed {
             Err(error) if error.kind() == ErrorKind::Transport => return routed,
@@ -502,7 +497,7 @@ enum End {
 }
 
 impl Session<'_> {
-    async fn route_all(&mut self, stubs: Vec<Stub>, stop: &watch::Receiver<bool>) -> Result<()> {
+    async fn route_all(&mut self, stop: &watch::Receiver<bool>) -> Result<()> {
         self.still_served()?;
         let mailbox = &self.route.mailbox.id;
         let forgotten = self.parts.state.read_from(mailbox, &self.route.source).await?;
@@ -512,20 +507,64 @@ impl Session<'_> {
                 "the mailbox is read from another place than before, so what was remembered of its messages is forgotten; what the CRM has already is not delivered again"
             );
         }
-        let ids: Vec<RemoteId> = stubs.iter().map(|s| s.id.clone()).collect();
-        self.parts.state.forget_absent(mailbox, &ids).await?;
+        let mut left = self.route.settings.max_messages_per_cycle.max(1);
+        let mut listed = Vec::new();
+        loop {
+            let (stubs, complete) = self.list().await?;
+            self.report.listed += stubs.len() as u64;
+            listed.extend(stubs.iter().map(|s| s.id.clone()));
+            if complete {
+                self.parts.state.forget_absent(mailbox, &listed).await?;
+            }
+            let mut candidates = self.candidates(stubs).await?;
+            self.report.backlog += candidates.len() as u64;
+            candidates.truncate(left);
+            left -= candidates.len();
+            if !candidates.is_empty() {
+                self.route_candidates(candidates, stop).await?;
+            }
+            if complete || *stop.borrow() {
+                return Ok(());
+            }
+            if left == 0 {
+                // nobody knows how many there are, but that there are more
+                self.report.backlog = self.report.backlog.max(1);
+                return Ok(());
+            }
+        }
+    }
+
+    /// The next messages, and whether these are the last: all of them, or where each costs a read no more than are worked on together, so
+    /// that a mailbox too large to be listed in one pass gets on all the same.
+    async fn list(&mut self) -> Result<(Vec<Stub>, bool)> {
+        let costly = self.capability.costly_listing;
+        let mut stubs = Vec::new();
+        while !costly || stubs.len() < WINDOW {
+            let Some(mut stub) = self.inbox.next().await? else { return Ok((stubs, true)) };
+            if !costly {
+                // a whole mailbox of header sections would be too much
+                stub.headers = None;
+            }
+            stubs.push(stub);
+        }
+        Ok((stubs, false))
+    }
+
+    /// Those that are to be routed now; what is settled already is disposed of.
+    async fn candidates(&mut self, stubs: Vec<Stub>) -> Result<Vec<Candidate>> {
         if stubs.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         // Where an id may name another message in the next session, what was noted about it says nothing about this one; then the CRM
         // alone tells what was delivered before.
         let seen = match self.capability.stable_ids {
-            true => self.parts.state.seen(mailbox, &ids).await?,
-            false => vec![None; ids.len()],
+            true => {
+                let ids: Vec<RemoteId> = stubs.iter().map(|s| s.id.clone()).collect();
+                self.parts.state.seen(&self.route.mailbox.id, &ids).await?
+            }
+            false => vec![None; stubs.len()],
         };
-        let threshold = self.parts.state.threshold(mailbox).await?.max(self.route.settings.process_from);
         let now = self.parts.clock.now();
-
         let mut candidates = Vec::new();
         for (stub, seen) in stubs.into_iter().zip(seen) {
             match seen {
@@ -536,10 +575,16 @@ impl Session<'_> {
                 seen => candidates.push(self.candidate(stub, seen.as_ref())),
             }
         }
-        let most = self.route.settings.max_messages_per_cycle.max(1);
-        self.report.backlog = candidates.len() as u64;
-        candidates.truncate(most);
+        Ok(candidates)
+    }
 
+    async fn route_candidates(
+        &mut self,
+        candidates: Vec<Candidate>,
+        stop: &watch::Receiver<bool>,
+    ) -> Result<()> {
+        let mailbox = &self.route.mailbox.id;
+        let threshold = self.parts.state.threshold(mailbox).await?.max(self.route.settings.process_from);
         let mut windows = windows(candidates).into_iter().peekable();
         if let Some(first) = windows.peek() {
             self.inbox.prefetch(&wanted(first)).await?;
@@ -728,10 +773,12 @@ impl Session<'_> {
             return self.park(candidate, read).await.map(Some);
         }
         if candidate.part == Part::Headers {
-            let headers = match gone_is_none(self.inbox.headers(&stub.id).await)? {
-                Some(headers) => read.headers.insert(headers),
-                None => return Ok(None),
+            let headers = match &stub.headers {
+                Some(listed) => Some(listed.clone()),
+                None => gone_is_none(self.inbox.headers(&stub.id).await)?,
             };
+            let Some(headers) = headers else { return Ok(None) };
+            let headers = read.headers.insert(headers);
             let message = Message::from_headers(headers, &settings.caps);
             if let Some(record) = self.too_old(stub, &message, threshold) {
                 return Ok(Some(Routed { record, corrupt: false }));
@@ -1169,7 +1216,8 @@ fn windows(candidates: Vec<Candidate>) -> Vec<Vec<Candidate>> {
 }
 
 fn wanted(window: &[Candidate]) -> Vec<(RemoteId, Part)> {
-    window.iter().map(|c| (c.stub.id.clone(), c.part)).collect()
+    let known = |c: &&Candidate| c.part == Part::Headers && c.stub.headers.is_some();
+    window.iter().filter(|c| !known(c)).map(|c| (c.stub.id.clone(), c.part)).collect()
 }
 
 /// A message that is gone is no failure.

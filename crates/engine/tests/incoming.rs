@@ -13,7 +13,7 @@ use email_router_model::{Classified as _, Mailbox, MailboxKind, RawMessage, Remo
 use email_router_transport::layer::Operation;
 use email_router_transport::memory::MemoryTransport;
 use email_router_transport::{Error, ErrorKind, Transport as _};
-use world::{Life, MemoryCrm, Place, Point, World, junk, large, like_pop3, mail, subjects};
+use world::{Life, MemoryCrm, Place, Point, World, costly_to_list, junk, large, like_pop3, mail, subjects};
 
 const MEGABYTE: usize = 1_000_000;
 
@@ -325,6 +325,42 @@ async fn a_cycle_has_its_limit_and_tells_the_backlog() {
         told.push((report.listed, report.processed, report.backlog));
     }
     assert_eq!(told, [(25, 10, 15), (25, 10, 5), (25, 5, 0), (25, 0, 0)]);
+}
+
+/// Where listing costs a read of each message, no more is listed than is worked on, and nothing is forgotten that was not listed.
+#[tokio::test(start_paused = true)]
+async fn a_costly_listing_goes_as_far_as_the_work() {
+    let (world, system) = (World::new(), costly_to_list());
+    let ann = world.user("ann");
+    let ids: Vec<_> = (0..100).map(|n| system.put(ann.id(), mail(&format!("m{n:02}")))).collect();
+    let mut route = world.route(&ann, system.clone());
+    route.settings.delete_after_processing = true;
+    route.settings.max_messages_per_cycle = 40;
+    world.state.begin(ann.id(), &[ids[99].clone(), "never listed".into()], later(&world, 0)).await.unwrap();
+    let mut told = Vec::new();
+    for pass in 1..=3 {
+        let listed = system.count(Operation::Next);
+        let report = world.pass(&route).await;
+        assert!(system.count(Operation::Next) <= listed + 65, "two windows and the end");
+        told.push((report.listed, report.processed, report.backlog, subjects(&system, &ann).len()));
+        // only a listing that came to its end shows what is gone
+        assert_eq!(world.attempts(&ann, &"never listed".into()).await.is_some(), pass == 1);
+        assert_eq!(world.attempts(&ann, &ids[99]).await.is_some(), pass < 3);
+    }
+    assert_eq!(told, [(64, 40, 24, 60), (60, 40, 20, 20), (20, 20, 0, 0)]);
+    assert_eq!(world.crm.received().len(), 100);
+}
+
+/// The header section that came with the listing is not asked for again.
+#[tokio::test(start_paused = true)]
+async fn header_sections_of_a_costly_listing_are_used() {
+    let (world, system) = (World::new(), costly_to_list());
+    let ann = world.user("ann");
+    system.put(ann.id(), large(&junk("junk"), MEGABYTE));
+    system.put(ann.id(), large(&mail("wanted"), MEGABYTE));
+    let report = world.pass(&world.route(&ann, system.clone())).await;
+    assert_eq!((report.delivered, report.discarded), (1, 1));
+    assert_eq!((system.count(Operation::Headers), system.count(Operation::Fetch)), (0, 1));
 }
 
 #[tokio::test(start_paused = true)]

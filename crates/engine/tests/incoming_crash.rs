@@ -13,7 +13,9 @@ use email_router_engine::{StateStore as _, Verdict};
 use email_router_transport::Transport;
 use email_router_transport::layer::Operation;
 use email_router_transport::memory::MemoryTransport;
-use world::{Life, MortalTransport, Place, Point, World, junk, large, like_pop3, mail, subjects};
+use world::{
+    Life, MortalTransport, Place, Point, World, costly_to_list, junk, large, like_pop3, mail, subjects,
+};
 
 /// A pass killed at a point, then the world as it is, then a pass that ends well.
 async fn crash_at(world: &World, route: &IncomingRoute, point: &'static str, nth: usize) {
@@ -378,6 +380,11 @@ async fn sweep_at_once_and_delete() {
 #[tokio::test(start_paused = true)]
 async fn sweep_at_close_and_delete() {
     sweep(like_pop3, true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn sweep_of_a_costly_listing() {
+    sweep(costly_to_list, true).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -50,3 +50,31 @@ async fn a_refused_quit_forgets_nothing() {
     assert!(result.is_err());
     assert_eq!((report.processed, world.crm.received().len(), server.messages("help").len()), (0, 1, 1));
 }
+
+/// A server without UIDL: a pass lists as far as it works, each header section is read once, and the mailbox gets empty.
+#[tokio::test]
+async fn without_unique_ids_a_pass_lists_as_far_as_it_works() {
+    for top in [true, false] {
+        let (world, server, _, mut route) =
+            setup(Pop3Options { uidl: false, top, ..Pop3Options::default() }).await;
+        for n in 0..150 {
+            server.put("help", &format!("uid{n}"), mail(&format!("m{n}")).bytes().to_vec());
+        }
+        route.settings.max_messages_per_cycle = 40;
+        route.settings.header_first_above = 10;
+        let mut passes = 0;
+        while !server.messages("help").is_empty() {
+            let (before, left) = (server.commands().len(), server.messages("help").len());
+            let report = world.pass(&route).await;
+            passes += 1;
+            assert_eq!(report.processed, 40.min(left as u64), "{passes}, top {top}");
+            let commands = server.commands().split_off(before);
+            let tops = commands.iter().filter(|c| c.starts_with("TOP")).count();
+            // two windows, and what the session has under way beyond them
+            assert!(tops <= if top { 64 + 64 } else { 1 }, "{tops} in pass {passes}");
+            let first = commands.iter().filter(|c| *c == "TOP 1 0").count();
+            assert!(first <= 1, "pass {passes} asked {first} times");
+        }
+        assert_eq!((passes, world.crm.received().len()), (4, 150), "top {top}");
+    }
+}

@@ -15,7 +15,7 @@ use email_router_transport::{Error, ErrorKind};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use world::{Place, Watch, Watched, World, like_pop3, mail, subjects};
+use world::{Place, Watch, Watched, World, costly_to_list, like_pop3, mail, subjects};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -286,6 +286,23 @@ async fn a_mailbox_too_full_for_one_pass_gets_on() {
     assert_eq!((world.crm.received().len(), subjects(&system, &ann).len()), (200, 0));
     assert!(world.heard.count("aborted incoming ann") >= 3);
     assert_eq!(world.classes().await, [""; 0]);
+}
+
+/// Listing all would take 25 minutes, a pass has ten.
+#[tokio::test(start_paused = true)]
+async fn a_mailbox_too_full_to_be_listed_in_one_pass_gets_on() {
+    let (world, system, watch) = (World::new(), costly_to_list(), Arc::new(Watch::default()));
+    let ann = world.user("ann");
+    for n in 0..500 {
+        system.put(ann.id(), mail(&format!("m{n}")));
+    }
+    *watch.listing_takes.lock().unwrap() = Duration::from_secs(3);
+    let mut route = watched(&world, &ann, &system, &watch);
+    route.settings.delete_after_processing = true;
+    route.settings.max_messages_per_cycle = 100;
+    run_for(&world, plan([route]), 60 * MINUTE).await;
+    assert_eq!((world.crm.received().len(), subjects(&system, &ann).len()), (500, 0));
+    assert_eq!(world.heard.count("aborted incoming ann"), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -24,7 +24,7 @@
 //! | no secret in `Debug`, `Display`, errors | `secrets` |
 //! | probe changes nothing | `probe incoming`, `probe outgoing` |
 //! | an empty mailbox opens fine | `empty mailbox` |
-//! | ids unique, oldest first, at most `max_messages` | `listing`, `at most` |
+//! | ids unique, oldest first, at most `max_messages`; in pieces | `listing`, `at most`, `listing in pieces` |
 //! | ids stable between sessions | `stable ids` |
 //! | arrivals during a session | `arrivals` |
 //! | prefetch is a hint | `prefetch` |

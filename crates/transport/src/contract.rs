@@ -74,13 +74,14 @@ pub trait Transport: Debug + Display + Send + Sync + 'static {
 /// # Contract
 /// - [`Inbox::next`] lists the messages present when the session began, oldest first where the server has an order, at most
 ///   [`ReceiveOptions::max_messages`]. It never repeats an id within a session. Messages that arrive meanwhile may be left to the next.
+///   Whoever lists may read and dispose of what was listed before going on, and need not list to the end.
 /// - After [`ErrorKind::MessageGone`] or any other error of scope *message* the session goes on. After an error of scope *mailbox* or *server* every
 ///   further call fails; nothing disposed of so far may be taken as done.
 /// - Dropping an inbox without [`Inbox::close`] changes nothing in the mailbox where the protocol can undo (POP3 without QUIT), and leaves
 ///   every message not disposed of untouched everywhere.
 #[async_trait]
 pub trait Inbox: Send {
-    /// The next message, or `None` after the last. Costs no body.
+    /// The next message, or `None` after the last. Costs no body, but for [`Capability::costly_listing`].
     ///
     /// # Errors
     /// Scope mailbox or server only.
@@ -133,6 +134,9 @@ pub struct Capability {
     pub stable_ids: bool,
     /// [`Inbox::headers`] costs less than the body.
     pub headers_alone: bool,
+    /// [`Inbox::next`] reads the header section or all of each message, since the server tells no ids (POP3 without UIDL). A caller
+    /// lists no further than it works, so that a session gets on; [`Stub::headers`] has what was read.
+    pub costly_listing: bool,
     /// [`Disposition::Delete`] works.
     pub delete: bool,
     /// [`Disposition::MarkRead`] works.
@@ -206,7 +210,7 @@ pub struct Stub {
     pub size: Option<u64>,
     /// When the mail system received it.
     pub received: Option<Timestamp>,
-    /// The header section, when the listing gave it for free.
+    /// The header section, when it had to be read for the listing.
     pub headers: Option<Bytes>,
 }
 

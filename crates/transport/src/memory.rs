@@ -88,6 +88,7 @@ impl MemoryTransport {
             submit: true,
             stable_ids: true,
             headers_alone: true,
+            costly_listing: false,
             delete: true,
             mark_read: true,
             move_to_folder: true,
@@ -430,7 +431,8 @@ impl Inbox for MemoryInbox {
         while let Some((shown, real)) = self.listing.pop_front() {
             let state = self.transport.state();
             if let Some(m) = state.mailboxes.get(&self.mailbox).and_then(|messages| messages.get(&real)) {
-                let headers = None;
+                let costly = self.transport.capability.costly_listing;
+                let headers = costly.then(|| Bytes::copy_from_slice(m.message.headers().as_bytes()));
                 let (size, received) = (Some(m.message.size()), m.message.received);
                 return Ok(Some(Stub { id: shown, size, received, headers }));
             }

@@ -159,8 +159,17 @@ fn table() -> Vec<(&'static str, Vec<Step>, &'static str)> {
         ),
         (
             "listing with negative sizes",
-            script("{LOGIN} C: UIDL\n S: +OK\n S: 1 a\n S: .\n C: LIST\n S: +OK\n S: 1 -5\n S: ."),
-            PROTOCOL,
+            script(
+                "{LOGIN} C: UIDL\n S: +OK\n S: 1 a\n S: .\n C: LIST\n S: +OK\n S: 1 -5\n S: .\n C: RETR 1\n {GOOD} C: DELE 1\n S: +OK\n C: QUIT\n S: +OK",
+            ),
+            "a: 20 bytes; committed",
+        ),
+        (
+            "an id and a size missing",
+            script(
+                "{LOGIN} C: UIDL\n S: +OK\n S: 1\n S: 2 b\n S: .\n C: LIST\n S: +OK\n S: 1\n S: 2 9\n S: .\n C: TOP 1 0\n {GOOD} C: RETR 1\n {GOOD} C: DELE 1\n S: +OK\n C: RETR 2\n {GOOD} C: DELE 2\n S: +OK\n C: QUIT\n S: +OK",
+            ),
+            "digest-{DIGEST}: 20 bytes; b: 20 bytes; committed",
         ),
         ("listing that never ends", and("{LOGIN} C: UIDL\n S: +OK\n S: 1 a", [Step::Silence]), TIMEOUT),
         ("listing cut off", and("{LOGIN} C: UIDL\n S: +OK\n S: 1 a", [Step::Close]), LOST),
@@ -214,6 +223,13 @@ fn table() -> Vec<(&'static str, Vec<Step>, &'static str)> {
             "message that cannot be read now",
             script(
                 "{LOGIN} {TWO} C: RETR 1\n S: -ERR [SYS/TEMP] disk\n C: RETR 2\n {GOOD} C: DELE 2\n S: +OK\n C: QUIT\n S: +OK",
+            ),
+            "a: Throttled (message, will be tried again); b: 20 bytes; committed",
+        ),
+        (
+            "a code about sessions in answer to RETR concerns the message, and the others are read and committed",
+            script(
+                "{LOGIN} {TWO} C: RETR 1\n S: -ERR [IN-USE] not now\n C: RETR 2\n {GOOD} C: DELE 2\n S: +OK\n C: QUIT\n S: +OK",
             ),
             "a: Throttled (message, will be tried again); b: 20 bytes; committed",
         ),
@@ -294,7 +310,11 @@ async fn misbehaving_servers() {
         // the size of this one says itself which dots went: ".", 0xff, NUL, LF, ".", CRLF, CRLF, 500 y, CRLF
         let expected = match expected {
             "OPEN" => format!("a: {} bytes; b: 20 bytes; committed", 5 + 2 + 2 + 500 + 2),
-            text => text.to_owned(),
+            // of the header section, in its canonical form
+            text => {
+                let digest = email_router_model::RawMessage::new("Subject:x\n").digest();
+                text.replace("{DIGEST}", &digest[..40])
+            }
         };
         let server = ScriptedServer::start(vec![script]).await;
         let mut settings = settings(server.port());

@@ -306,6 +306,13 @@ pub fn like_pop3() -> MemoryTransport {
     MemoryTransport::with_capability(capability)
 }
 
+/// The same without UIDL: listing reads every header section.
+pub fn costly_to_list() -> MemoryTransport {
+    let mut capability = like_pop3().capability();
+    capability.costly_listing = true;
+    MemoryTransport::with_capability(capability)
+}
+
 // ------------------------------------------------------------------------------------------------------------- watching
 
 /// What a [`Watched`] transport saw and does.
@@ -320,6 +327,8 @@ pub struct Watch {
     pub submit_takes: Mutex<Duration>,
     /// Fetching in these mailboxes takes this long.
     pub fetch_takes: Mutex<HashMap<MailboxId, Duration>>,
+    /// Listing each message takes this long.
+    pub listing_takes: Mutex<Duration>,
     /// Fetching this message panics, as a fault of the program would.
     pub panic_at: Mutex<Option<RemoteId>>,
 }
@@ -414,6 +423,8 @@ struct WatchedInbox {
 #[async_trait]
 impl Inbox for WatchedInbox {
     async fn next(&mut self) -> Mailed<Option<Stub>> {
+        let takes = *self.watch.listing_takes.lock().unwrap();
+        tokio::time::sleep(takes).await;
         self.inner.next().await
     }
     async fn prefetch(&mut self, wanted: &[(RemoteId, Part)]) -> Mailed<()> {

@@ -19,6 +19,7 @@ where
 {
     runner.case("empty mailbox", |f| Box::pin(empty_mailbox(f))).await;
     runner.case("listing", |f| Box::pin(listing(f))).await;
+    runner.case("listing in pieces", |f| Box::pin(listing_in_pieces(f))).await;
     runner.case("at most", |f| Box::pin(at_most(f))).await;
     runner.case("arrivals", |f| Box::pin(arrivals(f))).await;
     runner.case("probe incoming", |f| Box::pin(probe(f))).await;
@@ -187,6 +188,41 @@ async fn listing(fixture: &dyn Fixture) -> Outcome {
         ensure!(numbers == (0..12).collect::<Vec<_>>(), "not oldest first: {numbers:?}");
     }
     inbox.close().await.because("close")
+}
+
+/// Between two pieces of the listing the messages of the first are read and disposed of; the rest is never listed.
+async fn listing_in_pieces(fixture: &dyn Fixture) -> Outcome {
+    let mailbox = fixture.mailbox(0);
+    fill(fixture, &mailbox, 0..9).await;
+    let can_delete = fixture.transport().capability().delete;
+    let mut inbox = open_all(fixture, &mailbox).await?;
+    let mut ids = HashSet::new();
+    let mut deleted = Vec::new();
+    for _ in 0..2 {
+        let mut piece = Vec::new();
+        for _ in 0..3 {
+            let Some(stub) = inbox.next().await.because("next")? else {
+                return Err("the listing ended early".to_owned());
+            };
+            ensure!(ids.insert(stub.id.clone()), "{} is listed twice", stub.id);
+            piece.push(stub.id);
+        }
+        let hint: Vec<_> = piece.iter().map(|id| (id.clone(), Part::Whole)).collect();
+        inbox.prefetch(&hint).await.because("a hint within the listing")?;
+        for id in &piece {
+            let whole = inbox.fetch(id).await.because("fetch within the listing")?;
+            deleted.extend(number_of(whole.bytes()));
+            if can_delete {
+                inbox.dispose(id, Disposition::Delete).await.because("delete within the listing")?;
+            }
+        }
+    }
+    inbox.close().await.because("close before the end of the listing")?;
+    let mut due: Vec<_> = (0..9).filter(|n| !can_delete || !deleted.contains(n)).collect();
+    due.sort_unstable();
+    let left = left(fixture, &mailbox).await;
+    ensure!(left == due, "{left:?} are left, {due:?} were due");
+    Ok(())
 }
 
 async fn at_most(fixture: &dyn Fixture) -> Outcome {

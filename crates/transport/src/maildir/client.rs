@@ -88,6 +88,7 @@ impl Transport for MaildirTransport {
             submit: delivery.is_some(),
             stable_ids: receive,
             headers_alone: receive,
+            costly_listing: false,
             delete: receive,
             mark_read: receive,
             move_to_folder: receive,

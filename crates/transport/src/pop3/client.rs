@@ -470,15 +470,19 @@ fn step(steps: &mut Vec<ProbeStep>, what: &str, warning: Option<&str>) {
 }
 
 /// Brings ids and sizes together by message number. Servers disagree with themselves now and then: a message that only one of the
-/// two listings has is kept, and the first line about a number counts.
-fn merge(uids: Vec<(u32, String)>, sizes: Vec<(u32, u64)>) -> Vec<Entry> {
+/// two listings has is kept, and the first line that tells something about a number counts.
+fn merge(uids: Vec<(u32, Option<String>)>, sizes: Vec<(u32, Option<u64>)>) -> Vec<Entry> {
     let mut all = std::collections::BTreeMap::new();
+    let blank = |number| Entry { number, size: None, uid: None };
     for (number, size) in sizes {
-        all.entry(number).or_insert(Entry { number, size: Some(size), uid: None });
+        let entry = all.entry(number).or_insert_with(|| blank(number));
+        entry.size = entry.size.or(size);
     }
     for (number, uid) in uids {
-        let entry = all.entry(number).or_insert(Entry { number, size: None, uid: None });
-        entry.uid.get_or_insert(uid);
+        let entry = all.entry(number).or_insert_with(|| blank(number));
+        if entry.uid.is_none() {
+            entry.uid = uid;
+        }
     }
     all.into_values().collect()
 }

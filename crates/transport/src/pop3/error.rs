@@ -33,6 +33,7 @@ enum Meaning {
     Locked,
     Later,
     Denied,
+    WrongPassword,
     Gone,
     Unclear,
 }
@@ -73,6 +74,13 @@ pub(super) fn refused(
             .with_hint("check user name and password; some servers want an application password or POP3 enabled for the account")
     };
     match &status.code {
+        // what a code says of logins and sessions cannot be meant when one message is asked for in an open session: it is not
+        // there now, and the others may be
+        Some(ResponseCode::LoginDelay | ResponseCode::InUse | ResponseCode::Auth)
+            if stage == Stage::Message =>
+        {
+            return temporary();
+        }
         Some(ResponseCode::LoginDelay) => {
             let error = said(K::Throttled, format!("{place} wants a pause between logins"))
                 .with_hint("poll this mailbox less often");
@@ -87,7 +95,7 @@ pub(super) fn refused(
         Some(ResponseCode::Auth) => return wrong_password(),
         Some(ResponseCode::Other(_)) | None => {}
     }
-    match (stage, meaning(&status.text)) {
+    match (stage, meaning(stage, &status.text)) {
         (Stage::Message, Meaning::Later) => temporary(),
         // whatever the words, there is nothing to read under this number
         (Stage::Message, _) => {
@@ -107,16 +115,19 @@ pub(super) fn refused(
 
 /// Whether a refusal of DELE says that the message is not there, which is as good as deleted.
 pub(super) fn is_gone(status: &Status) -> bool {
-    status.code.is_none() && meaning(&status.text) == Meaning::Gone
+    status.code.is_none() && meaning(Stage::Close, &status.text) == Meaning::Gone
 }
 
 /// The error for a server that breaks the protocol.
 pub(super) fn violated(place: &str, violation: &Violation) -> Error {
-    Error::new(ErrorKind::Protocol, format!("{place} {violation}"))
-        .with_hint("check that this is a POP3 server, and that the port and the TLS mode are right")
+    let hint = match violation {
+        Violation::TooManyMessages(_) => "archive or delete mail: a mailbox of this size cannot be read",
+        _ => "check that this is a POP3 server, and that the port and the TLS mode are right",
+    };
+    Error::new(ErrorKind::Protocol, format!("{place} {violation}")).with_hint(hint)
 }
 
-fn meaning(text: &str) -> Meaning {
+fn meaning(stage: Stage, text: &str) -> Meaning {
     let text = text.to_ascii_lowercase();
     let any = |words: &[&str]| words.iter().any(|word| text.contains(word));
     if any(&[
@@ -127,12 +138,17 @@ fn meaning(text: &str) -> Meaning {
         "does not exist",
         "deleted message",
         "is deleted",
-    ]) {
+    ]) && stage != Stage::Login
+    {
         Meaning::Gone
+    } else if any(&["temporar", "unavailable", "timed out", "timeout", "internal error"]) {
+        // nobody says that of a password
+        Meaning::Later
     } else if any(&[
         "account is locked",
         "account locked",
         "locked out",
+        "blocked",
         "disabled",
         "suspended",
         "not enabled",
@@ -141,6 +157,20 @@ fn meaning(text: &str) -> Meaning {
         "access denied",
     ]) {
         Meaning::Denied
+    } else if stage == Stage::Login
+        && any(&[
+            "password",
+            "invalid",
+            "incorrect",
+            "authenticat",
+            "credential",
+            "unknown user",
+            "user unknown",
+            "login failed",
+        ])
+    {
+        // "invalid password, please try again" is no "later"
+        Meaning::WrongPassword
     } else if any(&[
         "lock",
         "in use",
@@ -151,18 +181,7 @@ fn meaning(text: &str) -> Meaning {
         "already logged in",
     ]) {
         Meaning::Locked
-    } else if any(&[
-        "temporar",
-        "try again",
-        "try later",
-        "later",
-        "too many",
-        "unavailable",
-        "timed out",
-        "timeout",
-        "internal error",
-        "exceeded",
-    ]) {
+    } else if any(&["try again", "try later", "later", "too many", "exceeded"]) {
         Meaning::Later
     } else {
         Meaning::Unclear
@@ -248,7 +267,46 @@ mod tests {
             (Stage::Greeting, "-ERR [SYS/PERM] not for you", K::AccessDenied, now_and_then, Mailbox),
             (Stage::Message, "-ERR no such message", K::MessageGone, Retry::Never, Message),
             (Stage::Message, "-ERR Message 3 has vanished", K::MessageGone, Retry::Never, Message),
+            (
+                Stage::Login,
+                "-ERR Invalid password, please try again",
+                K::Authentication,
+                Retry::Never,
+                Mailbox,
+            ),
+            (Stage::Login, "-ERR login failed, try again later", K::Authentication, Retry::Never, Mailbox),
+            (
+                Stage::Login,
+                "-ERR Authentication failed: user in use",
+                K::Authentication,
+                Retry::Never,
+                Mailbox,
+            ),
+            (
+                Stage::Login,
+                "-ERR incorrect credentials (lock after 3)",
+                K::Authentication,
+                Retry::Never,
+                Mailbox,
+            ),
+            (Stage::Login, "-ERR user does not exist", K::Authentication, Retry::Never, Mailbox),
+            (Stage::Login, "-ERR account blocked", K::AccessDenied, Retry::Never, Mailbox),
+            (Stage::Login, "-ERR password login is not permitted", K::AccessDenied, Retry::Never, Mailbox),
+            (
+                Stage::Login,
+                "-ERR temporarily blocked after wrong passwords",
+                K::Throttled,
+                now_and_then,
+                Mailbox,
+            ),
+            (Stage::Login, "-ERR Temporary authentication failure", K::Throttled, now_and_then, Mailbox),
+            (Stage::Login, "-ERR authentication server timed out", K::Throttled, now_and_then, Mailbox),
+            (Stage::Login, "-ERR quota of logins exceeded", K::Throttled, now_and_then, Mailbox),
+            (Stage::Mailbox, "-ERR invalid index, mailbox busy", K::MailboxLocked, now_and_then, Mailbox),
             (Stage::Message, "-ERR [SYS/TEMP] disk", K::Throttled, now_and_then, Message),
+            (Stage::Message, "-ERR [IN-USE] taken over", K::Throttled, now_and_then, Message),
+            (Stage::Message, "-ERR [LOGIN-DELAY] slow down", K::Throttled, now_and_then, Message),
+            (Stage::Message, "-ERR [AUTH] who are you", K::Throttled, now_and_then, Message),
             (Stage::Message, "-ERR [SYS/PERM] damaged", K::AccessDenied, Retry::Never, Message),
             (Stage::Mailbox, "-ERR huh?", K::Protocol, now_and_then, Mailbox),
             (Stage::Mailbox, "-ERR [IN-USE] x", K::MailboxLocked, now_and_then, Mailbox),

@@ -403,6 +403,8 @@ impl Pop3Inbox {
             id = RemoteId::new(format!("{base}-{ordinal}"));
         }
         self.ids.insert(id.clone(), index);
+        // a piece of a whole message would keep all of it in memory as long as the caller keeps the stub
+        let headers = headers.map(|h| if self.top { h } else { Bytes::copy_from_slice(&h) });
         Ok(Some((id, headers)))
     }
 

@@ -54,6 +54,8 @@ pub struct Pop3Transport {
     tls: TlsConnector,
     /// Whether the last session found TOP missing.
     without_top: Arc<AtomicBool>,
+    /// Whether the last session with a message found UIDL missing.
+    without_uidl: AtomicBool,
 }
 
 impl Pop3Transport {
@@ -63,7 +65,12 @@ impl Pop3Transport {
     /// [`ErrorKind::Settings`] when one of those files is no good.
     pub fn new(settings: Pop3Settings) -> Result<Self> {
         let tls = TlsConnector::new(&settings.endpoint.extra_ca_files)?;
-        Ok(Self { settings: Arc::new(settings), tls, without_top: Arc::default() })
+        Ok(Self {
+            settings: Arc::new(settings),
+            tls,
+            without_top: Arc::default(),
+            without_uidl: AtomicBool::new(false),
+        })
     }
 
     async fn log_in(&self, mailbox: &Mailbox, steps: &mut Vec<ProbeStep>) -> Result<Session> {
@@ -89,6 +96,7 @@ impl Transport for Pop3Transport {
             receive: true,
             stable_ids: true,
             headers_alone: !self.without_top.load(Ordering::Relaxed),
+            costly_listing: self.without_uidl.load(Ordering::Relaxed),
             delete: true,
             dispose_at_close: true,
             ..Capability::default()
@@ -129,6 +137,9 @@ impl Transport for Pop3Transport {
         let listing = session.list().await?;
         let without_top = session.capabilities.known && !session.capabilities.top;
         self.without_top.store(without_top, Ordering::Relaxed);
+        if !listing.entries.is_empty() {
+            self.without_uidl.store(!listing.unique_ids, Ordering::Relaxed);
+        }
         Ok(Box::new(Pop3Inbox::new(
             session,
             listing,

@@ -52,7 +52,10 @@ impl fmt::Debug for Argument {
     }
 }
 
-/// A command.
+/// A command: all of RFC 1939, and those of its extensions that are used.
+///
+/// The adapter itself never sends RSET and NOOP. A session that is given up is dropped without QUIT, which takes all marks back as
+/// RSET does and keeps no lock; and while it is open it is never idle, so nothing needs to be kept awake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Command {
@@ -115,12 +118,6 @@ impl Request {
     #[must_use]
     pub fn is_multi_line(self) -> bool {
         matches!(self, Self::Capa | Self::List | Self::Uidl | Self::Top(_) | Self::Retr(_))
-    }
-
-    /// Whether no command may follow before the answer is there (RFC 2449 section 6.6: these change the state of the session).
-    #[must_use]
-    pub fn is_barrier(self) -> bool {
-        matches!(self, Self::Auth | Self::Stls | Self::Quit | Self::Pass | Self::Apop)
     }
 }
 

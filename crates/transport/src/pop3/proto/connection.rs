@@ -75,6 +75,9 @@ pub enum Violation {
     /// A line of a listing that cannot be read.
     #[error("sent the listing line {0:?}, which cannot be read")]
     Listing(String),
+    /// More messages than [`MOST_MESSAGES`](super::listing::MOST_MESSAGES).
+    #[error("lists more than {0} messages")]
+    TooManyMessages(usize),
     /// A challenge that is not base64.
     #[error("sent a challenge that is not base64")]
     Challenge,
@@ -88,7 +91,10 @@ impl Violation {
             Self::NotAnAnswer(words) => Self::NotAnAnswer(change(&words)),
             Self::Unasked(words) => Self::Unasked(change(&words)),
             Self::Listing(words) => Self::Listing(change(&words)),
-            other @ (Self::LineTooLong(_) | Self::TooMuch { .. } | Self::Challenge) => other,
+            other @ (Self::LineTooLong(_)
+            | Self::TooMuch { .. }
+            | Self::TooManyMessages(_)
+            | Self::Challenge) => other,
         }
     }
 }

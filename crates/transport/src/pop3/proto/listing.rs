@@ -18,8 +18,6 @@ pub struct Capabilities {
     pub pipelining: bool,
     /// TLS can be started (RFC 2595).
     pub stls: bool,
-    /// Response codes in square brackets are meant as such.
-    pub resp_codes: bool,
     /// Names of SASL mechanisms (RFC 5034).
     pub sasl: Vec<String>,
     /// Least number of seconds between two logins (RFC 2449 section 6.5).
@@ -42,7 +40,6 @@ impl Capabilities {
                 "USER" => found.user = true,
                 "PIPELINING" => found.pipelining = true,
                 "STLS" => found.stls = true,
-                "RESP-CODES" | "AUTH-RESP-CODE" => found.resp_codes = true,
                 "SASL" => found.sasl.extend(words.take(50).map(str::to_owned)),
                 "LOGIN-DELAY" => found.login_delay = words.next().and_then(|w| w.parse().ok()),
                 "IMPLEMENTATION" => {
@@ -56,33 +53,38 @@ impl Capabilities {
     }
 }
 
-/// Reads `number octets` lines; words after the size are passed over, as RFC 1939 section 5 asks.
+/// The most messages a listing may have. A line takes a few octets on the wire and many more in memory, so the cap on octets alone
+/// would let a server fill the memory.
+pub const MOST_MESSAGES: usize = 1_000_000;
+
+/// Reads `number octets` lines; words after the size are passed over, as RFC 1939 section 5 asks. `None` stands for a size that is
+/// missing or cannot be read: one such line is no reason to leave all messages alone.
 ///
 /// # Errors
-/// [`Violation::Listing`] for a line that is no such thing.
-pub fn parse_list(data: &[u8]) -> Result<Vec<(u32, u64)>, Violation> {
-    lines(data)
-        .map(|line| {
-            let (number, rest) = numbered(line)?;
-            let size = rest.split(u8::is_ascii_whitespace).next().and_then(digits);
-            Ok((number, size.ok_or_else(|| malformed(line))?))
-        })
-        .collect()
+/// [`Violation::Listing`] for a line that does not begin with the number of a message, [`Violation::TooManyMessages`].
+pub fn parse_list(data: &[u8]) -> Result<Vec<(u32, Option<u64>)>, Violation> {
+    entries(data, digits)
 }
 
 /// Reads `number unique-id` lines. An id may be longer than the 70 characters of RFC 1939; octets that are not printable ASCII
-/// are written as `%` and two hexadecimal digits, so that different ids stay different.
+/// are written as `%` and two hexadecimal digits, so that different ids stay different. `None` stands for an id that is missing.
 ///
 /// # Errors
-/// [`Violation::Listing`] for a line that is no such thing.
-pub fn parse_uidl(data: &[u8]) -> Result<Vec<(u32, String)>, Violation> {
-    lines(data)
-        .map(|line| {
-            let (number, rest) = numbered(line)?;
-            let id = rest.split(u8::is_ascii_whitespace).next().filter(|id| !id.is_empty());
-            Ok((number, printable(id.ok_or_else(|| malformed(line))?)))
-        })
-        .collect()
+/// As [`parse_list`].
+pub fn parse_uidl(data: &[u8]) -> Result<Vec<(u32, Option<String>)>, Violation> {
+    entries(data, |id| (!id.is_empty()).then(|| printable(id)))
+}
+
+fn entries<T>(data: &[u8], read: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<(u32, Option<T>)>, Violation> {
+    let mut found = Vec::new();
+    for line in lines(data) {
+        if found.len() == MOST_MESSAGES {
+            return Err(Violation::TooManyMessages(MOST_MESSAGES));
+        }
+        let (number, rest) = numbered(line)?;
+        found.push((number, read(rest.split(u8::is_ascii_whitespace).next().unwrap_or_default())));
+    }
+    Ok(found)
 }
 
 /// Reads the text of the answer to STAT: number of messages and octets.
@@ -107,7 +109,7 @@ fn lines(data: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 fn numbered(line: &[u8]) -> Result<(u32, &[u8]), Violation> {
-    let end = line.iter().position(u8::is_ascii_whitespace).ok_or_else(|| malformed(line))?;
+    let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
     let number = digits(&line[..end]).and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
     Ok((number.ok_or_else(|| malformed(line))?, line[end..].trim_ascii()))
 }
@@ -153,21 +155,33 @@ mod tests {
 
     #[test]
     fn listings() {
-        assert_eq!(parse_list(b"1 120\r\n2\t200 extra words\r\n").unwrap(), [(1, 120), (2, 200)]);
+        let sizes = |data: &[u8]| parse_list(data).unwrap();
+        assert_eq!(sizes(b"1 120\r\n2\t200 extra words\r\n"), [(1, Some(120)), (2, Some(200))]);
         // a mailbox beyond 2 GiB, and line ends of both kinds
-        assert_eq!(parse_list(b"7 5000000000\n").unwrap(), [(7, 5_000_000_000)]);
-        assert_eq!(parse_list(b"").unwrap(), []);
-        for bad in ["1", "x 1", "1 x", "0 5", "-1 5", "1 -5", "99999999999 5", "1 99999999999999999999999"] {
-            assert!(parse_list(bad.as_bytes()).is_err(), "{bad}");
+        assert_eq!(sizes(b"7 5000000000\n"), [(7, Some(5_000_000_000))]);
+        assert_eq!(sizes(b""), []);
+        for unknown in ["1", "1 ", "1 x", "1 -5", "1 99999999999999999999999"] {
+            assert_eq!(sizes(unknown.as_bytes()), [(1, None)], "{unknown}");
         }
-        let ids =
-            parse_uidl(b"1 whqtswO00WBw418f9t5JxYwZ\r\n2\tQhdPYR:00WBw1Ph7x7\r\n3 a\xffb more\r\n").unwrap();
-        assert_eq!(ids[0], (1, "whqtswO00WBw418f9t5JxYwZ".to_owned()));
-        assert_eq!(ids[1].1, "QhdPYR:00WBw1Ph7x7");
-        assert_eq!(ids[2].1, "a%FFb");
-        for bad in ["1", "1 ", "x y"] {
-            assert!(parse_uidl(bad.as_bytes()).is_err(), "{bad}");
+        let ids = parse_uidl(
+            b"1 whqtswO00WBw418f9t5JxYwZ\r\n2\tQhdPYR:00WBw1Ph7x7\r\n3 a\xffb more\r\n4\r\n5 \r\n",
+        )
+        .unwrap();
+        let ids: Vec<_> = ids.iter().map(|(n, id)| (*n, id.as_deref().unwrap_or("-"))).collect();
+        assert_eq!(
+            ids,
+            [(1, "whqtswO00WBw418f9t5JxYwZ"), (2, "QhdPYR:00WBw1Ph7x7"), (3, "a%FFb"), (4, "-"), (5, "-")]
+        );
+        for bad in ["x 1", "0 5", "-1 5", "99999999999 5", "1x", "+1 5"] {
+            assert!(matches!(parse_list(bad.as_bytes()), Err(Violation::Listing(_))), "{bad}");
+            assert!(matches!(parse_uidl(bad.as_bytes()), Err(Violation::Listing(_))), "{bad}");
         }
+        // a few octets on the wire each
+        let most = b"1\n".repeat(MOST_MESSAGES);
+        assert_eq!(parse_list(&most).unwrap().len(), MOST_MESSAGES);
+        let more = [&most[..], b"2\n"].concat();
+        assert_eq!(parse_list(&more), Err(Violation::TooManyMessages(MOST_MESSAGES)));
+        assert_eq!(parse_uidl(&more), Err(Violation::TooManyMessages(MOST_MESSAGES)));
         assert_eq!(parse_stat("2 320"), Some((2, 320)));
         assert_eq!(parse_stat("3 5000000000 more"), Some((3, 5_000_000_000)));
         assert_eq!(parse_stat("two messages"), None);
