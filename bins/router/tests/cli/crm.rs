@@ -199,7 +199,10 @@ fn what_is_in_doubt_is_decided_by_a_person() {
         world.json(words)["activity_id"].as_str().unwrap().to_owned()
     };
     let ids = [send(), send(), send()];
-    world.run(["run", "--once"]).with_code(4).says("outgoing: 0 sent, 0 later, 0 failed, 3 in doubt");
+    for _ in &ids {
+        // a server that loses a connection is left alone after the first e-mail, and a fresh start tries it anew
+        world.run(["run", "--once"]).with_code(4).says("outgoing: 0 sent, 0 later, 0 failed, 1 in doubt");
+    }
     for id in &ids {
         assert_eq!(status(&world, id), ("sending".to_owned(), true));
     }
