@@ -145,11 +145,11 @@ pub(crate) struct RunArgs {
     #[arg(long, short)]
     pub(crate) verbose: bool,
     /// Serve /metrics, /healthz and /status here; over StatusListener of the configuration. An address that is not loopback is refused unless
-    /// --listen-anywhere says so too.
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    /// --listen-anywhere says so too. The service only: nothing is served with --once.
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "once")]
     pub(crate) listen: Option<SocketAddr>,
     /// Allow --listen on an address that others can reach. There is no password on it.
-    #[arg(long)]
+    #[arg(long, requires = "listen")]
     pub(crate) listen_anywhere: bool,
 }
 

@@ -6,6 +6,7 @@ mod listen;
 mod logs;
 mod output;
 mod report;
+mod signals;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use email_router_config::{
-    Deployment, DeploymentTarget, Finding, LoadError, LoadOutcome, Reload, Reloader, SecretStore, Settings,
-    key_file_of,
+    Deployment, DeploymentTarget, Finding, LoadError, LoadOutcome, Published, Reload, Reloader, SecretStore,
+    Settings, key_file_of,
 };
 use email_router_crm::{CrmClient, CrmMailbox, embedded::EmbeddedCrm};
 use email_router_engine::decide::{Decider, MailboxContext, OrganizationView};
@@ -634,18 +634,18 @@ pub fn settings(path: &Path) -> Result<Settings> {
     load(path).map(|outcome| outcome.settings)
 }
 
-/// Checks a new configuration and puts it in the place of `path`, atomically; returns the warnings. `from` is where the bytes come from:
+/// Checks a new configuration and puts it in the place of `path`, atomically; the findings that come back are warnings. `from` is where the bytes come from:
 /// findings name it, since that is the file to correct.
 ///
 /// # Errors
 /// [`Error::Configuration`] when the new one has errors, else what kept it from being written; the file is as it was then.
-pub fn publish(path: &Path, new: &[u8], from: &Path) -> Result<Vec<Finding>> {
+pub fn publish(path: &Path, new: &[u8], from: &Path) -> Result<Published> {
     let renamed = |mut findings: Vec<Finding>| {
         findings.iter_mut().filter(|f| f.path == path).for_each(|f| f.path = from.to_owned());
         findings
     };
     match email_router_config::publish(path, new) {
-        Ok(published) => Ok(renamed(published.findings)),
+        Ok(published) => Ok(Published { findings: renamed(published.findings), ..published }),
         Err(email_router_config::PublishError::Invalid(findings)) => {
             let findings = renamed(findings);
             let message = email_router_config::PublishError::Invalid(findings.clone()).to_string();

@@ -23,6 +23,32 @@ struct Shown {
     message: String,
 }
 
+impl Shown {
+    fn new(f: &Finding) -> Self {
+        Self {
+            severity: match f.severity {
+                Severity::Error => "error",
+                Severity::Warning => "warning",
+            },
+            code: f.code.name(),
+            file: f.path.display().to_string(),
+            line: f.line,
+            column: f.column,
+            element: f.element.clone(),
+            message: f.message.clone(),
+        }
+    }
+}
+
+/// What `publish --json` prints.
+#[derive(Serialize)]
+struct Publishing {
+    published: bool,
+    /// The file that was there is kept as NAME.previous.
+    kept_previous: bool,
+    findings: Vec<Shown>,
+}
+
 pub(crate) fn run(global: &Global, strict: bool) -> email_router::Result<ExitCode> {
     let bytes = read_file_capped(&global.config, config::MAX_BYTES as u64)
         .map_err(|e| email_router::Error::Configuration {
@@ -61,9 +87,22 @@ pub(crate) fn publish(global: &Global, new: &Path) -> email_router::Result<ExitC
     };
     let bytes = read.map_err(|e| email_router::Error::Request(e.to_string()))?;
     let from = if new == Path::new("-") { Path::new("standard input") } else { new };
-    let findings = email_router::service::publish(&global.config, &bytes, from)?;
-    print(global, &findings)?;
-    if !global.json {
+    let published = email_router::service::publish(&global.config, &bytes, from);
+    if global.json {
+        let (findings, kept_previous) = match &published {
+            Ok(published) => (&*published.findings, published.kept_previous),
+            Err(email_router::Error::Configuration { findings, .. }) => (&**findings, false),
+            Err(_) => (&[] as &[Finding], false),
+        };
+        let told = Publishing {
+            published: published.is_ok(),
+            kept_previous,
+            findings: findings.iter().map(Shown::new).collect(),
+        };
+        output::json(&told).map_err(printing)?;
+        published?;
+    } else {
+        print(global, &published?.findings)?;
         output::line(&format!(
             "published as {}; a running router takes it over within ConfigRefreshPeriod",
             global.config.display()
@@ -75,21 +114,7 @@ pub(crate) fn publish(global: &Global, new: &Path) -> email_router::Result<ExitC
 
 fn print(global: &Global, findings: &[Finding]) -> email_router::Result<()> {
     if global.json {
-        let shown: Vec<Shown> = findings
-            .iter()
-            .map(|f| Shown {
-                severity: match f.severity {
-                    Severity::Error => "error",
-                    Severity::Warning => "warning",
-                },
-                code: f.code.name(),
-                file: f.path.display().to_string(),
-                line: f.line,
-                column: f.column,
-                element: f.element.clone(),
-                message: f.message.clone(),
-            })
-            .collect();
+        let shown: Vec<Shown> = findings.iter().map(Shown::new).collect();
         return output::json(&shown).map_err(printing);
     }
     for finding in findings {

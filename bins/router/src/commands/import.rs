@@ -6,20 +6,14 @@ use std::process::ExitCode;
 use email_router::OpenOptions;
 use email_router::backfill::{Backfill, BackfillOptions};
 use email_router::config::SystemState;
-use tokio::sync::watch;
 
 use super::{code, open, printing};
 use crate::args::{Global, ImportArgs};
-use crate::{output, report};
+use crate::{output, report, signals};
 
 pub(crate) async fn run(global: &Global, args: &ImportArgs) -> email_router::Result<ExitCode> {
     let service = open(global, OpenOptions { look: args.dry_run, ..OpenOptions::default() }).await?;
-    let (stop_sender, stop) = watch::channel(false);
-    tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            stop_sender.send_replace(true);
-        }
-    });
+    let stop = signals::stop();
     let backfill = Backfill::open(&service, &args.source, &args.mailbox).await?;
     let bar = output::progress(backfill.total_bytes(), "importing");
     let options = BackfillOptions { dry_run: args.dry_run, from_start: args.from_start };
@@ -41,12 +35,16 @@ pub(crate) async fn run(global: &Global, args: &ImportArgs) -> email_router::Res
     } else {
         let would = if args.dry_run { "would be " } else { "" };
         output::line(&format!(
-            "{}: {} messages; {} {would}delivered, {} {would}discarded, {} {would}put into quarantine{}",
+            "{}: {} messages; {} {would}delivered, {} {would}discarded, {} {would}put into quarantine{}{}",
             args.source.display(),
             outcome.messages,
             outcome.delivered,
             outcome.discarded,
             outcome.quarantined,
+            match outcome.passed_over {
+                0 => String::new(),
+                n => format!(", {n} passed over, which were settled before"),
+            },
             if outcome.resumed { "; an earlier import was resumed" } else { "" }
         ))
         .map_err(printing)?;

@@ -74,26 +74,38 @@ pub(crate) async fn run(global: &Global, from: &Path, into: &Path) -> email_rout
     Ok(code)
 }
 
-/// Copies configuration and mail, where they are not there yet.
+/// Copies configuration and mail, where they are not there yet. Each comes into its place whole, so that a run after one that was killed
+/// finds all or nothing of it.
 fn prepare(from: &Path, into: &Path) -> email_router::Result<()> {
-    fs::create_dir_all(into).map_err(io_error(into.display().to_string()))?;
-    copy_new(&from.join("EmailAgent.xml"), &into.join("EmailAgent.xml"))?;
-    let mail = from.join("mail");
-    for mailbox in entries(&mail)? {
-        let target = into.join("mail").join(mailbox.file_name().unwrap_or_default());
+    let mail = into.join("mail");
+    fs::create_dir_all(&mail).map_err(io_error(mail.display().to_string()))?;
+    for mailbox in entries(&from.join("mail"))? {
+        let Some(name) = mailbox.file_name() else { continue };
+        let target = mail.join(name);
         if target.exists() {
             continue;
         }
+        let partial = mail.join(format!(".{}.partial", name.to_string_lossy()));
+        if partial.exists() {
+            fs::remove_dir_all(&partial).map_err(io_error(partial.display().to_string()))?;
+        }
         for kind in ["tmp", "cur", "new"] {
-            let folder = target.join(kind);
+            let folder = partial.join(kind);
             fs::create_dir_all(&folder).map_err(io_error(folder.display().to_string()))?;
             if !mailbox.join(kind).is_dir() {
                 continue;
             }
             for file in entries(&mailbox.join(kind))? {
-                copy_new(&file, &folder.join(file.file_name().unwrap_or_default()))?;
+                copy(&file, &folder.join(file.file_name().unwrap_or_default()))?;
             }
         }
+        rename(&partial, &target)?;
+    }
+    let config = into.join("EmailAgent.xml");
+    if !config.exists() {
+        let partial = into.join(".EmailAgent.xml.partial");
+        copy(&from.join("EmailAgent.xml"), &partial)?;
+        rename(&partial, &config)?;
     }
     Ok(())
 }
@@ -107,17 +119,19 @@ fn entries(folder: &Path) -> email_router::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn copy_new(from: &Path, to: &Path) -> email_router::Result<()> {
-    if !to.exists() {
-        fs::copy(from, to).map_err(io_error(format!("{} to {}", from.display(), to.display())))?;
-    }
+fn copy(from: &Path, to: &Path) -> email_router::Result<()> {
+    fs::copy(from, to).map_err(io_error(format!("{} to {}", from.display(), to.display())))?;
     Ok(())
+}
+
+fn rename(from: &Path, to: &Path) -> email_router::Result<()> {
+    fs::rename(from, to).map_err(io_error(format!("{} to {}", from.display(), to.display())))
 }
 
 /// Brings the records in, once.
 async fn fill(admin: &Admin, folder: &Path) -> email_router::Result<()> {
-    if admin.list("systemuser", &RecordFilter { limit: 1, ..RecordFilter::default() }).await?.is_empty() {
-        for table in TABLES {
+    for table in TABLES {
+        if admin.list(table, &RecordFilter { limit: 1, ..RecordFilter::default() }).await?.is_empty() {
             let path = folder.join(format!("{table}.csv"));
             let file = File::open(&path).map_err(io_error(path.display().to_string()))?;
             admin

@@ -12,13 +12,13 @@ use email_router::service::Organization;
 use email_router::{OpenOptions, Service};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde::Serialize;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::{code, io_error, printing};
 use crate::args::{Global, RunArgs};
 use crate::listen::{self, Shown};
 use crate::report::{Collector, Printer, Told};
-use crate::{logs, output};
+use crate::{logs, output, signals};
 
 /// Upper bounds of the histograms: a message takes milliseconds, and may have waited for days.
 const SECONDS: [f64; 14] =
@@ -101,8 +101,7 @@ pub(crate) async fn run(global: &Global, args: &RunArgs) -> email_router::Result
         tracing::warn!(%finding, "configuration");
     }
 
-    let (stop_sender, stop) = watch::channel(false);
-    tokio::spawn(signals(stop_sender));
+    let stop = signals::stop();
     if args.once {
         let report = service.run_once(&stop).await?;
         let unserved: Vec<Unserved> =
@@ -173,44 +172,11 @@ pub(crate) fn summary(
             o.sent, o.retried, o.failed, o.in_doubt
         ))
         .map_err(printing)?;
+        // what is not served is among them
         for (mailbox, error) in &report.failures {
             output::line(&format!("failed: {mailbox}: {error}")).map_err(printing)?;
         }
-        for not in unserved {
-            output::line(&super::status::not_served(not)).map_err(printing)?;
-        }
     }
-    let attention = !report.failures.is_empty()
-        || !unserved.is_empty()
-        || i.undeliverable > 0
-        || o.failed > 0
-        || o.in_doubt > 0;
+    let attention = !report.failures.is_empty() || i.undeliverable > 0 || o.failed > 0 || o.in_doubt > 0;
     Ok(code(attention))
-}
-
-/// Sets the stop at the first signal; a second one ends the program at once, which the crash tables cover.
-async fn signals(stop: watch::Sender<bool>) {
-    first_signal().await;
-    tracing::info!("told to stop; once more ends at once");
-    stop.send_replace(true);
-    first_signal().await;
-    std::process::exit(130);
-}
-
-#[cfg(unix)]
-async fn first_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut terminate), Ok(mut interrupt)) => {
-            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        }
-        _ => std::future::pending().await,
-    }
-}
-
-#[cfg(not(unix))]
-async fn first_signal() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
-    }
 }

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use email_router::config::{SecretError, SecretStore, key_file_of};
 use email_router::model::{Secret, SystemEntropy, read_capped};
 
+use serde_json::json;
+
 use super::{io_error, printing};
 use crate::args::{Global, SecretAction};
 use crate::output;
@@ -18,7 +20,12 @@ pub(crate) fn run(global: &Global, action: &SecretAction) -> email_router::Resul
         SecretAction::Set => set(global),
         SecretAction::Rotate => {
             let count = email_router::service::rotate_secrets(&global.config)?;
-            output::line(&format!("{count} passwords encrypted with a new key")).map_err(printing)?;
+            if global.json {
+                output::json(&json!({ "encrypted_anew": count })).map_err(printing)?;
+            } else {
+                let what = if count == 1 { "password" } else { "passwords" };
+                output::line(&format!("{count} {what} encrypted with a new key")).map_err(printing)?;
+            }
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -36,8 +43,14 @@ fn set(global: &Global) -> email_router::Result<ExitCode> {
     }
     let key = store.key_or_create(&SystemEntropy).map_err(request)?;
     let sealed = key.seal(&secret, &SystemEntropy).map_err(request)?;
-    output::note(&format!("encrypted with the key {} in {}", key.id(), store.key_source()));
-    output::line(&sealed.to_string()).map_err(printing)?;
+    let (key_id, source) = (key.id().to_string(), store.key_source().to_string());
+    if global.json {
+        let told = json!({ "encrypted": sealed.to_string(), "key": key_id, "key_source": source });
+        output::json(&told).map_err(printing)?;
+    } else {
+        output::note(&format!("encrypted with the key {key_id} in {source}"));
+        output::line(&sealed.to_string()).map_err(printing)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -83,6 +83,12 @@ fn publishing_is_atomic_keeps_the_old_file_and_refuses_a_bad_one() {
     world.feed(["publish", "-"], &third).ok();
     assert_eq!(world.read("EmailAgent.xml"), third);
     assert_eq!(world.read("EmailAgent.xml.previous"), new);
+    let told = world.json(["publish", "bad.xml"]);
+    assert_eq!((&told["published"], &told["findings"][0]["line"]), (&false.into(), &3.into()), "{told:#}");
+    world.run(["--json", "publish", "bad.xml"]).with_code(3);
+    let told = world.json(["publish", "new.xml"]);
+    assert_eq!(told, serde_json::json!({"published": true, "kept_previous": true, "findings": []}));
+    world.feed(["publish", "-"], &third).ok();
     // the direction of a profile cannot be changed once it is published
     let turned = third.replacen("<Direction>Incoming</Direction>", "<Direction>Outgoing</Direction>", 1);
     let ran = world.feed(["publish", "-"], &turned).with_code(3);

@@ -95,11 +95,12 @@ fn status_tells_how_each_mailbox_is_doing() {
 #[test]
 fn a_mailbox_the_crm_does_not_know_is_named() {
     let world = World::with(&maildir_config("", ""));
-    world
+    let ran = world
         .run(["run", "--once"])
         .with_code(4)
-        .says("NOT SERVED crm/support@example.com: ")
+        .says("failed: crm/support@example.com: not served: ")
         .says("has no queue with the address support@example.com");
+    assert_eq!(ran.out.matches("support@example.com: ").count(), 1, "said once: {}", ran.out);
     world
         .run(["status"])
         .with_code(4)
@@ -309,6 +310,11 @@ fn past_mail_comes_in_from_every_form_once() {
     world.run(["import", "old", "-m", "ann@example.com"]).ok().says("0 delivered, 3 discarded");
     world.run(["import", "past", "-m", "ann@example.com", "--verbose"]).ok().says("the CRM has it already");
     assert_eq!(world.json(["crm", "stats"])["incoming"]["received"], 3);
+    world
+        .run(["import", "past", "-m", "ann@example.com"])
+        .ok()
+        .says("3 passed over, which were settled before")
+        .says("an earlier import was resumed");
     let outcome = world.json(["import", "past", "-m", "ann@example.com"]);
     assert_eq!((number(&outcome, "passed_over"), &outcome["resumed"]), (3, &true.into()));
     let anew = world.json(["import", "past", "-m", "ann@example.com", "--from-start"]);

@@ -170,6 +170,21 @@ fn for_people_it_says_what_why_and_how_to_look() {
 }
 
 #[test]
+fn one_that_was_killed_goes_on() {
+    let world = World::empty();
+    let samples = root().join("fixtures/quickstart");
+    // half a mailbox, half a configuration, the first of the tables
+    world.write("qs/mail/.support@fabrikam.test.partial/new/half", "From: ");
+    world.write("qs/.EmailAgent.xml.partial", "<Configuration>");
+    world.write("qs/first.xml", world.read(samples.join("EmailAgent.xml")));
+    let users = samples.join("crm/systemuser.csv").display().to_string();
+    world.run(["-c", "qs/first.xml", "crm", "import", "systemuser", &users]).ok();
+    start(&world, &[]).ok().says("60 processed: 47 delivered, 13 discarded").says("outgoing: 5 sent");
+    let left: Vec<String> = world.names("qs").into_iter().filter(|n| n.contains("partial")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
 fn without_the_samples_it_says_where_to_run() {
     World::empty()
         .run(["quickstart"])

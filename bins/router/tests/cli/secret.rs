@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use serde_json::Value;
+
 use crate::support::{World, maildir_config};
 
 const PASSWORD: &str = "Zq7-unmistakable-Password-41";
@@ -66,7 +68,12 @@ fn set_makes_an_owner_only_key_and_prints_ciphertext_that_works() {
     let again = world.feed(["secret", "set"], PASSWORD).ok();
     assert_ne!(again.out.trim(), sealed);
 
-    world.write("EmailAgent.xml", accounts(&sealed, again.out.trim()));
+    let told: Value =
+        serde_json::from_str(&world.feed(["--json", "secret", "set"], PASSWORD).ok().out).unwrap();
+    assert!(told["key_source"].as_str().unwrap().contains("email-router.key"), "{told}");
+    let third = told["encrypted"].as_str().unwrap();
+
+    world.write("EmailAgent.xml", accounts(third, again.out.trim()));
     world.run(["check"]).ok();
     world.people();
     world.run(["status"]);
@@ -86,6 +93,7 @@ fn rotate_encrypts_everything_anew_and_the_passwords_stay_usable() {
     assert_ne!(world.read("email-router.key"), key);
     assert!(!world.read("EmailAgent.xml").contains(&sealed));
     assert_eq!(world.path("email-router.key").metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(world.json(["secret", "rotate"]), serde_json::json!({"encrypted_anew": 2}));
     assert_eq!(world.json(["status"])["unserved"].to_string(), "[]");
     search(&world.path(""), &[]);
 }

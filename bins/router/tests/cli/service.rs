@@ -329,6 +329,9 @@ fn a_listener_that_others_can_reach_is_refused_unless_asked_for() {
     let address = taken.local_addr().unwrap().to_string();
     world.run(["run", "--listen", &address]).with_code(1).complains(&format!("cannot listen on {address}"));
     world.run(["run", "--listen", "nonsense"]).with_code(2).complains("nonsense");
+    // nothing that is asked for is left out in silence
+    world.run(["run", "--once", "--listen", "127.0.0.1:0"]).with_code(2).complains("--once");
+    world.run(["run", "--listen-anywhere"]).with_code(2).complains("--listen <ADDRESS:PORT>");
     world.write("EmailAgent.xml", maildir_config("", "<StatusListener>0.0.0.0:1</StatusListener>"));
     world.run(["run"]).with_code(3).complains("StatusListener").complains("AllowNetworkListener");
 }
