@@ -60,23 +60,28 @@ impl LoopGuard {
         Self::default()
     }
 
-    /// Whether a message has to wait, and until when.
-    #[must_use]
-    pub fn held(
+    /// Counts a message that is about to become an activity; [`Admission::keep`] says that it did. The count is there at once, so that
+    /// messages that are worked on at the same time do not pass a limit together.
+    ///
+    /// # Errors
+    /// It has to wait: until when, and why.
+    pub fn admit(
         &self,
         settings: &OrganizationSettings,
         suspect: &Suspect<'_>,
         now: Timestamp,
-    ) -> Option<Held> {
+    ) -> Result<Admission<'_>, Held> {
         let window = window(settings);
+        let mut admission = Admission { guard: self, counted: Vec::new(), at: now };
         if !is_recent(suspect.received, now, window) {
-            return None;
+            return Ok(admission);
         }
+        let keys: Vec<_> = keys(settings, suspect).into_iter().filter(|(_, limit, _)| *limit > 0).collect();
         let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for (key, limit, name) in keys(settings, suspect) {
-            let Some(times) = windows.get_mut(&key) else { continue };
+        for (key, limit, name) in &keys {
+            let Some(times) = windows.get_mut(key) else { continue };
             forget_old(times, now, window);
-            if limit > 0 && times.len() >= limit as usize {
+            if times.len() >= *limit as usize {
                 let oldest = times.front().copied().unwrap_or(now);
                 let until = oldest.checked_add(window).unwrap_or(Timestamp::MAX);
                 let minutes = settings.loop_window_minutes;
@@ -85,33 +90,50 @@ impl LoopGuard {
                      itself. stop the program that answers, or raise {name}",
                     key.about()
                 );
-                return Some(Held { until, why });
+                return Err(Held { until, why });
             }
         }
-        None
-    }
-
-    /// Counts a message that became an activity.
-    pub fn count(&self, settings: &OrganizationSettings, suspect: &Suspect<'_>, now: Timestamp) {
-        let window = window(settings);
-        if !is_recent(suspect.received, now, window) {
-            return;
-        }
-        let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for (key, limit, _) in keys(settings, suspect) {
-            if limit == 0 {
-                continue;
-            }
+        for (key, ..) in keys {
             if windows.len() >= MAX_WINDOWS && !windows.contains_key(&key) {
                 make_room(&mut windows, now, window);
             }
-            let times = windows.entry(key).or_default();
-            forget_old(times, now, window);
-            // more than the limit is never looked at
-            if times.len() >= limit as usize {
-                times.pop_front();
+            windows.entry(key.clone()).or_default().push_back(now);
+            admission.counted.push(key);
+        }
+        Ok(admission)
+    }
+}
+
+/// The count of one message. It is taken back when this is dropped, unless the message became an activity.
+#[derive(Debug)]
+#[must_use = "a message that became an activity is counted only when this is kept"]
+pub struct Admission<'g> {
+    guard: &'g LoopGuard,
+    counted: Vec<Key>,
+    at: Timestamp,
+}
+
+impl Admission<'_> {
+    /// It became an activity.
+    pub fn keep(mut self) {
+        self.counted.clear();
+    }
+}
+
+impl Drop for Admission<'_> {
+    fn drop(&mut self) {
+        if self.counted.is_empty() {
+            return;
+        }
+        let mut windows = self.guard.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in &self.counted {
+            let Some(times) = windows.get_mut(key) else { continue };
+            if let Some(place) = times.iter().rposition(|at| *at == self.at) {
+                times.remove(place);
             }
-            times.push_back(now);
+            if times.is_empty() {
+                windows.remove(key);
+            }
         }
     }
 }
@@ -197,10 +219,10 @@ mod tests {
 
     /// Routes one message as the incoming pass does; the time until which it is held.
     fn route(guard: &LoopGuard, s: &OrganizationSettings, suspect: &Suspect<'_>, now: i64) -> Option<i64> {
-        match guard.held(s, suspect, at(now)) {
-            Some(held) => Some(held.until.as_second() - 1_700_000_000),
-            None => {
-                guard.count(s, suspect, at(now));
+        match guard.admit(s, suspect, at(now)) {
+            Err(held) => Some(held.until.as_second() - 1_700_000_000),
+            Ok(admission) => {
+                admission.keep();
                 None
             }
         }
@@ -219,8 +241,25 @@ mod tests {
         assert_eq!(route(&guard, &s, &of(&same), 31), Some(60), "letter case hides nobody");
         assert_eq!(route(&guard, &s, &of(&bob), 60), None, "released by itself");
         assert_eq!(route(&guard, &s, &of(&bob), 61), Some(70));
-        let why = guard.held(&s, &of(&bob), at(61)).unwrap().why;
+        let why = guard.admit(&s, &of(&bob), at(61)).unwrap_err().why;
         assert!(why.contains("bob@x.example") && why.contains("looplimitpersender"), "{why}");
+    }
+
+    #[test]
+    fn who_is_on_the_way_counts_until_it_fails() {
+        let (guard, s) = (LoopGuard::new(), settings(2, 0, 0));
+        let (bob, inbox) = (address("bob@x.example"), MailboxId::new("m"));
+        let suspect =
+            Suspect { sender: &bob, mailbox: &inbox, regarding: None, correlated: None, received: None };
+        let first = guard.admit(&s, &suspect, at(0)).unwrap();
+        let second = guard.admit(&s, &suspect, at(0)).unwrap();
+        assert_eq!(route(&guard, &s, &suspect, 0), Some(60), "both may become activities");
+        drop(first);
+        second.keep();
+        assert_eq!([0, 0].map(|now| route(&guard, &s, &suspect, now)), [None, Some(60)]);
+        let third = address("third@x.example");
+        drop(guard.admit(&s, &Suspect { sender: &third, ..suspect }, at(0)).unwrap());
+        assert_eq!(guard.0.lock().unwrap().len(), 1, "what failed leaves nothing behind");
     }
 
     #[test]

@@ -82,6 +82,15 @@ pub struct MemoryCrm {
     data: Mutex<Data>,
     clock: Arc<dyn Clock>,
     advance: Option<Arc<ManualClock>>,
+    /// How long a delivery takes, and how many were under way at the same time.
+    pace: Mutex<Pace>,
+}
+
+#[derive(Debug, Default)]
+struct Pace {
+    takes: Duration,
+    under_way: usize,
+    most: usize,
 }
 
 impl fmt::Debug for MemoryCrm {
@@ -101,7 +110,7 @@ fn not_found(what: impl fmt::Display) -> Error {
 
 impl MemoryCrm {
     pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(Self { data: Mutex::default(), clock, advance: None })
+        Arc::new(Self { data: Mutex::default(), clock, advance: None, pace: Mutex::default() })
     }
 
     fn data(&self) -> MutexGuard<'_, Data> {
@@ -268,6 +277,16 @@ impl MemoryCrm {
         self.data().failures.remove(call);
     }
 
+    /// From now on a delivery takes so long.
+    pub fn deliveries_take(&self, takes: Duration) {
+        *self.pace.lock().unwrap() = Pace { takes, ..Pace::default() };
+    }
+
+    /// How many deliveries were under way at the same time since then.
+    pub fn most_deliveries(&self) -> usize {
+        self.pace.lock().unwrap().most
+    }
+
     /// How often a call was made.
     pub fn count(&self, call: &'static str) -> usize {
         self.data().calls.get(call).copied().unwrap_or_default()
@@ -429,6 +448,18 @@ impl CrmClient for MemoryCrm {
         )
     }
     async fn deliver_incoming(&self, email: &IncomingEmail) -> Result<Delivered> {
+        let takes = {
+            let mut pace = self.pace.lock().unwrap();
+            pace.under_way += 1;
+            pace.most = pace.most.max(pace.under_way);
+            pace.takes
+        };
+        // a delivery is never done at once, so that whoever works beside it has his turn
+        tokio::task::yield_now().await;
+        if !takes.is_zero() {
+            tokio::time::sleep(takes).await;
+        }
+        self.pace.lock().unwrap().under_way -= 1;
         self.call("deliver_incoming", |data, now| {
             let queue_there =
                 |q: &Uuid| data.rows.iter().any(|r| r.mailbox.record == RecordRef::new("queue", *q));
@@ -635,7 +666,7 @@ impl Fresh {
     pub fn new() -> Self {
         let clock = Arc::new(ManualClock::new("2026-03-01T08:00:00Z".parse().unwrap()));
         let advance = Some(Arc::clone(&clock));
-        Self(Arc::new(MemoryCrm { data: Mutex::default(), clock, advance }))
+        Self(Arc::new(MemoryCrm { data: Mutex::default(), clock, advance, pace: Mutex::default() }))
     }
 }
 

@@ -1,0 +1,184 @@
+//! Messages of one mailbox that are worked on at the same time, and those that are not.
+#![allow(clippy::unwrap_used)] // a test file
+
+mod world;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use email_router_crm::{OrganizationSettings, UnknownSender};
+use email_router_engine::StateStore as _;
+use email_router_engine::ports::DecisionQuery;
+use email_router_model::{RawMessage, SeededEntropy, Timestamp};
+use email_router_transport::layer::{Fault, FaultKind, Faults};
+use email_router_transport::memory::MemoryTransport;
+use world::{Place, World, junk, large, mail, mail_from, subjects};
+
+/// A mailbox, and a CRM in which a delivery takes longer than all the rest.
+fn setup() -> (World, MemoryTransport, Place) {
+    let world = World::new();
+    let ann = world.user("ann");
+    world.crm.deliveries_take(Duration::from_secs(1));
+    (world, MemoryTransport::new(), ann)
+}
+
+/// A message with more fields.
+fn with(subject: &str, id: &str, from: &str, fields: &str) -> RawMessage {
+    RawMessage::new(format!(
+        "From: {from}\r\nTo: ann@fabrikam.example\r\nSubject: {subject}\r\nMessage-ID: <{id}@contoso.example>\r\n\
+         Date: Sun, 1 Mar 2026 10:00:00 +0000\r\n{fields}\r\nhello\r\n"
+    ))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_tied_together_is_delivered_together_and_told_in_order() {
+    let (world, system, ann) = setup();
+    for n in 0..50 {
+        let subject = format!("m{n}");
+        system.put(ann.id(), if n % 10 == 3 { junk(&subject) } else { mail(&subject) });
+    }
+    let report = world.pass(&world.route(&ann, system.clone())).await;
+    assert_eq!((report.delivered, report.discarded, report.backlog), (45, 5, 0));
+    assert_eq!(world.crm.most_deliveries(), 16);
+    let notes =
+        world.state.decisions(&DecisionQuery::Between(Timestamp::MIN, Timestamp::MAX), 100).await.unwrap();
+    let mut told: Vec<(_, usize)> =
+        notes.iter().map(|n| (n.at, n.record.subject[1..].parse().unwrap())).collect();
+    told.sort_unstable();
+    assert_eq!(told.iter().map(|(_, n)| *n).collect::<Vec<_>>(), (0..50).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_tied_together_goes_in_the_order_of_the_mailbox() {
+    type Change = fn(&mut OrganizationSettings);
+    let root = "AdAAAAAAAAAAAAAAAAAAAAAAAAAAAA==";
+    let cases: [(&str, RawMessage, RawMessage, Change); 6] = [
+        (
+            "In-Reply-To",
+            with("one", "1", "bob@contoso.example", ""),
+            with("two", "2", "carol@contoso.example", "In-Reply-To: <1@contoso.example>\r\n"),
+            |_| {},
+        ),
+        (
+            "References",
+            with("one", "1", "bob@contoso.example", ""),
+            with("two", "2", "carol@contoso.example", "References: <0@x> <1@contoso.example>\r\n"),
+            |_| {},
+        ),
+        (
+            "Thread-Index",
+            with("one", "1", "bob@contoso.example", &format!("Thread-Index: {root}\r\n")),
+            with("two", "2", "carol@contoso.example", &format!("Thread-Index: {root}\r\n")),
+            |_| {},
+        ),
+        (
+            "subject and addresses",
+            with("harvest festival tents", "1", "bob@contoso.example", ""),
+            with("RE: harvest festival tents", "2", "bob@contoso.example", ""),
+            |_| {},
+        ),
+        (
+            "a subject that may differ",
+            with("harvest festival tents red", "1", "bob@contoso.example", ""),
+            with("RE: harvest festival tents", "2", "bob@contoso.example", ""),
+            |s| s.hash_delta_subject_count = 2,
+        ),
+        (
+            "tracking token",
+            with("one CRM:0009009", "1", "bob@contoso.example", ""),
+            with("two CRM:0009009", "2", "bob@contoso.example", ""),
+            |s| s.disable_smart_matching_email_hash_creation = true,
+        ),
+    ];
+    for (tie, first, second, change) in cases {
+        let (world, system, ann) = setup();
+        world.crm.settings_mut(change);
+        // strangers before, between and behind
+        let strangers = ["apple", "banana", "cherry"].map(mail);
+        let [apple, banana, cherry] = strangers;
+        for message in [apple, first, banana, second, cherry] {
+            system.put(ann.id(), message);
+        }
+        let report = world.pass(&world.route(&ann, system.clone())).await;
+        assert_eq!(report.delivered, 5, "{tie}");
+        let emails = world.crm.emails();
+        let by_id = |id: &str| {
+            let wanted = |m: &email_router_model::MessageId| m.as_str().contains(id);
+            emails.iter().find(|e| e.message_id.as_ref().is_some_and(wanted)).unwrap()
+        };
+        let (first, second) = (by_id("<1@contoso"), by_id("<2@contoso"));
+        if tie == "tracking token" {
+            // an incoming e-mail does not hand its token on; that both have one keeps their order all the same
+            assert!(first.created_on < second.created_on, "{tie}");
+            continue;
+        }
+        assert_eq!(second.parent, Some(first.id), "{tie}");
+        let together = if tie == "a subject that may differ" { 1 } else { 3 };
+        assert_eq!(world.crm.most_deliveries(), together, "{tie}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn copies_become_one_activity_and_an_unknown_sender_one_record() {
+    let (world, system, ann) = setup();
+    world.crm.settings_mut(|s| s.create_unknown_sender = UnknownSender::Contact);
+    for message in [mail("same"), mail("same"), mail_from("bob@contoso.example", "another"), mail("same")] {
+        system.put(ann.id(), message);
+    }
+    let report = world.pass(&world.route(&ann, system.clone())).await;
+    assert_eq!((report.delivered, report.discarded), (2, 2));
+    assert_eq!(world.crm.most_deliveries(), 1);
+    let senders: Vec<_> = world.crm.emails().iter().map(|e| e.parties[0].record.clone()).collect();
+    assert!(senders[0].is_some() && senders.iter().all(|s| *s == senders[0]), "{senders:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loop_limit_is_not_passed_together() {
+    let (world, system, ann) = setup();
+    world.crm.settings_mut(|s| s.loop_limit_per_sender = 5);
+    for n in 0..30 {
+        system.put(ann.id(), mail(&format!("m{n}")));
+    }
+    let report = world.pass(&world.route(&ann, system.clone())).await;
+    assert_eq!((report.delivered, report.deferred), (5, 25));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_large_or_suspect_is_worked_on_alone() {
+    let (world, system, ann) = setup();
+    for n in 0..6 {
+        let message = mail(&format!("m{n}"));
+        system.put(ann.id(), if n % 2 == 0 { large(&message, 1_000_000) } else { message });
+    }
+    assert_eq!(world.pass(&world.route(&ann, system.clone())).await.delivered, 6);
+    assert_eq!(world.crm.most_deliveries(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_breaks_does_not_take_with_it_what_was_read() {
+    let mut most = 0;
+    for operation in 0.. {
+        let (world, system, ann) = setup();
+        for n in 0..10 {
+            system.put(ann.id(), mail(&format!("m{n}")));
+        }
+        let faults = Faults::new(Arc::new(SeededEntropy::new(1)));
+        faults.at(operation, FaultKind::FailBefore);
+        let mut route = world.route(&ann, Fault::new(system.clone(), faults.clone()));
+        route.settings.delete_after_processing = true;
+        let (report, result) = world.try_pass(&route).await;
+        if faults.hit() == 0 {
+            break;
+        }
+        assert!(result.is_err(), "{operation}");
+        assert_eq!((report.delivered, report.processed), (report.processed, report.delivered), "{operation}");
+        assert_eq!(world.crm.emails().len() as u64, report.delivered, "{operation}: all is recorded");
+        if report.delivered < 10 {
+            most = most.max(report.delivered);
+        }
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        world.pass(&route).await;
+        assert_eq!((world.crm.emails().len(), subjects(&system, &ann).len()), (10, 0), "{operation}");
+    }
+    assert_eq!(most, 9, "the tenth could not be read, the nine before it were on their way");
+}
