@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use email_router_crm::{OrganizationSettings, UnknownSender};
 use email_router_engine::StateStore as _;
-use email_router_engine::ports::DecisionQuery;
+use email_router_engine::ports::{DecisionNote, DecisionQuery};
 use email_router_model::{RawMessage, SeededEntropy, Timestamp};
-use email_router_transport::layer::{Fault, FaultKind, Faults};
+use email_router_transport::layer::Fault;
+use email_router_transport::layer::fault::{FaultKind, Faults};
 use email_router_transport::memory::MemoryTransport;
 use world::{Place, World, junk, large, mail, mail_from, subjects};
 
@@ -30,6 +31,11 @@ fn with(subject: &str, id: &str, from: &str, fields: &str) -> RawMessage {
     ))
 }
 
+/// All that was noted about messages.
+async fn notes(world: &World) -> Vec<DecisionNote> {
+    world.state.decisions(&DecisionQuery::Between(Timestamp::MIN, Timestamp::MAX), 100).await.unwrap()
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_not_tied_together_is_delivered_together_and_told_in_order() {
     let (world, system, ann) = setup();
@@ -40,8 +46,7 @@ async fn what_is_not_tied_together_is_delivered_together_and_told_in_order() {
     let report = world.pass(&world.route(&ann, system.clone())).await;
     assert_eq!((report.delivered, report.discarded, report.backlog), (45, 5, 0));
     assert_eq!(world.crm.most_deliveries(), 16);
-    let notes =
-        world.state.decisions(&DecisionQuery::Between(Timestamp::MIN, Timestamp::MAX), 100).await.unwrap();
+    let notes = notes(&world).await;
     let mut told: Vec<(_, usize)> =
         notes.iter().map(|n| (n.at, n.record.subject[1..].parse().unwrap())).collect();
     told.sort_unstable();
@@ -75,19 +80,22 @@ async fn what_is_tied_together_goes_in_the_order_of_the_mailbox() {
             "subject and addresses",
             with("harvest festival tents", "1", "bob@contoso.example", ""),
             with("RE: harvest festival tents", "2", "bob@contoso.example", ""),
-            |_| {},
+            |s| s.enable_smart_matching = true,
         ),
         (
             "a subject that may differ",
             with("harvest festival tents red", "1", "bob@contoso.example", ""),
             with("RE: harvest festival tents", "2", "bob@contoso.example", ""),
-            |s| s.hash_delta_subject_count = 2,
+            |s| {
+                s.enable_smart_matching = true;
+                s.hash_delta_subject_count = 2;
+            },
         ),
         (
             "tracking token",
             with("one CRM:0009009", "1", "bob@contoso.example", ""),
             with("two CRM:0009009", "2", "bob@contoso.example", ""),
-            |s| s.disable_smart_matching_email_hash_creation = true,
+            |_| {},
         ),
     ];
     for (tie, first, second, change) in cases {
@@ -112,7 +120,9 @@ async fn what_is_tied_together_goes_in_the_order_of_the_mailbox() {
             assert!(first.created_on < second.created_on, "{tie}");
             continue;
         }
-        assert_eq!(second.parent, Some(first.id), "{tie}");
+        let notes = notes(&world).await;
+        let of_second = notes.iter().find(|n| n.record.activity_id == Some(second.id)).unwrap();
+        assert_eq!(of_second.record.correlated.as_ref().map(|c| c.activity_id), Some(first.id), "{tie}");
         let together = if tie == "a subject that may differ" { 1 } else { 3 };
         assert_eq!(world.crm.most_deliveries(), together, "{tie}");
     }

@@ -42,11 +42,11 @@ pub(super) struct Claims {
 impl Claims {
     pub(super) fn of(decider: &Decider, view: &OrganizationView, message: &Message) -> Self {
         let settings = view.settings();
-        let hashes = !settings.disable_smart_matching_email_hash_creation;
+        let smart = settings.enable_smart_matching && !settings.disable_smart_matching_email_hash_creation;
         let mut claims = Self {
             keys: Vec::new(),
             // a report changes the e-mail it speaks of; subjects that need not agree in all words may agree with any
-            everything: message.report.is_some() || (hashes && settings.hash_delta_subject_count > 0),
+            everything: message.report.is_some() || (smart && settings.hash_delta_subject_count > 0),
         };
         if claims.everything {
             return claims;
@@ -59,7 +59,7 @@ impl Claims {
         claims.keys.extend(root.map(|root| Key::Root(root.to_owned())));
         claims.keys.extend(message.conversation_id.clone().map(Key::Conversation));
         claims.keys.extend(view.tokens().find(&message.subject).into_iter().map(|t| Key::Token(t.text)));
-        let words = if hashes { view.smart().hashes(&message.subject, []).words } else { Vec::new() };
+        let words = if smart { view.smart().hashes(&message.subject, []).words } else { Vec::new() };
         claims.keys.extend((!words.is_empty()).then_some(Key::Words(words)));
         if settings.create_unknown_sender != UnknownSender::None {
             let sender = message.from.as_ref().and_then(|p| p.address.as_ref());
