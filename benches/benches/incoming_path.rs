@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods)] // real time and files are what is measured
 
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
 use email_router_benches::child::{self, Run, Values};
 use email_router_benches::peers::{PASSWORD, Source, user};
@@ -13,6 +14,7 @@ use email_router_benches::raw::{self, Keep};
 use email_router_benches::table::{Comparison, median, verdict};
 use email_router_benches::{corpus, disk_folder, is_smoke, number, ours, rounds, router};
 use email_router_engine::ports::NoObserver;
+use rusqlite::Connection;
 use tokio::sync::watch;
 
 /// CPU seconds of the incumbents for a message (Znuny 6.5 the faster of the two, 230 to 300 ms), measured once on such a machine.
@@ -36,6 +38,7 @@ fn main() {
             let args = [source.port().to_string(), mailboxes.to_string(), count.to_string()];
             let _ = child::run("raw", &args);
             table.add("raw drain, nothing done with it", None, Run::from(&child::run("raw", &args)));
+            table.add("raw drain into bare SQLite", None, Run::from(&child::run("sqlite", &args)));
             let run = Run::from(&child::run("route", &args));
             cpu.push(run.cpu / (mailboxes * count) as f64);
             table.add("routed into the embedded CRM", Some(0.5), run);
@@ -68,6 +71,9 @@ fn client(what: &str, args: &[String]) -> Values {
         };
         return Run::measure(work).1.values();
     }
+    if what == "sqlite" {
+        return Run::measure(|| into_bare_sqlite(port, mailboxes, mailboxes * count)).1.values();
+    }
     let folder = disk_folder();
     let runtime = ours::runtime();
     let crm = router::crm(&folder.path().join("crm.db"));
@@ -91,4 +97,36 @@ fn client(what: &str, args: &[String]) -> Values {
     assert!(report.failures.is_empty(), "{:?}", report.failures);
     assert_eq!(report.incoming.delivered, (mailboxes * count) as u64, "{:?}", report.incoming);
     run.values()
+}
+
+/// The least that keeping the messages costs: each as it comes, one row without an index, the messages that came together in one
+/// durable commit, as the embedded CRM has them.
+fn into_bare_sqlite(port: u16, mailboxes: usize, messages: usize) {
+    let folder = disk_folder();
+    let mut bare = Connection::open(folder.path().join("bare.db")).unwrap();
+    bare.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;
+         CREATE TABLE message (id INTEGER PRIMARY KEY, raw BLOB NOT NULL)",
+    )
+    .unwrap();
+    let (sender, receiver) = sync_channel(16);
+    std::thread::scope(|scope| {
+        for n in 0..mailboxes {
+            let sender = sender.clone();
+            scope.spawn(move || {
+                raw::pop3_connect_and_drain(port, None, &user(n), PASSWORD, Keep::Send(&sender))
+            });
+        }
+        drop(sender);
+        while let Ok(first) = receiver.recv() {
+            let transaction = bare.transaction().unwrap();
+            for raw in std::iter::once(first).chain(receiver.try_iter().take(63)) {
+                let mut insert = transaction.prepare_cached("INSERT INTO message (raw) VALUES (?1)").unwrap();
+                insert.execute([raw]).unwrap();
+            }
+            transaction.commit().unwrap();
+        }
+    });
+    let kept: i64 = bare.query_row("SELECT count(*) FROM message", [], |r| r.get(0)).unwrap();
+    assert_eq!(usize::try_from(kept).unwrap(), messages);
 }

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 
 use memchr::memmem::Finder;
 use rustls::pki_types::pem::PemObject as _;
@@ -11,16 +12,18 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 /// What is done with the messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
+#[derive(Debug, Clone, Copy)]
+pub enum Keep<'a> {
     /// Only their ends are counted.
     Count,
     /// Each is kept in memory of its own until the next one has come.
     Memory,
+    /// Each goes to somebody else.
+    Send(&'a SyncSender<Vec<u8>>),
 }
 
 /// Reads a whole mailbox over a connection and says how many messages and bytes came.
-pub fn pop3_drain(stream: impl Read + Write, user: &str, password: &str, keep: Keep) -> (usize, u64) {
+pub fn pop3_drain(stream: impl Read + Write, user: &str, password: &str, keep: Keep<'_>) -> (usize, u64) {
     let mut reader = Reader { stream, buffer: vec![0; 256 * 1024], start: 0, end: 0, bytes: 0 };
     reader.line();
     reader.send(&format!("USER {user}\r\nPASS {password}\r\nSTAT\r\n"));
@@ -39,8 +42,12 @@ pub fn pop3_drain(stream: impl Read + Write, user: &str, password: &str, keep: K
     let finder = Finder::new(b"\r\n.\r\n");
     let mut message = Vec::new();
     for _ in 0..count {
-        reader.until_terminator(&finder, (keep == Keep::Memory).then_some(&mut message));
-        message = Vec::new();
+        let wanted = !matches!(keep, Keep::Count);
+        reader.until_terminator(&finder, wanted.then_some(&mut message));
+        let message = std::mem::take(&mut message);
+        if let Keep::Send(to) = keep {
+            to.send(message).expect("somebody takes them");
+        }
     }
     reader.line();
     (count, reader.bytes)
@@ -53,7 +60,7 @@ pub fn pop3_connect_and_drain(
     tls: Option<&Arc<ClientConfig>>,
     user: &str,
     password: &str,
-    keep: Keep,
+    keep: Keep<'_>,
 ) -> (usize, u64) {
     let tcp = TcpStream::connect(("127.0.0.1", port)).unwrap();
     tcp.set_nodelay(true).unwrap();

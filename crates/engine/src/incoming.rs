@@ -2,9 +2,13 @@
 //!
 //! The order is fixed: the CRM has the message, then it is recorded, only then it is touched at its source.
 //!
+//! `session` is the open mailbox: it lists, reads, records and disposes, one thing after the other. `desk` is the work on one message, which
+//! touches the mailbox nowhere; `team` has several of them in work at the same time, unless `claims` says that one may be what the
+//! decision about the other finds. They are recorded in the order of the mailbox.
+//!
 //! # Crash table
 //!
-//! What a restart finds after a crash (kill -9, power) between two steps, and what it does.
+//! What a restart finds after a crash (kill -9, power) between two steps, and what it does. It holds for each message that is on its way.
 //!
 //! | the crash came after | the restart finds | and does |
 //! |---|---|---|

@@ -114,6 +114,33 @@ fn no_look_up_walks_through_a_table() {
     }
 }
 
+/// A statement that is prepared anew for each value costs several times as much.
+#[test]
+fn look_ups_are_prepared_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let crm = open(&folder).unwrap();
+    let reader = schema::connect_reader(&file(&folder)).unwrap();
+    for sql in [
+        lookup::lookup_sql(lookup::BY_MESSAGE_ID),
+        lookup::lookup_sql(lookup::BY_TOKEN),
+        lookup::RESOLVE.to_owned(),
+        lookup::EXISTS.to_owned(),
+    ] {
+        for conn in [&*crm.writer.connection(), &reader] {
+            let mut statement = conn.prepare(&sql).unwrap();
+            let marks = statement.parameter_count();
+            for value in 0..3 {
+                let values = rusqlite::params_from_iter(vec![value; marks]);
+                assert_eq!(
+                    statement.query_map(values, |_| Ok(())).unwrap().count(),
+                    usize::from(sql == lookup::EXISTS)
+                );
+            }
+            assert_eq!(statement.get_status(rusqlite::StatementStatus::RePrepare), 0, "{sql}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_shares_a_transaction() {
     let folder = tempfile::tempdir().unwrap();

@@ -82,7 +82,7 @@ impl Deref for View<'_> {
 
 /// What work on a message came to.
 pub(super) enum Work {
-    Routed(Routed),
+    Routed(Box<Routed>),
     /// The header section does not settle it: the whole message is needed.
     WantsBody,
     /// The CRM has users or queues that the view does not know, or no longer those that it knows.
@@ -110,7 +110,10 @@ impl Desk<'_> {
             let mut live = self.live(job);
             let unwrapped = self.parts.unwrap(&self.view, &context, settings, raw, false, &mut live).await?;
             if let Some(unwrapped) = unwrapped {
-                return self.settle_wrapper(job, unwrapped).await.map(Work::Routed);
+                return self
+                    .settle_wrapper(job, unwrapped)
+                    .await
+                    .map(|routed| Work::Routed(Box::new(routed)));
             }
         }
         let decision = self.parts.decider.decide(&self.view, &context, message).await?;
@@ -123,7 +126,7 @@ impl Desk<'_> {
         }
         match self.settle(job, message, decision).await {
             Err(error) if names_what_is_gone(&error) && !last => Ok(Work::ViewOutdated),
-            settled => settled.map(Work::Routed),
+            settled => settled.map(|routed| Work::Routed(Box::new(routed))),
         }
     }
 

@@ -410,7 +410,7 @@ impl<'a> Session<'a> {
                     work = self.desk().work(job, &message, true).await?;
                 }
                 if let Work::Routed(routed) = work {
-                    return Ok(Reading::Ended(Ended::Routed(routed)));
+                    return Ok(Reading::Ended(Ended::Routed(*routed)));
                 }
             }
         }
@@ -428,7 +428,7 @@ impl<'a> Session<'a> {
     async fn work_again(&mut self, job: &Job, message: &Message) -> Result<Routed> {
         self.renew_view().await?;
         match self.desk().work(job, message, true).await? {
-            Work::Routed(routed) => Ok(routed),
+            Work::Routed(routed) => Ok(*routed),
             Work::WantsBody | Work::ViewOutdated => Err(undecided()),
         }
     }
@@ -580,7 +580,7 @@ fn undecided() -> Error {
 async fn work(desk: Desk<'_>, job: Job, message: Message, span: tracing::Span) -> Done {
     let result = desk.work(&job, &message, false).instrument(span.clone()).await;
     let ended = result.and_then(|work| match work {
-        Work::Routed(routed) => Ok(Ended::Routed(routed)),
+        Work::Routed(routed) => Ok(Ended::Routed(*routed)),
         Work::ViewOutdated => Ok(Ended::ViewOutdated(message)),
         Work::WantsBody => Err(undecided()),
     });

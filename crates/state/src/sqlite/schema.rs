@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use email_router_engine::StateError;
 use email_router_model::may_write;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::error::{store_error, whose_turn};
@@ -69,13 +70,20 @@ pub(super) fn create_file(path: &Path) -> Result<(), StateError> {
     Ok(())
 }
 
+fn set_up(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    // plans do not depend on the values that are bound, so that a statement is not prepared anew for them
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
+}
+
 /// A connection in WAL mode.
 pub(super) fn connect(path: &Path) -> Result<Connection, StateError> {
     let open = || {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
-        connection.busy_timeout(BUSY)?;
-        connection.set_prepared_statement_cache_capacity(64);
+        set_up(&connection)?;
         let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
         Ok((connection, mode))
     };
@@ -108,8 +116,7 @@ pub(super) fn connect_to_look(path: &Path) -> Result<Connection, StateError> {
             let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             Connection::open_with_flags(path, flags)?
         };
-        connection.busy_timeout(BUSY)?;
-        connection.set_prepared_statement_cache_capacity(64);
+        set_up(&connection)?;
         connection.execute_batch("PRAGMA query_only = ON")?;
         let number = |what: &str| connection.query_row(what, [], |row| row.get::<_, i64>(0));
         let (tables, version) =
