@@ -37,6 +37,7 @@ fn main() {
             bytes = filled();
             let args = [source.port().to_string(), mailboxes.to_string(), count.to_string()];
             let _ = child::run("raw", &args);
+            table.add("raw drain, each into a file", None, Run::from(&child::run("raw-files", &args)));
             table.add("raw drain, nothing done with it", None, Run::from(&child::run("raw", &args)));
             table.add("raw drain into bare SQLite", None, Run::from(&child::run("sqlite", &args)));
             let run = Run::from(&child::run("route", &args));
@@ -59,13 +60,13 @@ fn client(what: &str, args: &[String]) -> Values {
     let numbers: Vec<usize> = args.iter().map(|a| a.parse().unwrap()).collect();
     let [port, mailboxes, count] = numbers[..] else { panic!("three numbers: {args:?}") };
     let port = u16::try_from(port).unwrap();
-    if what == "raw" {
+    if what.starts_with("raw") {
+        let folder = disk_folder();
+        let keep = if what == "raw-files" { Keep::Files(folder.path()) } else { Keep::Count };
         let work = || {
             std::thread::scope(|scope| {
                 for n in 0..mailboxes {
-                    scope.spawn(move || {
-                        raw::pop3_connect_and_drain(port, None, &user(n), PASSWORD, Keep::Count)
-                    });
+                    scope.spawn(move || raw::pop3_connect_and_drain(port, None, &user(n), PASSWORD, keep));
                 }
             });
         };

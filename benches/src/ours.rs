@@ -59,7 +59,8 @@ fn pop3_settings(port: u16, ca: Option<&Path>) -> Pop3Settings {
     settings
 }
 
-/// Lists a mailbox and reads all of it into memory, one message at a time; `ask` messages are hinted at once.
+/// Lists a mailbox and reads all of it into memory, one message at a time; `ask` messages are hinted at once, the next ones before these
+/// are read, as the router does.
 pub async fn drain(transport: &dyn Transport, mailbox: &Mailbox, ask: usize) -> (usize, u64) {
     let mut inbox = transport.receive(mailbox, ReceiveOptions::default()).await.unwrap();
     let mut ids: Vec<RemoteId> = Vec::new();
@@ -67,9 +68,15 @@ pub async fn drain(transport: &dyn Transport, mailbox: &Mailbox, ask: usize) -> 
         ids.push(stub.id);
     }
     let mut bytes = 0;
-    for some in ids.chunks(ask.max(1)) {
-        let wanted: Vec<_> = some.iter().map(|id| (id.clone(), Part::Whole)).collect();
-        inbox.prefetch(&wanted).await.unwrap();
+    let wanted = |some: &[RemoteId]| some.iter().map(|id| (id.clone(), Part::Whole)).collect::<Vec<_>>();
+    let mut chunks = ids.chunks(ask.max(1)).peekable();
+    if let Some(first) = chunks.peek() {
+        inbox.prefetch(&wanted(first)).await.unwrap();
+    }
+    while let Some(some) = chunks.next() {
+        if let Some(next) = chunks.peek() {
+            inbox.prefetch(&wanted(next)).await.unwrap();
+        }
         for id in some {
             bytes += inbox.fetch(id).await.unwrap().size();
         }

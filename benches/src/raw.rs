@@ -18,6 +18,8 @@ pub enum Keep<'a> {
     Count,
     /// Each is kept in memory of its own until the next one has come.
     Memory,
+    /// Each is written into a file of its own in this folder: what the targets call the practical limit of a server.
+    Files(&'a Path),
     /// Each goes to somebody else.
     Send(&'a SyncSender<Vec<u8>>),
 }
@@ -41,12 +43,14 @@ pub fn pop3_drain(stream: impl Read + Write, user: &str, password: &str, keep: K
     reader.send(&requests);
     let finder = Finder::new(b"\r\n.\r\n");
     let mut message = Vec::new();
-    for _ in 0..count {
+    for n in 0..count {
         let wanted = !matches!(keep, Keep::Count);
         reader.until_terminator(&finder, wanted.then_some(&mut message));
         let message = std::mem::take(&mut message);
-        if let Keep::Send(to) = keep {
-            to.send(message).expect("somebody takes them");
+        match keep {
+            Keep::Files(folder) => std::fs::write(folder.join(format!("{user}-{n}")), message).unwrap(),
+            Keep::Send(to) => to.send(message).expect("somebody takes them"),
+            Keep::Count | Keep::Memory => {}
         }
     }
     reader.line();
