@@ -6,7 +6,7 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
-use email_router_crm::{OrganizationSettings, UnknownSender};
+use email_router_crm::{FilteringMethod, OrganizationSettings, UnknownSender};
 use email_router_engine::StateStore as _;
 use email_router_engine::ports::{DecisionNote, DecisionQuery};
 use email_router_model::{RawMessage, SeededEntropy, Timestamp};
@@ -155,13 +155,41 @@ async fn a_loop_limit_is_not_passed_together() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_large_or_suspect_is_worked_on_alone() {
-    let (world, system, ann) = setup();
-    for n in 0..6 {
-        let message = mail(&format!("m{n}"));
-        system.put(ann.id(), if n % 2 == 0 { large(&message, 1_000_000) } else { message });
+    // six messages, every second one of this size
+    for (size, together) in [(100_000, 6), (1_000_000, 6), (3_000_000, 2), (5_000_000, 1)] {
+        let (world, system, ann) = setup();
+        for n in 0..6 {
+            let message = mail(&format!("m{n}"));
+            system.put(ann.id(), if n % 2 == 0 { large(&message, size) } else { message });
+        }
+        assert_eq!(world.pass(&world.route(&ann, system.clone())).await.delivered, 6);
+        assert_eq!(world.crm.most_deliveries(), together, "{size}");
     }
+    let (world, system, ann) = setup();
+    let ids: Vec<_> = (0..6).map(|n| system.put(ann.id(), mail(&format!("m{n}")))).collect();
+    world.state.begin(ann.id(), &ids, Timestamp::now()).await.unwrap();
     assert_eq!(world.pass(&world.route(&ann, system.clone())).await.delivered, 6);
-    assert_eq!(world.crm.most_deliveries(), 1);
+    assert_eq!(world.crm.most_deliveries(), 1, "each was begun before");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_answer_is_judged_when_what_it_answers_is_there() {
+    let (world, system, ann) = setup();
+    world.queue("help");
+    world.crm.set_filter(&ann.record, FilteringMethod::InResponseToCrmEmail);
+    let question = "From: bob@contoso.example\r\nTo: ann@fabrikam.example, help@fabrikam.example\r\nSubject: one\r\n\
+                    Message-ID: <1@contoso.example>\r\n\r\nhello\r\n";
+    system.put(ann.id(), RawMessage::new(question));
+    let answer = with("two", "2", "carol@contoso.example", "In-Reply-To: <1@contoso.example>\r\n");
+    system.put(ann.id(), large(&answer, 1_000_000));
+    let stranger = with("three", "3", "carol@contoso.example", "In-Reply-To: <0@contoso.example>\r\n");
+    system.put(ann.id(), large(&stranger, 1_000_000));
+    let report = world.pass(&world.route(&ann, system.clone())).await;
+    assert_eq!(
+        (report.delivered, report.discarded),
+        (2, 1),
+        "its header section alone decides about the answer"
+    );
 }
 
 #[tokio::test(start_paused = true)]

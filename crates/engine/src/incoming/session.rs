@@ -41,6 +41,8 @@ pub(super) struct Session<'a> {
 enum Reading {
     /// There is nothing more to do about it.
     Ended(Ended),
+    /// Its header section may settle it, once it is its turn.
+    Headers(Message),
     /// It is to be worked on.
     Whole(Message),
 }
@@ -173,13 +175,11 @@ impl<'a> Session<'a> {
         Candidate { stub, attempts, tried, part }
     }
 
-    /// Whether a message is worked on alone. Small ones that nothing is known against are worked on together; a large one takes
-    /// memory, or is read in two steps; one that was begun before may be what ended the process; a wrapper holds who knows what.
+    /// Whether a message is worked on alone: one that was begun before may be what ended the process, a wrapper holds who knows what, and
+    /// one of unknown size may be large.
     fn is_alone(&self, candidate: &Candidate) -> bool {
-        let large = candidate.stub.size.is_none_or(|size| size > self.route.settings.header_first_above);
-        large
-            || candidate.part == Part::Headers
-            || candidate.attempts > 0
+        candidate.attempts > 0
+            || candidate.stub.size.is_none()
             || self.route.mailbox.kind == MailboxKind::Forward
     }
 
@@ -195,8 +195,8 @@ impl<'a> Session<'a> {
         let mut outcome = Outcome { untouched: ids.into_iter().collect(), ..Outcome::default() };
         let mut team = Team::default();
         for candidate in window {
-            let alone = self.is_alone(&candidate);
-            while alone && !team.is_idle() {
+            let (alone, bytes) = (self.is_alone(&candidate), candidate.stub.size.unwrap_or(0));
+            while (alone && !team.is_idle()) || !team.has_room(bytes) {
                 self.wait(&mut team, &mut outcome).await;
             }
             if *stop.borrow() || !outcome.broken.is_empty() {
@@ -206,16 +206,22 @@ impl<'a> Session<'a> {
             let mut job = Job::new(candidate);
             // boxed, as below: these futures are large, and would be copied from frame to frame
             let reading = Box::pin(self.read(&mut job, threshold)).instrument(span.clone());
-            match team.meanwhile(reading).await {
-                Ok(Reading::Whole(message)) => {
-                    let claims = Claims::of(&self.parts.decider, &self.view, &message);
-                    while !team.has_room(&claims) {
-                        self.wait(&mut team, &mut outcome).await;
-                    }
+            let mut reading = team.meanwhile(reading).await;
+            if let Ok(Reading::Headers(message)) = &reading {
+                self.wait_for_turn(&mut team, &mut outcome, message).await;
+                if !outcome.broken.is_empty() {
+                    break;
+                }
+                let judging = Box::pin(self.judge_headers(&mut job, message, threshold));
+                reading = team.meanwhile(judging.instrument(span.clone())).await;
+            }
+            match reading {
+                Ok(Reading::Whole(message) | Reading::Headers(message)) => {
+                    let claims = self.wait_for_turn(&mut team, &mut outcome, &message).await;
                     if !outcome.broken.is_empty() {
                         break;
                     }
-                    team.start(claims, work(self.desk(), job, message, span));
+                    team.start(claims, bytes, work(self.desk(), job, message, span));
                 }
                 Ok(Reading::Ended(ended)) => team.ended(Done::new(job, Ok(ended), span)),
                 Err(error) => team.ended(Done::new(job, Err(error), span)),
@@ -230,6 +236,20 @@ impl<'a> Session<'a> {
             self.wait(&mut team, &mut outcome).await;
         }
         self.record(outcome).await
+    }
+
+    /// Waits until nothing is worked on that a message is tied to.
+    async fn wait_for_turn(
+        &mut self,
+        team: &mut Team<'a>,
+        outcome: &mut Outcome,
+        message: &Message,
+    ) -> Claims {
+        let claims = Claims::of(&self.parts.decider, &self.view, message);
+        while !team.allows(&claims) {
+            self.wait(team, outcome).await;
+        }
+        claims
     }
 
     /// Waits until one more message has ended, and deals with those whose turn it is.
@@ -386,7 +406,7 @@ impl<'a> Session<'a> {
         Desk { parts: self.parts, route: self.route, view: self.view.clone(), capability: self.capability }
     }
 
-    /// Reads a message; one whose header section settles it is not read whole.
+    /// Reads a message, a large one its header section first.
     async fn read(&mut self, job: &mut Job, threshold: Option<Timestamp>) -> Result<Reading> {
         let settings = &self.route.settings;
         let routed = |record| Ok(Reading::Ended(Ended::Routed(Routed { record, corrupt: false })));
@@ -404,24 +424,39 @@ impl<'a> Session<'a> {
                 return routed(record);
             }
             if !message.needs_body() {
-                let mut work = self.desk().work(job, &message, false).await?;
-                if matches!(work, Work::ViewOutdated) {
-                    self.renew_view().await?;
-                    work = self.desk().work(job, &message, true).await?;
-                }
-                if let Work::Routed(routed) = work {
-                    return Ok(Reading::Ended(Ended::Routed(*routed)));
-                }
+                return Ok(Reading::Headers(message));
             }
         }
+        self.read_whole(job, threshold).await
+    }
+
+    /// Decides about the header section; where that settles nothing, the message is read whole.
+    async fn judge_headers(
+        &mut self,
+        job: &mut Job,
+        message: &Message,
+        threshold: Option<Timestamp>,
+    ) -> Result<Reading> {
+        let mut work = self.desk().work(job, message, false).await?;
+        if matches!(work, Work::ViewOutdated) {
+            self.renew_view().await?;
+            work = self.desk().work(job, message, true).await?;
+        }
+        match work {
+            Work::Routed(routed) => Ok(Reading::Ended(Ended::Routed(*routed))),
+            Work::WantsBody | Work::ViewOutdated => self.read_whole(job, threshold).await,
+        }
+    }
+
+    async fn read_whole(&mut self, job: &mut Job, threshold: Option<Timestamp>) -> Result<Reading> {
         let Some(raw) = gone_is_none(self.inbox.fetch(&job.candidate.stub.id).await)? else {
             return Ok(Reading::Ended(Ended::Gone));
         };
-        let message = Message::parse(job.read.whole.insert(raw), &settings.caps);
-        match self.desk().too_old(&job.candidate.stub, &message, threshold) {
-            Some(record) => routed(record),
-            None => Ok(Reading::Whole(message)),
-        }
+        let message = Message::parse(job.read.whole.insert(raw), &self.route.settings.caps);
+        Ok(match self.desk().too_old(&job.candidate.stub, &message, threshold) {
+            Some(record) => Reading::Ended(Ended::Routed(Routed { record, corrupt: false })),
+            None => Reading::Whole(message),
+        })
     }
 
     /// Works on a message with users and queues that are new enough.

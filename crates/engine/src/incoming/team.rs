@@ -18,6 +18,9 @@ use crate::message::Message;
 /// something to do; few enough that one mailbox does not crowd out the others.
 pub(super) const AT_ONCE: usize = 16;
 
+/// Bytes of the messages that were read and not handed back, beyond which a further one waits: a large one is worked on alone.
+const BYTES_AT_ONCE: u64 = 4 << 20;
+
 /// How the work on a message ended.
 pub(super) enum Ended {
     /// It is gone: somebody else took it.
@@ -46,17 +49,23 @@ pub(super) struct Team<'a> {
     working: FuturesUnordered<BoxFuture<'a, (usize, Done)>>,
     /// Ended, and not handed back yet.
     done: BTreeMap<usize, Done>,
-    /// What each message that was not handed back ties to others.
-    claims: BTreeMap<usize, Claims>,
+    /// What each message that was not handed back ties to others, and its bytes.
+    claims: BTreeMap<usize, (Claims, u64)>,
     claimed: Claimed,
+    bytes: u64,
     started: usize,
     handed_back: usize,
 }
 
 impl<'a> Team<'a> {
-    /// Whether a message may be worked on now, beside those that are.
-    pub(super) fn has_room(&self, claims: &Claims) -> bool {
-        self.working.len() < AT_ONCE && self.claimed.allows(claims)
+    /// Whether a message of so many bytes may be read now.
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
+        self.is_idle() || (self.working.len() < AT_ONCE && self.bytes.saturating_add(bytes) <= BYTES_AT_ONCE)
+    }
+
+    /// Whether a message may be decided about now, beside those that are worked on.
+    pub(super) fn allows(&self, claims: &Claims) -> bool {
+        self.claimed.allows(claims)
     }
 
     /// Whether nothing is worked on and everything was handed back.
@@ -65,11 +74,12 @@ impl<'a> Team<'a> {
     }
 
     /// Starts work on the next message of the mailbox.
-    pub(super) fn start(&mut self, claims: Claims, work: impl Future<Output = Done> + Send + 'a) {
+    pub(super) fn start(&mut self, claims: Claims, bytes: u64, work: impl Future<Output = Done> + Send + 'a) {
         let number = self.started;
         self.started += 1;
         self.claimed.add(&claims);
-        self.claims.insert(number, claims);
+        self.bytes += bytes;
+        self.claims.insert(number, (claims, bytes));
         self.working.push(Box::pin(async move { (number, work.await) }));
     }
 
@@ -107,8 +117,9 @@ impl<'a> Team<'a> {
 
     /// Nothing is left to do about the message that was handed back last.
     pub(super) fn settled(&mut self) {
-        if let Some(claims) = self.claims.remove(&self.handed_back) {
+        if let Some((claims, bytes)) = self.claims.remove(&self.handed_back) {
             self.claimed.remove(&claims);
+            self.bytes -= bytes;
         }
         self.handed_back += 1;
     }
