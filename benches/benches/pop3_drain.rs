@@ -16,7 +16,7 @@ use email_router_benches::table::Comparison;
 use email_router_benches::{corpus, disk_folder, is_smoke, number, ours, rounds, skipped};
 
 /// What the router asks for at once.
-const ROUTER_WINDOW: usize = 32;
+const ROUTER_WINDOW: usize = 64;
 
 /// All messages hinted at once; the adapter has a window of its own.
 const ALL: usize = usize::MAX;

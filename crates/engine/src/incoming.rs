@@ -52,7 +52,7 @@ use crate::router::IncomingRoute;
 use crate::{Error, ErrorKind, IncomingSettings, KeepDecisions, Result};
 
 /// Messages whose attempts are noted, prefetched, recorded and disposed of together.
-const WINDOW: usize = 32;
+const WINDOW: usize = 64;
 
 /// A message that failed waits at least this long before it is tried again.
 const FIRST_RETRY: Duration = Duration::from_secs(60);

@@ -16,10 +16,10 @@ use crate::message::Message;
 
 /// Messages of one mailbox that are worked on at the same time: enough that a CRM which answers slowly, or flushes each commit, has always
 /// something to do; few enough that one mailbox does not crowd out the others.
-pub(super) const AT_ONCE: usize = 16;
+pub(super) const AT_ONCE: usize = 32;
 
 /// Bytes of the messages that were read and not handed back, beyond which a further one waits: a large one is worked on alone.
-const BYTES_AT_ONCE: u64 = 4 << 20;
+const BYTES_AT_ONCE: u64 = 8 << 20;
 
 /// How the work on a message ended.
 pub(super) enum Ended {
