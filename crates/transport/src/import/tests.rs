@@ -43,14 +43,18 @@ fn separators() {
         (format!("From a@b {D}\n{one}\nFrom - {D}\n{one}\n"), vec![one, one]),
         // no empty line before, but a whole date
         (format!("From a@b {D}\n{one}From c@d {D}\n{one}"), vec![one, one]),
-        // a line nobody quoted
-        (format!("From a@b {D}\nS: 1\n\nFrom here on\n"), vec!["S: 1\n\nFrom here on\n"]),
-        (format!("From a@b {D}\nS: 1\n\nx\nFrom me at 10:30\n"), vec!["S: 1\n\nx\nFrom me at 10:30\n"]),
-        // a first line without a date; an odd date after an empty line
+        // the same, cut behind its separator
         (
-            "From nobody\nS: 1\n\nx\n\nFrom a@b 2024-01-01 10:30:00\nS: 2\n".to_owned(),
-            vec!["S: 1\n\nx\n", "S: 2\n"],
+            format!("From a@b {D}\n{one}From c@d {D}\n"),
+            vec![one, "! mbox test, message 2 at byte 51: the message is empty"],
         ),
+        // a whole separator within a text
+        (
+            format!("From a@b {D}\nS: 1\n\nFirst line:\nFrom c@d {D}\nand so on\n"),
+            vec![&format!("S: 1\n\nFirst line:\nFrom c@d {D}\nand so on\n")],
+        ),
+        // a first line without a date
+        (format!("From nobody\nS: 1\n\nx\n\nFrom a@b {D}\nS: 2\n"), vec!["S: 1\n\nx\n", "S: 2\n"]),
         // quoting of any depth
         (
             format!("From a@b {D}\nS: 1\n\n>From x\n>>From y\n>Fromage\n"),
@@ -74,6 +78,71 @@ fn separators() {
     }
 }
 
+/// Lines of a text whose writer did not quote: none begins a message, after an empty line and after any other.
+#[test]
+fn text_that_begins_with_from_is_no_separator() {
+    const D: &str = "Mon Jan  1 00:00:00 2024";
+    for line in [
+        "From here on everything is different",
+        "From 10:30 on we meet",
+        "From me at 10:30",
+        "From Mon to Fri 10:00 2024",
+        "From the log of Mon Jan  1 00:00:00 2024",
+        "From a@b Mon Jan  1 00:00:00 2024 it was wrong",
+        "From a@b Mon Jan  1 00:00:00 2024 remote from the host",
+        "From a@b Mon Jan  1 00:00:00",
+        "From a@b Mon Jan  1 2024",
+        "From a@b Jan  1 00:00:00 2024",
+        "From a@b 2024-01-01 00:00:00",
+        "From a@b Mon Jan  1 00:00:00 2024 2025",
+        "from a@b Mon Jan  1 00:00:00 2024",
+        "From:a@b Mon Jan  1 00:00:00 2024",
+        "From\ta@b Mon Jan  1 00:00:00 2024",
+        " From a@b Mon Jan  1 00:00:00 2024",
+    ] {
+        for before in ["", "x\n", "x\n\n"] {
+            let text = format!("S: 1\n\n{before}{line}\nS: 2\n");
+            assert_eq!(read(&format!("From a@b {D}\n{text}")), [text], "{line}");
+        }
+    }
+}
+
+/// What programs write between two messages.
+#[test]
+fn separators_of_many_programs() {
+    for line in [
+        "From a@b Mon Jan  1 00:00:00 2024",
+        "From - Mon Jan 01 00:00:00 2024",
+        "From ???@??? Mon Jan 01 00:00:00 2024",
+        "From MAILER-DAEMON Mon Jan  1 00:00:00 2024",
+        "From Mon Jan  1 00:00:00 2024",
+        "From  Mon Jan  1 00:00:00 2024",
+        "From a@b  Mon Jan  1 00:00 2024",
+        "From ann at example.com  Mon Jan  1 00:00:00 2024",
+        "From \"Ann Lee\"@example.com Mon Jan  1 00:00:00 2024",
+        "From 1234@xxx Mon Jan 01 00:00:00 +0000 2024",
+        "From a@b Mon Jan  1 00:00:00 2024 +0530",
+        "From a@b Mon Jan  1 00:00:00 CET 2024",
+        "From a@b Mon, 1 Jan 2024 00:00:00 +0100 (CET)",
+        "From ann Mon Jan  1 00:00:00 2024 remote from host",
+        "From a@b Mon Feb 30 00:00:00 2024",
+    ] {
+        assert_eq!(read(&format!("{line}\nS: 1\n\n{line}\r\nS: 2\n")), ["S: 1\n", "S: 2\n"], "{line}");
+    }
+    // what is not UTF-8
+    let text = b"From a\nS: 1\n\nFrom m\xfcller Mon Jan  1 00:00:00 2024\nS: 2\n";
+    assert_eq!(all(&mut mbox(&text[..], ImportLimits::default())), ["S: 1\n", "S: 2\n"]);
+}
+
+/// A length is a field of the message: its writer cannot hide the next one with it.
+#[test]
+fn a_content_length_hides_no_message() {
+    const D: &str = "Mon Jan  1 00:00:00 2024";
+    let second = format!("\nFrom c@d {D}\nS: 2\n\ny\n");
+    let text = format!("From a@b {D}\nContent-Length: {}\n\nx\n{second}", 2 + second.len());
+    assert_eq!(read(&text).len(), 2);
+}
+
 #[test]
 fn damage_is_reported_and_passed_over() {
     const D: &str = "Mon Jan  1 00:00:00 2024";
@@ -84,9 +153,55 @@ fn damage_is_reported_and_passed_over() {
     );
     assert_eq!(read("no mbox\n"), ["! mbox test at byte 0: this is no mbox: no line begins a message"]);
     let empty = format!("From a@b {D}\n\nFrom a@b {D}\nS: 1\n");
-    assert_eq!(read(&empty), ["! mbox test at byte 0: the message is empty", "S: 1\n"]);
+    assert_eq!(read(&empty), ["! mbox test, message 1 at byte 0: the message is empty", "S: 1\n"]);
     let zeros = format!("From a@b {D}\nS: 1\n\n{}\n\nFrom a@b {D}\nS: 2\n", "\0".repeat(100_000));
     assert_eq!(read(&zeros).len(), 2);
+}
+
+/// The number counts from the beginning of the file, also when an earlier run was resumed.
+#[test]
+fn errors_name_message_and_byte() {
+    const D: &str = "Mon Jan  1 00:00:00 2024";
+    let text = format!("From a {D}\nS: 1\n\nFrom a {D}\n\nFrom a {D}\nS: 3\n\nFrom a {D}\n\n");
+    let mut first = mbox(text.clone(), ImportLimits::default());
+    let due = [
+        "! mbox test, message 2 at byte 38: the message is empty",
+        "S: 3\n",
+        "! mbox test, message 4 at byte 109: the message is empty",
+    ];
+    first.next_message().unwrap().unwrap();
+    let mut second = mbox(text, ImportLimits::default());
+    second.resume_after(&first.position().unwrap()).unwrap();
+    assert_eq!(all(&mut first), due);
+    assert_eq!(all(&mut second), due);
+}
+
+/// A file that cannot be read on says where.
+#[test]
+fn a_fault_of_the_disk_names_the_byte() {
+    #[derive(Debug)]
+    struct Broken(Cursor<Vec<u8>>);
+    impl std::io::Read for Broken {
+        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+            match self.0.read(into)? {
+                0 => Err(std::io::Error::other("bad sector")),
+                n => Ok(n),
+            }
+        }
+    }
+    impl std::io::Seek for Broken {
+        fn seek(&mut self, to: std::io::SeekFrom) -> std::io::Result<u64> {
+            self.0.seek(to)
+        }
+    }
+    let text = b"From a Mon Jan  1 00:00:00 2024\nS: 1\n".to_vec();
+    let reader = std::io::BufReader::new(Broken(Cursor::new(text)));
+    let mut source = Mbox::new(reader, 100, "test", Quoting::default(), ImportLimits::default());
+    let error = source.next_message().unwrap_err();
+    assert_eq!(
+        (error.scope(), error.to_string().as_str()),
+        (Scope::Mailbox, "import test at byte 37: bad sector")
+    );
 }
 
 #[test]
@@ -121,12 +236,13 @@ fn dates() {
         ("From 123@xxx Mon Jan 01 10:00:00 +0530 2024", Some("2024-01-01T04:30:00Z")),
         ("From a@b Mon Jan  1 10:00:00 2024 -0100", Some("2024-01-01T11:00:00Z")),
         ("From a@b Mon Jan  1 10:00:00 UTC 2024", Some("2024-01-01T10:00:00Z")),
+        ("From a@b Mon, 1 Jan 2024 10:00:00 +0100", Some("2024-01-01T09:00:00Z")),
         ("From a@b Mon Jan 32 10:00:00 2024", None),
         ("From a@b Mon Jan  1 25:00:00 2024", None),
         ("From a@b", None),
     ] {
         let due = due.map(|d| d.parse::<Timestamp>().unwrap());
-        assert_eq!(mbox::date(line.as_bytes()), due, "{line}");
+        assert_eq!(mbox::separator(line.as_bytes()).flatten(), due, "{line}");
     }
 }
 
@@ -151,7 +267,7 @@ fn mbox_resumes_where_it_was() {
         }
         assert_eq!(all(&mut second), whole[taken..]);
     }
-    for strange in ["mbox:3", "mbox:999999", "mbox:x", "eml:a.eml"] {
+    for strange in ["mbox:3:1", "mbox:999999:1", "mbox:x:1", "mbox:0", "mbox:0:x", "eml:a.eml"] {
         let error = mbox(text.clone(), ImportLimits::default()).resume_after(&strange.parse().unwrap());
         assert_eq!(error.unwrap_err().kind(), ErrorKind::Settings, "{strange}");
     }
@@ -245,7 +361,10 @@ fn what_a_path_is() {
     fs::File::create(at("inbox")).unwrap().write_all(b"\nFrom a@b Mon Jan  1 00:00:00 2024\nS: 1\n").unwrap();
     fs::write(at("empty.mbox"), "").unwrap();
     fs::write(at("one.eml"), "From: not an mbox\n\n").unwrap();
-    for (name, due) in [("inbox", "S: 1\n"), ("one.eml", "From: not an mbox\n\n")] {
+    fs::write(at("old.eml"), "From : an old message\n\n").unwrap();
+    for (name, due) in
+        [("inbox", "S: 1\n"), ("one.eml", "From: not an mbox\n\n"), ("old.eml", "From : an old message\n\n")]
+    {
         assert_eq!(all(&mut *open(&at(name), ImportLimits::default()).unwrap()), [due], "{name}");
     }
     assert!(all(&mut *open(&at("empty.mbox"), ImportLimits::default()).unwrap()).is_empty());
