@@ -1,12 +1,11 @@
 //! A Maildir as a source.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{ImportLimits, Imported, MessageSource, Position, Progress, read_message};
+use super::{ImportLimits, Imported, MessageSource, Position, Progress, read_message, resolve, size};
 use crate::Result;
 use crate::maildir::proto;
-use crate::maildir::store::{self, Entry};
+use crate::maildir::store::{self, Entry, Links};
 
 const KIND: &str = "maildir";
 
@@ -26,11 +25,12 @@ impl MaildirSource {
     /// # Errors
     /// When it is no Maildir or cannot be listed.
     pub fn open(path: &Path, limits: ImportLimits) -> Result<Self> {
-        store::check(path)?;
-        let entries = store::scan(path)?;
-        let total_bytes = entries.iter().map(|e| size(&e.path(path))).sum();
+        let root = resolve(path)?;
+        store::check(&root)?;
+        let entries = store::scan(&root, Links::List)?;
+        let total_bytes = entries.iter().map(|e| size(&e.path(&root))).sum();
         Ok(Self {
-            root: path.to_owned(),
+            root,
             limits,
             remaining: entries.into_iter().peekable(),
             position: None,
@@ -84,8 +84,4 @@ impl MessageSource for MaildirSource {
 fn position_of(entry: &Entry) -> Position {
     let (seconds, micros) = entry.time;
     Position::new(KIND, format_args!("{seconds}.{micros}:{}", proto::id_of(&entry.base())))
-}
-
-fn size(path: &Path) -> u64 {
-    fs::symlink_metadata(path).map_or(0, |m| m.len())
 }

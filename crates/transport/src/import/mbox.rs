@@ -25,7 +25,7 @@ use std::path::Path;
 
 use email_router_model::{EmailAddress, RawMessage, RemoteId, Scope, Timestamp};
 
-use super::{ImportLimits, Imported, MessageSource, Position, Progress, unreadable};
+use super::{ImportLimits, Imported, MessageSource, Position, Progress, resolve, unreadable};
 use crate::maildir::store;
 use crate::{Error, ErrorKind, Result};
 
@@ -81,6 +81,7 @@ impl Mbox {
     /// # Errors
     /// When it cannot be opened.
     pub fn open(path: &Path, quoting: Quoting, limits: ImportLimits) -> Result<Self> {
+        let path = &*resolve(path)?;
         let (file, metadata) = store::open(path).map_err(|e| unreadable(path, e))?;
         Ok(Self::new(BufReader::new(file), metadata.len(), &path.display().to_string(), quoting, limits))
     }

@@ -9,6 +9,12 @@
 //! | [`Mbox`] | as in the file | SHA-256 of the message, since an mbox has no ids |
 //! | [`MaildirSource`] | oldest first | the one [`MaildirTransport`](crate::maildir::MaildirTransport) gives |
 //!
+//! # Symbolic links
+//! A source may be a symbolic link, or lie behind one: it is the file or folder itself that is opened, and named in errors, so the ids and
+//! positions are the same either way. Within a folder or a Maildir a link to a file gives the message that lies there, with the id of the
+//! link; whoever imports reads with his own rights, so import nothing in which others may make links to what only you may read. A link
+//! that leads nowhere, in a circle or to a folder is an error of scope *message*. The folders `new` and `cur` of a Maildir may not be links.
+//!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = tempfile::tempdir()?;
@@ -28,17 +34,18 @@ pub mod mbox;
 
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use email_router_model::{RawMessage, RemoteId};
+use email_router_model::{CapError, RawMessage, RemoteId, Scope};
 use serde::{Deserialize, Serialize};
 
 pub use eml::EmlFiles;
 pub use maildir::MaildirSource;
 pub use mbox::{Mbox, Quoting};
 
-use crate::maildir::{proto, store};
+use crate::maildir::proto;
+use crate::maildir::store::{self, Links};
 use crate::{Error, ErrorKind, Result};
 
 /// Gives messages one by one.
@@ -153,6 +160,7 @@ impl ImportLimits {
 /// # Errors
 /// [`ErrorKind::Settings`] when nothing is there, [`ErrorKind::AccessDenied`], [`ErrorKind::Storage`]; each names the path.
 pub fn open(path: &Path, limits: ImportLimits) -> Result<Box<dyn MessageSource>> {
+    let path = &*resolve(path)?;
     let found = fs::metadata(path).map_err(|e| unreadable(path, e))?;
     if found.is_dir() {
         return Ok(match path.join("new").is_dir() && path.join("cur").is_dir() {
@@ -178,15 +186,45 @@ fn unreadable(path: &Path, source: std::io::Error) -> Error {
     Error::new(kind, format!("import {}: {source}", path.display())).with_source(source)
 }
 
+/// Where the source is, without links on the way: however it was named, it is the same source.
+fn resolve(path: &Path) -> Result<PathBuf> {
+    path.canonicalize().map_err(|e| unreadable(path, e))
+}
+
+/// An error of one message, or of a folder on the way to some.
+fn fault(doing: &str, path: &Path, source: std::io::Error) -> Error {
+    let kind = match source.kind() {
+        std::io::ErrorKind::NotFound => ErrorKind::MessageGone,
+        _ => ErrorKind::Storage,
+    };
+    let link = fs::read_link(path).map(|to| format!(" (a link to {})", to.display())).unwrap_or_default();
+    Error::new(kind, format!("import {}{link}: cannot {doing}: {source}", path.display()))
+        .with_scope(Scope::Message)
+        .with_source(source)
+}
+
 /// Reads one file as one message; every fault is one of this message.
 fn read_message(path: &Path, limits: ImportLimits) -> Result<RawMessage> {
-    use crate::maildir::error;
-    let (file, metadata) = store::open(path).map_err(|e| error::message("open it", path, e))?;
-    let bytes = email_router_model::read_capped(file, limits.max_message_bytes, "the message")
-        .map_err(|e| error::capped(path, e))?;
+    let (file, metadata) = store::open_regular(path, Links::List)
+        .map_err(|e| match path.is_dir() {
+            true => std::io::Error::other("links to folders are not followed; import that folder by itself"),
+            false => e,
+        })
+        .map_err(|e| fault("open it", path, e))?;
+    let bytes = email_router_model::read_capped(file, limits.max_message_bytes, "the message").map_err(
+        |e| match e {
+            CapError::Io { source, .. } => fault("read it", path, source),
+            too_large => Error::new(ErrorKind::TooLarge, format!("import {}: {too_large}", path.display())),
+        },
+    )?;
     let mut message = RawMessage::new(bytes);
     message.received = store::modified(&metadata);
     Ok(message)
+}
+
+/// The size of a file, also behind a link.
+fn size(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |m| if m.is_file() { m.len() } else { 0 })
 }
 
 /// The id of a file below the folder that was opened.

@@ -294,8 +294,6 @@ fn eml_trees_are_ordered_and_resumable() {
     for name in files {
         fs::write(at(name), format!("Subject: {name}\n\n")).unwrap();
     }
-    #[cfg(unix)]
-    std::os::unix::fs::symlink(at("c.eml"), at("link.eml")).unwrap();
     let ids = |source: &mut dyn MessageSource| {
         let mut ids = Vec::new();
         while let Some(item) = source.next_message().unwrap() {
@@ -352,6 +350,150 @@ fn maildirs_are_oldest_first_and_resumable_although_flags_change() {
     assert_eq!(all(&mut *second), ["Subject: 2\n\n", "Subject: 3\n\n"]);
     assert_eq!(second.progress().done_bytes, second.progress().total_bytes);
     assert_eq!(fs::read_dir(at("new")).unwrap().count(), 3, "reading changed the mailbox");
+}
+
+/// Ids, bytes and faults of a source, and its position after each.
+#[cfg(unix)]
+fn everything(path: &Path) -> Vec<String> {
+    let mut source = open(path, ImportLimits::default()).unwrap();
+    let mut found = Vec::new();
+    loop {
+        let what = match source.next_message() {
+            Ok(Some(item)) => format!("{} {}", item.id, String::from_utf8_lossy(item.message.bytes())),
+            Ok(None) => return found,
+            Err(error) => {
+                assert_eq!(error.scope(), Scope::Message, "{error}");
+                format!("! {error}")
+            }
+        };
+        found.push(format!("{what} {:?}", source.position()));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_source_behind_a_link_is_the_same_source() {
+    use std::os::unix::fs::symlink;
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for sub in ["mail/new", "mail/cur", "mail/tmp", "tree/sub"] {
+        fs::create_dir_all(at(sub)).unwrap();
+    }
+    fs::write(at("mail/new/1.x"), "S: maildir\n\n").unwrap();
+    fs::write(at("tree/sub/1.eml"), "S: tree\n\n").unwrap();
+    fs::write(at("tree/2.eml"), "S: file\n\n").unwrap();
+    fs::write(at("box"), "From a@b Mon Jan  1 00:00:00 2024\nS: 1\n\nFrom a@b Mon Jan  1 00:00:00 2024\n\n")
+        .unwrap();
+    for (name, messages) in [("mail", 1), ("tree", 2), ("tree/2.eml", 1), ("box", 2)] {
+        let direct = everything(&at(name));
+        assert_eq!(direct.len(), messages, "{name}: {direct:?}");
+        for link in ["first link", "second.mbox"] {
+            let _ = fs::remove_file(at(link));
+            symlink(name, at(link)).unwrap();
+            assert_eq!(everything(&at(link)), direct, "{name} through {link}");
+        }
+        let _ = fs::remove_file(at("third.eml"));
+        symlink("second.mbox", at("third.eml")).unwrap();
+        assert_eq!(everything(&at("third.eml")), direct, "{name} through two links");
+        let mut by_link = open(&at("third.eml"), ImportLimits::default()).unwrap();
+        let _ = by_link.next_message();
+        let mut resumed = open(&at(name), ImportLimits::default()).unwrap();
+        resumed.resume_after(&by_link.position().unwrap()).unwrap();
+        assert_eq!(all(&mut *resumed).len(), messages - 1, "{name}");
+    }
+    symlink("nowhere", at("dangling")).unwrap();
+    symlink("circle", at("circle")).unwrap();
+    for (name, kind) in [("dangling", ErrorKind::Settings), ("circle", ErrorKind::Storage)] {
+        let error = open(&at(name), ImportLimits::default()).unwrap_err();
+        assert_eq!(error.kind(), kind);
+        assert!(error.to_string().starts_with(&format!("import {}: ", at(name).display())), "{error}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn links_in_a_folder() {
+    use std::os::unix::fs::symlink;
+    let folder = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir(at("sub")).unwrap();
+    fs::write(at("sub/real.eml"), "S: real\n\n").unwrap();
+    fs::write(elsewhere.path().join("text"), "S: elsewhere\n\n").unwrap();
+    fs::write(at("z.eml"), "S: last\n\n").unwrap();
+    for (link, to) in [
+        ("a.eml", elsewhere.path().join("text").to_str().unwrap()),
+        ("b.eml", "sub/real.eml"),
+        ("c.eml", "nowhere"),
+        ("d.eml", "d.eml"),
+        ("e", "nowhere"),
+        ("f", "sub"),
+        ("g.eml", "."),
+        ("h.eml", "/dev/null"),
+        ("no text", "sub/real.eml"),
+        (".hidden.eml", "nowhere"),
+        ("sub/up", ".."),
+    ] {
+        symlink(to, at(link)).unwrap();
+    }
+    let mut source = open(folder.path(), ImportLimits::default()).unwrap();
+    let found = all(&mut *source);
+    let text = |link: &str, to: &str, why: &str| {
+        let root = folder.path().canonicalize().unwrap();
+        format!("! import {} (a link to {to}): cannot open it: {why}", root.join(link).display())
+    };
+    let said = |errno: rustix::io::Errno| std::io::Error::from(errno).to_string();
+    let (missing, circle) = (said(rustix::io::Errno::NOENT), said(rustix::io::Errno::LOOP));
+    let is_folder = "links to folders are not followed; import that folder by itself";
+    let no_file = "it is no regular file";
+    let due = [
+        "S: elsewhere\n\n".to_owned(),
+        "S: real\n\n".to_owned(),
+        text("c.eml", "nowhere", &missing),
+        text("d.eml", "d.eml", &circle),
+        text("e", "nowhere", &missing),
+        text("f", "sub", is_folder),
+        text("g.eml", ".", is_folder),
+        text("h.eml", "/dev/null", no_file),
+        "S: real\n\n".to_owned(),
+        text("sub/up", "..", is_folder),
+        "S: last\n\n".to_owned(),
+    ];
+    assert_eq!(found, due);
+    let progress = source.progress();
+    assert_eq!((progress.messages, progress.failed, progress.done_bytes), (4, 7, progress.total_bytes));
+    // a problem is behind a position as a message is
+    for taken in 1..due.len() {
+        let mut first = open(folder.path(), ImportLimits::default()).unwrap();
+        (0..taken).for_each(|_| drop(first.next_message()));
+        let mut second = open(folder.path(), ImportLimits::default()).unwrap();
+        second.resume_after(&first.position().unwrap()).unwrap();
+        assert_eq!(all(&mut *second), due[taken..]);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn links_in_a_maildir() {
+    use std::os::unix::fs::symlink;
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for sub in ["new", "cur", "tmp"] {
+        fs::create_dir(at(sub)).unwrap();
+    }
+    fs::write(at("text"), "S: text\n\n").unwrap();
+    fs::write(at("new/4.x"), "S: last\n\n").unwrap();
+    for (link, to) in [("new/1.x", "../text"), ("cur/2.x:2,S", "nowhere"), ("new/3.x", "../cur")] {
+        symlink(to, at(link)).unwrap();
+    }
+    let found = all(&mut *open(folder.path(), ImportLimits::default()).unwrap());
+    assert_eq!((found[0].as_str(), found[3].as_str(), found.len()), ("S: text\n\n", "S: last\n\n", 4));
+    assert!(found[1].contains("a link to nowhere") && found[2].contains("a link to ../cur"), "{found:?}");
+    // a folder of the Maildir itself
+    fs::remove_dir_all(at("cur")).unwrap();
+    symlink(at("new"), at("cur")).unwrap();
+    let error = open(folder.path(), ImportLimits::default()).unwrap_err();
+    assert!(error.to_string().ends_with("/cur: it is a symbolic link"), "{error}");
 }
 
 #[test]

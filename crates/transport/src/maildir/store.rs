@@ -103,12 +103,21 @@ pub(crate) fn create(root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What is to become of symbolic links to messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Links {
+    /// They are no messages: the owner of a mailbox could have whatever this process may read delivered, and the file he links to deleted.
+    PassOver,
+    /// They are, wherever they lead.
+    List,
+}
+
 /// All messages, oldest first. Only names are kept; a file is asked for its time only where the name does not tell.
-pub(crate) fn scan(root: &Path) -> Result<Vec<Entry>> {
+pub(crate) fn scan(root: &Path, links: Links) -> Result<Vec<Entry>> {
     let mut entries: Vec<Entry> = Vec::new();
     // new first: what somebody moves from new to cur meanwhile is then seen twice rather than not at all
     for (folder, in_new) in [("new", true), ("cur", false)] {
-        for_each_file(&root.join(folder), |name, file| {
+        for_each_file(&root.join(folder), links, |name, file| {
             let time = proto::time_in_name(&FileName::parse(&name).base).unwrap_or_else(|| {
                 let modified = file.metadata().ok().and_then(|m| modified(&m));
                 modified.map_or((0, 0), |t| (t.as_second(), t.subsec_microsecond().unsigned_abs()))
@@ -127,12 +136,13 @@ pub(crate) fn scan(root: &Path) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-fn for_each_file(directory: &Path, mut see: impl FnMut(Vec<u8>, &fs::DirEntry)) -> Result<()> {
+fn for_each_file(directory: &Path, links: Links, mut see: impl FnMut(Vec<u8>, &fs::DirEntry)) -> Result<()> {
     let failed = |e| error::directory("list it", directory, e);
     for entry in fs::read_dir(directory).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let name = proto::name_bytes(&entry.file_name());
-        if name.first() != Some(&b'.') && entry.file_type().is_ok_and(|t| t.is_file()) {
+        let counts = |kind: fs::FileType| kind.is_file() || (kind.is_symlink() && links == Links::List);
+        if name.first() != Some(&b'.') && entry.file_type().is_ok_and(counts) {
             see(name, &entry);
         }
     }
@@ -145,14 +155,22 @@ pub(crate) fn modified(metadata: &Metadata) -> Option<Timestamp> {
 
 /// Opens a regular file, never through a symbolic link, and never waits for the other end of a pipe.
 pub(crate) fn open(path: &Path) -> io::Result<(File, Metadata)> {
+    open_regular(path, Links::PassOver)
+}
+
+/// As [`open`], also through a symbolic link where `links` says so.
+pub(crate) fn open_regular(path: &Path, links: Links) -> io::Result<(File, Metadata)> {
     let mut options = fs::OpenOptions::new();
     options.read(true);
     #[cfg(unix)]
     {
         use rustix::fs::OFlags;
-        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let follow = if links == Links::List { OFlags::empty() } else { OFlags::NOFOLLOW };
+        let flags = follow | OFlags::NONBLOCK;
         std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, flags.bits().cast_signed());
     }
+    #[cfg(not(unix))]
+    let _ = links;
     let file = options.open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
@@ -211,7 +229,7 @@ pub(crate) struct Store {
 impl Store {
     pub(crate) fn open(root: PathBuf, options: ReceiveOptions) -> Result<Self> {
         check(&root)?;
-        let entries = scan(&root)?;
+        let entries = scan(&root, Links::PassOver)?;
         Ok(Self {
             root,
             budget: options.max_messages,
@@ -348,7 +366,8 @@ impl Store {
                     Some(_) | None => {}
                 }
             }
-            let found = scan(&self.root)?.into_iter().map(|e| (e.base(), (e.in_new, e.name)));
+            let found =
+                scan(&self.root, Links::PassOver)?.into_iter().map(|e| (e.base(), (e.in_new, e.name)));
             self.picture = Some((found.collect(), 0));
         }
         Ok(None)
@@ -500,7 +519,7 @@ impl Drop for Written {
 
 /// Removes what a crash left in `tmp` 36 hours ago or earlier. Failures do not matter: the next start tries again.
 pub(crate) fn clean(root: &Path, now: Timestamp) {
-    let _ = for_each_file(&root.join("tmp"), |_, file| {
+    let _ = for_each_file(&root.join("tmp"), Links::PassOver, |_, file| {
         let age = file.metadata().ok().and_then(|m| modified(&m)).map(|t| now.as_second() - t.as_second());
         if age.is_some_and(|seconds| seconds > STALE_AFTER) {
             let _ = fs::remove_file(file.path());
@@ -529,7 +548,7 @@ pub(crate) fn contains(root: &Path, message_id: &MessageId) -> Result<bool> {
     for directory in directories {
         for folder in ["new", "cur"] {
             let mut candidates = Vec::new();
-            let listed = for_each_file(&directory.join(folder), |name, file| {
+            let listed = for_each_file(&directory.join(folder), Links::PassOver, |name, file| {
                 match proto::tag_in(&FileName::parse(&name).base) {
                     Some(found) if found == tag.as_bytes() => candidates.push(file.path()),
                     Some(_) => {}
