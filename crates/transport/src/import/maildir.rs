@@ -1,5 +1,6 @@
 //! A Maildir as a source.
 
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 
 use super::{ImportLimits, Imported, MessageSource, Position, Progress, read_message, resolve, size};
@@ -27,7 +28,7 @@ impl MaildirSource {
     pub fn open(path: &Path, limits: ImportLimits) -> Result<Self> {
         let root = resolve(path)?;
         store::check(&root)?;
-        let entries = store::scan(&root, Links::List)?;
+        let entries = store::messages(&root, Links::List)?;
         let total_bytes = entries.iter().map(|e| size(&e.path(&root))).sum();
         Ok(Self {
             root,
@@ -49,7 +50,7 @@ impl MessageSource for MaildirSource {
         match read_message(&path, self.limits) {
             Ok(message) => {
                 self.progress.messages += 1;
-                Ok(Some(Imported { id: proto::id_of(&entry.base()), position, message }))
+                Ok(Some(Imported { id: entry.id(), position, message }))
             }
             Err(e) => {
                 self.progress.failed += 1;
@@ -64,8 +65,14 @@ impl MessageSource for MaildirSource {
         let (seconds, micros) = time.split_once('.').ok_or_else(unusable)?;
         let time: (i64, u32) =
             (seconds.parse().map_err(|_| unusable())?, micros.parse().map_err(|_| unusable())?);
+        let (id, twin) = id.split_once('/').map_or((id, None), |(id, twin)| (id, Some(twin.to_owned())));
         let base = proto::base_of(&id.into()).ok_or_else(unusable)?;
-        while let Some(entry) = self.remaining.next_if(|e| (e.time, e.base()) <= (time, base.clone())) {
+        let is_behind = |e: &Entry| match (e.time, e.base()).cmp(&(time, base.clone())) {
+            // where another file of this name came or went, nobody knows which was read: once more changes nothing
+            Ordering::Equal => e.twin.is_some() == twin.is_some() && e.twin <= twin,
+            order => order.is_lt(),
+        };
+        while let Some(entry) = self.remaining.next_if(is_behind) {
             self.progress.done_bytes += size(&entry.path(&self.root));
         }
         self.position = Some(position.clone());
@@ -83,5 +90,5 @@ impl MessageSource for MaildirSource {
 
 fn position_of(entry: &Entry) -> Position {
     let (seconds, micros) = entry.time;
-    Position::new(KIND, format_args!("{seconds}.{micros}:{}", proto::id_of(&entry.base())))
+    Position::new(KIND, format_args!("{seconds}.{micros}:{}", entry.id()))
 }

@@ -352,6 +352,55 @@ fn maildirs_are_oldest_first_and_resumable_although_flags_change() {
     assert_eq!(fs::read_dir(at("new")).unwrap().count(), 3, "reading changed the mailbox");
 }
 
+#[test]
+fn files_of_one_base_name_in_a_maildir_are_all_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name.replace(":2,", proto::INFO));
+    for sub in ["tmp", "new", "cur"] {
+        fs::create_dir(at(sub)).unwrap();
+    }
+    for (name, content) in
+        [("new/2.x", "a"), ("cur/2.x:2,", "b"), ("cur/2.x:2,S", "b"), ("new/1.x", "c"), ("new/3.x", "d")]
+    {
+        fs::write(at(name), format!("S: {content}\n\n")).unwrap();
+    }
+    let opened = || open(folder.path(), ImportLimits::default()).unwrap();
+    let mut source = opened();
+    let mut whole = Vec::new();
+    let mut ids = std::collections::HashSet::new();
+    while let Some(item) = source.next_message().unwrap() {
+        assert!(ids.insert(item.id.clone()), "{} is given twice", item.id);
+        whole.push(item.message);
+    }
+    let sorted = |messages: &[RawMessage]| {
+        let mut texts: Vec<_> = messages.iter().map(|m| m.bytes()[3]).collect();
+        texts.sort_unstable();
+        texts
+    };
+    assert_eq!((sorted(&whole), whole[0].bytes()[3], whole[4].bytes()[3]), (b"abbcd".to_vec(), b'c', b'd'));
+    for taken in 1..=5 {
+        let mut first = opened();
+        (0..taken).for_each(|_| drop(first.next_message().unwrap().unwrap()));
+        let kept: Position = first.position().unwrap().to_string().parse().unwrap();
+        let mut second = opened();
+        second.resume_after(&kept).unwrap();
+        let rest: Vec<_> = std::iter::from_fn(|| second.next_message().unwrap()).map(|i| i.message).collect();
+        assert_eq!(rest, whole[taken..]);
+    }
+    // one that is left alone may be the one that was not read
+    let mut first = opened();
+    (0..2).for_each(|_| drop(first.next_message().unwrap()));
+    let position = first.position().unwrap();
+    let left = first.next_message().unwrap().unwrap().message;
+    for name in ["new/2.x", "cur/2.x:2,", "cur/2.x:2,S"] {
+        fs::remove_file(at(name)).unwrap();
+    }
+    fs::write(at("cur/2.x:2,F"), left.bytes()).unwrap();
+    let mut second = opened();
+    second.resume_after(&position).unwrap();
+    assert_eq!(second.next_message().unwrap().unwrap().message.bytes(), left.bytes());
+}
+
 /// Ids, bytes and faults of a source, and its position after each.
 #[cfg(unix)]
 fn everything(path: &Path) -> Vec<String> {

@@ -257,7 +257,7 @@ fn step(what: String) -> ProbeStep {
 fn probe_incoming(root: &Path) -> Result<Probe> {
     store::check(root)?;
     let mut steps = vec![step(format!("opened {}", root.display()))];
-    let messages = store::scan(root, Links::PassOver)?.len() as u64;
+    let messages = store::messages(root, Links::PassOver)?.len() as u64;
     steps.push(step(format!("listed {messages} messages")));
     steps.push(permission_step(root, store::writable));
     Ok(Probe { steps, messages: Some(messages) })

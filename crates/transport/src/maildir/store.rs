@@ -28,9 +28,20 @@ pub(crate) struct Entry {
     pub(crate) name: Vec<u8>,
     /// In `new`, else in `cur`.
     pub(crate) in_new: bool,
+    /// What tells it from other files of the same base name; `None` where there is no other.
+    pub(crate) twin: Option<String>,
 }
 
 impl Entry {
+    /// The base name, and behind a slash, which no file name has, what tells twins apart.
+    pub(crate) fn id(&self) -> RemoteId {
+        let id = proto::id_of(proto::base(&self.name));
+        match &self.twin {
+            Some(twin) => RemoteId::new(format!("{id}/{twin}")),
+            None => id,
+        }
+    }
+
     pub(crate) fn path(&self, root: &Path) -> PathBuf {
         place(root, self.in_new, &self.name)
     }
@@ -112,28 +123,84 @@ pub(crate) enum Links {
     List,
 }
 
-/// All messages, oldest first. Only names are kept; a file is asked for its time only where the name does not tell.
-pub(crate) fn scan(root: &Path, links: Links) -> Result<Vec<Entry>> {
+/// All messages, oldest first, each with an id of its own. Only names are kept; a file is asked for its time only where the name does not
+/// tell.
+///
+/// A base name is unique in a Maildir, but copying, restoring or synchronizing can put a second file of that name beside the first. Passing
+/// over one would lose it, and what is decided about one must not be done to the other: so each is listed, told apart by its content.
+pub(crate) fn messages(root: &Path, links: Links) -> Result<Vec<Entry>> {
+    let mut found = Vec::new();
+    let mut rest = scan(root, links)?.into_iter().peekable();
+    while let Some(first) = rest.next() {
+        let base = first.base();
+        let mut group = vec![first];
+        while let Some(twin) = rest.next_if(|e| proto::base(&e.name) == base) {
+            group.push(twin);
+        }
+        if group.len() > 1 {
+            group = tell_apart(root, links, group);
+        }
+        found.append(&mut group);
+    }
+    found.sort_unstable_by(|a, b| {
+        (a.time, proto::base(&a.name), &a.twin).cmp(&(b.time, proto::base(&b.name), &b.twin))
+    });
+    Ok(found)
+}
+
+/// All names, sorted by base name. A message that is moved meanwhile may be there twice.
+fn scan(root: &Path, links: Links) -> Result<Vec<Entry>> {
     let mut entries: Vec<Entry> = Vec::new();
     // new first: what somebody moves from new to cur meanwhile is then seen twice rather than not at all
     for (folder, in_new) in [("new", true), ("cur", false)] {
         for_each_file(&root.join(folder), links, |name, file| {
-            let time = proto::time_in_name(&FileName::parse(&name).base).unwrap_or_else(|| {
+            let time = proto::time_in_name(proto::base(&name)).unwrap_or_else(|| {
                 let modified = file.metadata().ok().and_then(|m| modified(&m));
                 modified.map_or((0, 0), |t| (t.as_second(), t.subsec_microsecond().unsigned_abs()))
             });
-            entries.push(Entry { time, name, in_new });
+            entries.push(Entry { time, name, in_new, twin: None });
         })?;
     }
-    // of two names with one base the one in cur counts, which has the flags
-    let new_bases: HashSet<Vec<u8>> = entries.iter().filter(|e| e.in_new).map(Entry::base).collect();
-    if !new_bases.is_empty() {
-        let twice: HashSet<Vec<u8>> =
-            entries.iter().filter(|e| !e.in_new).map(Entry::base).filter(|b| new_bases.contains(b)).collect();
-        entries.retain(|e| !e.in_new || !twice.contains(&e.base()));
-    }
-    entries.sort_unstable_by(|a, b| (a.time, proto::base(&a.name)).cmp(&(b.time, proto::base(&b.name))));
+    entries.sort_unstable_by(|a, b| {
+        (proto::base(&a.name), a.in_new, &a.name).cmp(&(proto::base(&b.name), b.in_new, &b.name))
+    });
     Ok(entries)
+}
+
+/// Of entries with one base name those whose files are there: more than one get marks that flags do not change.
+fn tell_apart(root: &Path, links: Links, group: Vec<Entry>) -> Vec<Entry> {
+    let is_there =
+        |e: &Entry| !fs::symlink_metadata(e.path(root)).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+    let (mut there, moved): (Vec<Entry>, Vec<Entry>) = group.into_iter().partition(is_there);
+    if there.len() < 2 {
+        // one message that was moved while the folders were read; where it is now shows when it is asked for
+        let missing = 1 - there.len();
+        there.extend(moved.into_iter().take(missing));
+        return there;
+    }
+    let mut copies: HashMap<String, usize> = HashMap::new();
+    for entry in &mut there {
+        let content = fingerprint(&entry.path(root), links);
+        let copy = copies.entry(content.clone()).or_default();
+        *copy += 1;
+        entry.twin = Some(format!("{copy}-{content}"));
+    }
+    there
+}
+
+/// How much of a file goes into its fingerprint. Bytes.
+const FINGERPRINTED: u64 = 64 * 1024;
+
+/// Tells files of one base name apart: the size and a digest of the beginning. What is the same even then is numbered; one that cannot be
+/// read has a fingerprint too, so that reading it tells why.
+fn fingerprint(path: &Path, links: Links) -> String {
+    let read = open_regular(path, links).ok().and_then(|(file, metadata)| {
+        Some((metadata, read_capped(file.take(FINGERPRINTED), FINGERPRINTED, "the message").ok()?))
+    });
+    match read {
+        Some((metadata, start)) => format!("{}-{}", metadata.len(), &RawMessage::new(start).digest()[..16]),
+        None => "unread".to_owned(),
+    }
 }
 
 fn for_each_file(directory: &Path, links: Links, mut see: impl FnMut(Vec<u8>, &fs::DirEntry)) -> Result<()> {
@@ -210,8 +277,15 @@ pub(crate) fn read_headers(mut file: impl Read, path: &Path, limit: u64) -> Resu
     }
 }
 
-/// Base name of each message: whether it lies in `cur`, and its whole name.
-type Picture = HashMap<Vec<u8>, (bool, Vec<u8>)>;
+/// Where a message was found last, and what tells it from another file that has its base name.
+#[derive(Debug, Clone)]
+struct Known {
+    in_new: bool,
+    name: Vec<u8>,
+    /// Device and number of the file, which stay when another program renames it.
+    file: Option<(u64, u64)>,
+    twin: Option<String>,
+}
 
 /// A Maildir that is being read.
 #[derive(Debug)]
@@ -220,22 +294,24 @@ pub(crate) struct Store {
     options: ReceiveOptions,
     remaining: std::vec::IntoIter<Entry>,
     budget: usize,
-    known: HashMap<RemoteId, (bool, Vec<u8>)>,
-    /// Where each message was when the directory was last looked at, and how many calls ago.
-    picture: Option<(Picture, u32)>,
+    known: HashMap<RemoteId, Known>,
+    /// What lay in the directory when it was last looked at, and how many calls ago.
+    picture: Option<(Vec<Entry>, u32)>,
     changed: HashSet<PathBuf>,
 }
 
 impl Store {
     pub(crate) fn open(root: PathBuf, options: ReceiveOptions) -> Result<Self> {
         check(&root)?;
-        let entries = scan(&root, Links::PassOver)?;
+        let entries = messages(&root, Links::PassOver)?;
+        // all twins before the first is listed: a file that belongs to one of them is never taken for another
+        let twins = entries.iter().filter(|e| e.twin.is_some()).map(|e| (e.id(), Known::at(e))).collect();
         Ok(Self {
             root,
             budget: options.max_messages,
             options,
             remaining: entries.into_iter(),
-            known: HashMap::new(),
+            known: twins,
             picture: None,
             changed: HashSet::new(),
         })
@@ -246,14 +322,16 @@ impl Store {
         let mut stubs = VecDeque::new();
         while stubs.len() < LISTED_AT_ONCE && self.budget > 0 {
             let Some(entry) = self.remaining.next() else { break };
-            let base = entry.base();
-            let id = proto::id_of(&base);
-            self.known.insert(id.clone(), (entry.in_new, entry.name));
+            let id = entry.id();
+            self.known.entry(id.clone()).or_insert_with(|| Known::at(&entry));
             // a file that vanished or changed its name meanwhile; one that is there but unreadable is listed, and fetch says why
-            let metadata = match self.locate(&base, &id)? {
+            let metadata = match self.locate(&id)? {
                 Some(path) => fs::symlink_metadata(path).ok(),
                 None => continue,
             };
+            if let Some(known) = self.known.get_mut(&id) {
+                known.file = metadata.as_ref().and_then(file_number);
+            }
             let received = metadata.as_ref().and_then(modified);
             let size = metadata.map(|m| m.len());
             stubs.push_back(Stub { id, size, received, headers: None });
@@ -279,11 +357,10 @@ impl Store {
 
     /// Does it at once; what is gone is left alone.
     pub(crate) fn dispose(&mut self, id: &RemoteId, what: &Disposition) -> Result<()> {
-        let Some(base) = proto::base_of(id) else { return Ok(()) };
         let mut tries = 0;
         loop {
             tries += 1;
-            let Some(path) = self.locate(&base, id)? else { return Ok(()) };
+            let Some(path) = self.locate(id)? else { return Ok(()) };
             let done = match what {
                 Disposition::Keep => return Ok(()),
                 Disposition::Delete => fs::remove_file(&path).map_err(|e| ("remove it", e)),
@@ -300,7 +377,7 @@ impl Store {
                     return Ok(());
                 }
                 // somebody else changed its flags or took it: look again
-                Err((_, e)) if e.kind() == io::ErrorKind::NotFound && tries < 5 => self.forget(id),
+                Err((_, e)) if e.kind() == io::ErrorKind::NotFound && tries < 5 => {}
                 Err((doing, e)) => return Err(error::message(doing, &path, e)),
             }
         }
@@ -321,72 +398,124 @@ impl Store {
     ) -> Result<T> {
         let text = format!("maildir {}: {id:?} is no longer there", self.root.display());
         let gone = Error::new(ErrorKind::MessageGone, text);
-        let Some(base) = proto::base_of(id) else { return Err(gone) };
         let mut tries = 0;
         loop {
             tries += 1;
-            let Some(path) = self.locate(&base, id)? else { return Err(gone) };
+            let Some(path) = self.locate(id)? else { return Err(gone) };
             match open(&path) {
                 Ok((file, metadata)) => return read(file, &metadata, &path),
-                Err(e) if e.kind() == io::ErrorKind::NotFound && tries < 5 => self.forget(id),
+                Err(e) if e.kind() == io::ErrorKind::NotFound && tries < 5 => {}
                 Err(e) => return Err(error::message("open it", &path, e)),
             }
         }
     }
 
-    /// Where the message is now. Looks where it was first, then where a flag change usually puts it, then in the whole directory; that
-    /// costs time in proportion to the directory, so the picture it gives is kept for a while.
-    fn locate(&mut self, base: &[u8], id: &RemoteId) -> Result<Option<PathBuf>> {
-        let there = |path: &Path| fs::symlink_metadata(path).is_ok_and(|m| m.is_file());
-        if let Some((in_new, name)) = self.known.get(id) {
-            let path = place(&self.root, *in_new, name);
-            if there(&path) {
+    /// Where the message is now; `None` when it is gone. Looks where it was last, then where a flag change usually puts it, then in the
+    /// whole directory; that costs time in proportion to the directory, so the picture it gives is kept for a while.
+    ///
+    /// Another file of the same base name is never taken for it: that one was not read, and would be deleted in its place.
+    fn locate(&mut self, id: &RemoteId) -> Result<Option<PathBuf>> {
+        let known = self.known.get(id).cloned();
+        if let Some(Known { twin: Some(twin), .. }) = &known {
+            return self.locate_twin(id, twin);
+        }
+        let Some(base) = proto::base_of(id) else { return Ok(None) };
+        if let Some(known) = known {
+            let path = place(&self.root, known.in_new, &known.name);
+            if is_file(&path) {
                 return Ok(Some(path));
             }
-        }
-        let info = proto::INFO.as_bytes();
-        for (in_new, end) in [(false, [info, b"S"].concat()), (false, info.to_vec()), (true, Vec::new())] {
-            let name = [base, &end].concat();
-            let path = place(&self.root, in_new, &name);
-            if there(&path) {
-                self.known.insert(id.clone(), (in_new, name));
-                return Ok(Some(path));
+            let info = proto::INFO.as_bytes();
+            for (in_new, end) in [(false, [info, b"S"].concat()), (false, info.to_vec()), (true, Vec::new())]
+            {
+                let entry = Entry { time: (0, 0), name: [&base[..], &end].concat(), in_new, twin: None };
+                let path = entry.path(&self.root);
+                if is_file(&path) && known.is(&path) {
+                    self.moved(id, &entry);
+                    return Ok(Some(path));
+                }
             }
         }
         for _ in 0..2 {
-            if let Some((picture, age)) = &mut self.picture {
+            if let Some((entries, age)) = &mut self.picture {
                 *age += 1;
-                match picture.get(base) {
-                    Some((in_new, name)) if there(&place(&self.root, *in_new, name)) => {
-                        self.known.insert(id.clone(), (*in_new, name.clone()));
-                        return Ok(Some(place(&self.root, *in_new, name)));
-                    }
-                    // a name that is gone does not come back; one that moved on is worth another look
-                    None if *age < PICTURE_LASTS => return Ok(None),
-                    Some(_) | None => {}
+                let from = entries.partition_point(|e| proto::base(&e.name) < &base[..]);
+                let named = entries[from..].iter().take_while(|e| proto::base(&e.name) == base);
+                let there: Vec<Entry> =
+                    named.clone().filter(|e| is_file(&e.path(&self.root))).cloned().collect();
+                // a name that is gone does not come back; one that moved on is worth another look
+                if named.count() == 0 && *age < PICTURE_LASTS {
+                    return Ok(None);
+                }
+                let mut fit = there.iter().filter(|e| match self.known.get(id) {
+                    Some(known) => known.is(&e.path(&self.root)),
+                    None => true,
+                });
+                if let (Some(only), None) = (fit.next(), fit.next()) {
+                    self.moved(id, only);
+                    return Ok(Some(only.path(&self.root)));
                 }
             }
-            let found =
-                scan(&self.root, Links::PassOver)?.into_iter().map(|e| (e.base(), (e.in_new, e.name)));
-            self.picture = Some((found.collect(), 0));
+            self.picture = Some((scan(&self.root, Links::PassOver)?, 0));
         }
         Ok(None)
     }
 
-    fn forget(&mut self, id: &RemoteId) {
-        self.known.remove(id);
+    /// As [`Self::locate`], for one of several files with the same base name: its content tells which it is.
+    fn locate_twin(&mut self, id: &RemoteId, twin: &str) -> Result<Option<PathBuf>> {
+        let content = twin.split_once('-').map_or(twin, |(_, content)| content);
+        let Some(known) = self.known.get(id) else { return Ok(None) };
+        let fits = |e: &Entry| {
+            let path = e.path(&self.root);
+            is_file(&path) && known.is(&path) && fingerprint(&path, Links::PassOver) == content
+        };
+        let last = Entry { time: (0, 0), name: known.name.clone(), in_new: known.in_new, twin: None };
+        if fits(&last) {
+            return Ok(Some(last.path(&self.root)));
+        }
+        let others: HashSet<(bool, &[u8])> = self
+            .known
+            .iter()
+            .filter(|(other, _)| *other != id)
+            .map(|(_, k)| (k.in_new, &k.name[..]))
+            .collect();
+        let base = last.base();
+        let found = scan(&self.root, Links::PassOver)?
+            .into_iter()
+            .find(|e| proto::base(&e.name) == base && !others.contains(&(e.in_new, &e.name)) && fits(e));
+        let path = found.as_ref().map(|e| e.path(&self.root));
+        if let Some(entry) = found {
+            self.moved(id, &entry);
+        }
+        Ok(path)
+    }
+
+    /// Remembers the new place of a message that was listed.
+    fn moved(&mut self, id: &RemoteId, to: &Entry) {
+        if let Some(known) = self.known.get_mut(id) {
+            known.in_new = to.in_new;
+            known.name = to.name.clone();
+        }
     }
 
     fn mark_read(&mut self, path: &Path, id: &RemoteId) -> io::Result<()> {
-        let name = FileName::parse(&proto::name_bytes(path.file_name().unwrap_or_default()));
+        let name = FileName::parse(&proto::name_bytes(path.file_name().unwrap_or_default())).with(b'S');
         let cur = self.root.join("cur");
-        let target = cur.join(name.with(b'S').in_cur());
-        if target != path {
-            fs::rename(path, &target)?;
+        for copy in 0..MOST_COPIES {
+            let target = cur.join(name.copy(copy).in_cur());
+            if target != path {
+                // a rename would replace what is there
+                if fs::symlink_metadata(&target).is_ok() {
+                    continue;
+                }
+                fs::rename(path, &target)?;
+            }
+            let name = proto::name_bytes(target.file_name().unwrap_or_default());
+            self.moved(id, &Entry { time: (0, 0), name, in_new: false, twin: None });
+            self.changed.insert(cur);
+            return Ok(());
         }
-        self.known.insert(id.clone(), (false, proto::name_bytes(target.file_name().unwrap_or_default())));
-        self.changed.insert(cur);
-        Ok(())
+        Err(too_many_copies())
     }
 
     /// The Maildir++ folder of this name, created for its owner only when it is missing.
@@ -411,15 +540,12 @@ impl Store {
         let in_new = path.parent() == Some(&self.root.join("new"));
         let directory = folder.join(if in_new { "new" } else { "cur" });
         let name = proto::name_bytes(path.file_name().unwrap_or_default());
-        for copy in 0..1000 {
-            let parsed = FileName::parse(&name);
+        for copy in 0..MOST_COPIES {
+            let fresh = FileName::parse(&name).copy(copy);
             let target = match copy {
                 0 => proto::os_string(name.clone()),
-                _ => {
-                    let base = [&parsed.base, format!(",copy{copy}").as_bytes()].concat();
-                    let fresh = FileName { base, flags: parsed.flags };
-                    if in_new { proto::os_string(fresh.base) } else { fresh.in_cur() }
-                }
+                _ if in_new => proto::os_string(fresh.base),
+                _ => fresh.in_cur(),
             };
             match publish(path, &directory.join(target)) {
                 Ok(()) => {
@@ -433,7 +559,45 @@ impl Store {
                 Err(e) => return Err(e),
             }
         }
-        Err(io::Error::new(io::ErrorKind::AlreadyExists, "1000 files of this name are there"))
+        Err(too_many_copies())
+    }
+}
+
+impl Known {
+    fn at(entry: &Entry) -> Self {
+        Self { in_new: entry.in_new, name: entry.name.clone(), file: None, twin: entry.twin.clone() }
+    }
+
+    /// Whether this is the file that was listed, as far as the system tells.
+    fn is(&self, path: &Path) -> bool {
+        let now = fs::symlink_metadata(path).ok().as_ref().and_then(file_number);
+        self.file.is_none() || self.file == now
+    }
+}
+
+/// So many files of one base name are more than anything would make.
+const MOST_COPIES: usize = 1000;
+
+fn too_many_copies() -> io::Error {
+    let text = format!("{MOST_COPIES} files of this name are there");
+    io::Error::new(io::ErrorKind::AlreadyExists, text)
+}
+
+fn is_file(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|m| m.is_file())
+}
+
+/// Device and number of a file, where the system has them.
+fn file_number(metadata: &Metadata) -> Option<(u64, u64)> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        Some((metadata.dev(), metadata.ino()))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = metadata;
+        None
     }
 }
 
@@ -451,17 +615,8 @@ fn publish(source: &Path, target: &Path) -> io::Result<()> {
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let id = |p| fs::symlink_metadata(p).map(|m| (m.dev(), m.ino()));
-        matches!((id(a), id(b)), (Ok(a), Ok(b)) if a == b)
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = (a, b);
-        false
-    }
+    let number = |p| fs::symlink_metadata(p).ok().as_ref().and_then(file_number);
+    number(a).is_some() && number(a) == number(b)
 }
 
 fn new_file(path: &Path) -> io::Result<File> {
@@ -575,4 +730,28 @@ fn has_message_id(path: &Path, wanted: &MessageId) -> bool {
     let Ok(section) = read_headers(file, path, limit) else { return false };
     let found = Headers::new(&section).get("Message-ID").and_then(|value| MessageId::parse(&value));
     found.is_some_and(|id| id == *wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was seen in `new` and again in `cur`, because it was moved in between, is one message with its ordinary id.
+    #[test]
+    fn a_message_moved_while_listing_is_no_twin() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("cur")).unwrap();
+        let entry = |name: &str, in_new| Entry { time: (1, 0), name: name.into(), in_new, twin: None };
+        let seen = ["1.x:2,", "1.x:2,S"].map(|name| entry(&name.replace(":2,", proto::INFO), false));
+        let seen = [&[entry("1.x", true)], &seen[..]].concat();
+        let left = |seen: &[Entry]| {
+            let left = tell_apart(root.path(), Links::PassOver, seen.to_vec());
+            assert!(left.len() == 1 && left[0].id().as_str() == "1.x", "{left:?}");
+            left[0].path(root.path())
+        };
+        left(&seen); // it was moved on, to where nobody has looked yet
+        let now = seen[2].path(root.path());
+        fs::write(&now, "").unwrap();
+        assert_eq!(left(&seen), now);
+    }
 }
