@@ -18,6 +18,7 @@ use email_router_model::{
     Timestamp,
 };
 use email_router_transport::conformance::{self, Fixture, Left, Refused, Submitted};
+use email_router_transport::layer::Operation;
 use email_router_transport::maildir::{
     Delivery, MailboxPath, MaildirSettings, MaildirTransport, PathTemplate,
 };
@@ -132,6 +133,19 @@ impl Fixture for World {
             files(&self.root(mailbox).join(folder)).iter().for_each(|p| fs::remove_file(p).unwrap());
         }
         true
+    }
+    async fn break_session(&self, mailbox: &Mailbox, _at: Operation) -> bool {
+        for folder in ["new", "cur"] {
+            fs::rename(self.root(mailbox).join(folder), self.root(mailbox).join(format!("{folder} away")))
+                .unwrap();
+        }
+        true
+    }
+    async fn mend(&self, mailbox: &Mailbox) {
+        for folder in ["new", "cur"] {
+            fs::rename(self.root(mailbox).join(format!("{folder} away")), self.root(mailbox).join(folder))
+                .unwrap();
+        }
     }
     async fn submitted(&self) -> Vec<Submitted> {
         let directories = match self.recipients {

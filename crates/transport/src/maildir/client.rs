@@ -126,7 +126,7 @@ impl Transport for MaildirTransport {
     async fn receive(&self, mailbox: &Mailbox, options: ReceiveOptions) -> Result<Box<dyn Inbox>> {
         let root = self.incoming(mailbox)?;
         let store = blocking(move || Store::open(root, options)).await?;
-        Ok(Box::new(MaildirInbox { store: Arc::new(Mutex::new(store)), ready: VecDeque::new(), over: false }))
+        Ok(Box::new(MaildirInbox { store: Arc::new(Mutex::new(store)), ready: VecDeque::new(), over: None }))
     }
 
     async fn submit(&self, sender: &Mailbox, message: &Outbound, _options: SubmitOptions) -> Result<Receipt> {
@@ -313,21 +313,28 @@ fn may_write(path: &Path) -> Result<()> {
 struct MaildirInbox {
     store: Arc<Mutex<Store>>,
     ready: VecDeque<Stub>,
-    /// After an error of scope mailbox.
-    over: bool,
+    /// The error of scope mailbox that ended the session.
+    over: Option<String>,
 }
 
 impl MaildirInbox {
+    fn usable(&self) -> Result<()> {
+        match &self.over {
+            None => Ok(()),
+            Some(why) => {
+                Err(Error::new(ErrorKind::Storage, format!("maildir: the session has already failed: {why}")))
+            }
+        }
+    }
+
     async fn with_store<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut Store) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        if self.over {
-            return Err(Error::new(ErrorKind::Storage, "maildir: the session ended with an earlier error"));
-        }
+        self.usable()?;
         let store = self.store.clone();
         let result = blocking(move || work(&mut store.lock().unwrap_or_else(PoisonError::into_inner))).await;
-        self.over = result.as_ref().is_err_and(|e| e.scope() > Scope::Message);
+        self.over = result.as_ref().err().filter(|e| e.scope() > Scope::Message).map(ToString::to_string);
         result
     }
 }
@@ -336,6 +343,7 @@ impl MaildirInbox {
 #[deny(clippy::missing_trait_methods)]
 impl Inbox for MaildirInbox {
     async fn next(&mut self) -> Result<Option<Stub>> {
+        self.usable()?;
         if self.ready.is_empty() {
             self.ready = self.with_store(Store::list_some).await?;
         }
@@ -344,7 +352,7 @@ impl Inbox for MaildirInbox {
 
     /// Nothing to gain: a file is read in one step.
     async fn prefetch(&mut self, _wanted: &[(RemoteId, Part)]) -> Result<()> {
-        Ok(())
+        self.usable()
     }
 
     async fn headers(&mut self, id: &RemoteId) -> Result<Bytes> {
