@@ -154,7 +154,8 @@ impl Walk {
     }
 }
 
-/// The subfolders and `.eml` files of a folder, sorted by name, and the links that lead to neither a folder here nor another file.
+/// What counts in a folder, sorted by name, each with whether it is a folder: subfolders, `.eml` files, links of such a name, and links that
+/// lead to no file. The last hide mail, perhaps a whole folder of it, so they are reported; a link to another kind of file is like that file.
 fn list(folder: &Path) -> std::io::Result<Vec<(Vec<u8>, bool)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {

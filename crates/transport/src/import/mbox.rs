@@ -274,7 +274,8 @@ impl<R: BufRead + Seek + Send + std::fmt::Debug> MessageSource for Mbox<R> {
         let (offset, number) = position.place(KIND)?.split_once(':').ok_or_else(unusable)?;
         let offset: u64 = offset.parse().map_err(|_| unusable())?;
         let number: u64 = number.parse().map_err(|_| unusable())?;
-        if offset > self.progress.total_bytes {
+        // every message takes a line of its own
+        if offset > self.progress.total_bytes || number > offset {
             return Err(unusable());
         }
         self.reader.seek(SeekFrom::Start(offset)).map_err(|e| unreadable(Path::new(&self.name), e))?;
@@ -401,7 +402,7 @@ pub(super) fn separator(line: &[u8]) -> Option<Option<Timestamp>> {
     }
     let is_day = |word: &&str| DAYS.contains(&word.trim_end_matches(','));
     let at = words.iter().rposition(is_day).filter(|at| is_sender(&words[..*at]))?;
-    let (mut month, mut day, mut clock, mut year, mut zone) = (None, None, None, None, None);
+    let (mut month, mut day, mut clock, mut year, mut zone, mut name) = (None, None, None, None, None, None);
     for &word in &words[at + 1..] {
         let is_number = word.bytes().all(|b| b.is_ascii_digit());
         let twice = if let Some(found) = MONTHS.iter().position(|&m| m == word) {
@@ -416,8 +417,9 @@ pub(super) fn separator(line: &[u8]) -> Option<Option<Timestamp>> {
             zone.replace(found).is_some()
         } else {
             // the name of a zone, which tells nothing certain: CST is said in China and in Chicago
-            let name = word.trim_matches(['(', ')']);
-            name.len() > 5 || !name.bytes().all(|b| b.is_ascii_uppercase())
+            let letters = word.trim_matches(['(', ')']);
+            let is_name = (1..=5).contains(&letters.len()) && letters.bytes().all(|b| b.is_ascii_uppercase());
+            !is_name || name.replace(()).is_some()
         };
         if twice {
             return None;

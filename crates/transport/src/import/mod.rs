@@ -12,8 +12,9 @@
 //! # Symbolic links
 //! A source may be a symbolic link, or lie behind one: it is the file or folder itself that is opened, and named in errors, so the ids and
 //! positions are the same either way. Within a folder or a Maildir a link to a file gives the message that lies there, with the id of the
-//! link; whoever imports reads with his own rights, so import nothing in which others may make links to what only you may read. A link
-//! that leads nowhere, in a circle or to a folder is an error of scope *message*. The folders `new` and `cur` of a Maildir may not be links.
+//! link, where the link belongs to root, to whoever imports, or to the owner of that file: else the owner of a mailbox could make a link to
+//! what only the importer may read, and get it as an e-mail. A link that is not followed for that reason, leads nowhere, in a circle or to
+//! a folder is an error of scope *message*. The folders `new` and `cur` of a Maildir may not be links.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -33,7 +34,8 @@ mod maildir;
 pub mod mbox;
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, File, Metadata};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -205,12 +207,7 @@ fn fault(doing: &str, path: &Path, source: std::io::Error) -> Error {
 
 /// Reads one file as one message; every fault is one of this message.
 fn read_message(path: &Path, limits: ImportLimits) -> Result<RawMessage> {
-    let (file, metadata) = store::open_regular(path, Links::List)
-        .map_err(|e| match path.is_dir() {
-            true => std::io::Error::other("links to folders are not followed; import that folder by itself"),
-            false => e,
-        })
-        .map_err(|e| fault("open it", path, e))?;
+    let (file, metadata) = open_message(path).map_err(|e| fault("open it", path, e))?;
     let bytes = email_router_model::read_capped(file, limits.max_message_bytes, "the message").map_err(
         |e| match e {
             CapError::Io { source, .. } => fault("read it", path, source),
@@ -220,6 +217,38 @@ fn read_message(path: &Path, limits: ImportLimits) -> Result<RawMessage> {
     let mut message = RawMessage::new(bytes);
     message.received = store::modified(&metadata);
     Ok(message)
+}
+
+/// Opens a file, or what a link leads to.
+fn open_message(path: &Path) -> io::Result<(File, Metadata)> {
+    let directly = store::open(path);
+    // asked before it is followed, and the file after it is open: whoever exchanges one of them meanwhile gains nothing
+    let Some(link) = fs::symlink_metadata(path).ok().filter(|m| directly.is_err() && m.is_symlink()) else {
+        return directly;
+    };
+    if path.is_dir() {
+        return Err(io::Error::other("links to folders are not followed; import that folder by itself"));
+    }
+    let (file, metadata) = store::open_regular(path, Links::List)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        let importer = rustix::process::geteuid().as_raw();
+        if !may_follow(link.uid(), metadata.uid(), importer) {
+            let text = "the link belongs to another user than the file; import that file by itself";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = link;
+    Ok((file, metadata))
+}
+
+/// Whether a link of one user may lead to a file of another, for a third who imports: all of them by number.
+#[cfg(unix)]
+fn may_follow(link: u32, file: u32, importer: u32) -> bool {
+    const ROOT: u32 = 0;
+    [ROOT, file, importer].contains(&link)
 }
 
 /// The size of a file, also behind a link.

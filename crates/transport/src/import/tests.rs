@@ -95,6 +95,8 @@ fn text_that_begins_with_from_is_no_separator() {
         "From a@b Jan  1 00:00:00 2024",
         "From a@b 2024-01-01 00:00:00",
         "From a@b Mon Jan  1 00:00:00 2024 2025",
+        "From a@b Mon Jan  1 00:00:00 2024 IT WAS WRONG",
+        "From a@b Mon Jan  1 00:00:00 2024 ()",
         "from a@b Mon Jan  1 00:00:00 2024",
         "From:a@b Mon Jan  1 00:00:00 2024",
         "From\ta@b Mon Jan  1 00:00:00 2024",
@@ -267,7 +269,15 @@ fn mbox_resumes_where_it_was() {
         }
         assert_eq!(all(&mut second), whole[taken..]);
     }
-    for strange in ["mbox:3:1", "mbox:999999:1", "mbox:x:1", "mbox:0", "mbox:0:x", "eml:a.eml"] {
+    for strange in [
+        "mbox:3:1",
+        "mbox:999999:1",
+        "mbox:x:1",
+        "mbox:0",
+        "mbox:0:x",
+        "mbox:0:18446744073709551615",
+        "eml:a.eml",
+    ] {
         let error = mbox(text.clone(), ImportLimits::default()).resume_after(&strange.parse().unwrap());
         assert_eq!(error.unwrap_err().kind(), ErrorKind::Settings, "{strange}");
     }
@@ -519,6 +529,50 @@ fn links_in_a_folder() {
         second.resume_after(&first.position().unwrap()).unwrap();
         assert_eq!(all(&mut *second), due[taken..]);
     }
+}
+
+/// The owner of a mailbox cannot have what only the importer may read sent to himself.
+#[cfg(unix)]
+#[test]
+fn links_to_what_belongs_to_another() {
+    use std::os::unix::fs::{chown, lchown, symlink};
+    let (root, ann, bob, importer) = (0, 1001, 1002, 1003);
+    for (link, file, due) in [
+        (ann, ann, true),
+        (ann, bob, false),
+        (ann, root, false),
+        (ann, importer, false),
+        (root, bob, true),
+        (importer, bob, true),
+        (importer, root, true),
+    ] {
+        assert_eq!(may_follow(link, file, importer), due, "{link} to {file}");
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root can give files to others");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for (name, owner) in [("a", ann), ("b", root)] {
+        fs::write(at(name), format!("S: {name}\n\n")).unwrap();
+        chown(at(name), Some(owner), None).unwrap();
+        for (maker, link) in [(ann, "ann"), (root, "root")] {
+            let link = at(&format!("{link}-{name}.eml"));
+            symlink(name, &link).unwrap();
+            lchown(&link, Some(maker), None).unwrap();
+        }
+    }
+    let found = all(&mut *open(folder.path(), ImportLimits::default()).unwrap());
+    assert_eq!(
+        (found.len(), &found[0], &found[2], &found[3]),
+        (4, &"S: a\n\n".to_owned(), &"S: a\n\n".to_owned(), &"S: b\n\n".to_owned())
+    );
+    assert!(
+        found[1].contains("ann-b.eml (a link to b): cannot open it: the link belongs to another user"),
+        "{}",
+        found[1]
+    );
 }
 
 #[cfg(unix)]
