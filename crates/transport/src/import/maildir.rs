@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::{ImportLimits, Imported, MessageSource, Position, Progress, read_message, resolve, size};
 use crate::Result;
+use crate::maildir::listing::{self, Entry, Links};
 use crate::maildir::proto;
-use crate::maildir::store::{self, Entry, Links};
+use crate::maildir::store;
 
 const KIND: &str = "maildir";
 
@@ -28,7 +29,7 @@ impl MaildirSource {
     pub fn open(path: &Path, limits: ImportLimits) -> Result<Self> {
         let root = resolve(path)?;
         store::check(&root)?;
-        let entries = store::messages(&root, Links::List)?;
+        let entries = listing::messages(&root, Links::List)?;
         let total_bytes = entries.iter().map(|e| size(&e.path(&root))).sum();
         Ok(Self {
             root,

@@ -46,8 +46,9 @@ pub use eml::EmlFiles;
 pub use maildir::MaildirSource;
 pub use mbox::{Mbox, Quoting};
 
+use crate::maildir::listing::Links;
 use crate::maildir::proto;
-use crate::maildir::store::{self, Links};
+use crate::maildir::store;
 use crate::{Error, ErrorKind, Result};
 
 /// Gives messages one by one.

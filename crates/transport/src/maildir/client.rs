@@ -13,9 +13,11 @@ use email_router_model::{
     SystemClock, SystemEntropy,
 };
 
+use super::delivery;
+use super::listing::{self, Links};
 use super::proto::{self, Unique};
 use super::settings::{Delivery, MaildirSettings, PathTemplate};
-use super::store::{self, Links, Store};
+use super::store::{self, Store};
 use crate::contract::unsupported;
 use crate::lines::crlf;
 use crate::{
@@ -150,7 +152,7 @@ impl Transport for MaildirTransport {
         match &self.shared.settings.delivery {
             Some(Delivery::Outbox { path, keeps_messages: true }) => {
                 let (root, message_id) = (path.resolve(sender)?, message_id.clone());
-                blocking(move || store::contains(&root, &message_id)).await.map(Some)
+                blocking(move || delivery::contains(&root, &message_id)).await.map(Some)
             }
             _ => Ok(None),
         }
@@ -233,13 +235,13 @@ impl Shared {
             cleaned.insert(root.to_owned())
         };
         if first {
-            store::clean(root, now);
+            delivery::clean(root, now);
         }
         let count = self.count.fetch_add(1, Ordering::Relaxed);
         let (process, random) = (std::process::id(), self.entropy.next_u64());
         let unique = Unique { now, process, count, random, host: &self.settings.host };
         let name = unique.name(&proto::tag_of(&message.message_id));
-        store::write(root, name.clone(), &[envelope.as_bytes(), &crlf(&message.mime)])?.deliver()?;
+        delivery::write(root, name.clone(), &[envelope.as_bytes(), &crlf(&message.mime)])?.deliver()?;
         Ok(name)
     }
 }
@@ -257,7 +259,7 @@ fn step(what: String) -> ProbeStep {
 fn probe_incoming(root: &Path) -> Result<Probe> {
     store::check(root)?;
     let mut steps = vec![step(format!("opened {}", root.display()))];
-    let messages = store::messages(root, Links::PassOver)?.len() as u64;
+    let messages = listing::messages(root, Links::PassOver)?.len() as u64;
     steps.push(step(format!("listed {messages} messages")));
     steps.push(permission_step(root, store::writable));
     Ok(Probe { steps, messages: Some(messages) })

@@ -30,7 +30,9 @@
 //!   specification), at the first submission of a handle.
 
 mod client;
+mod delivery;
 pub(crate) mod error;
+pub(crate) mod listing;
 pub(crate) mod proto;
 pub mod settings;
 pub(crate) mod store;

@@ -2,13 +2,14 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use email_router_model::{Headers, MessageId, RawMessage, RemoteId, Scope, Timestamp, header, read_capped};
+use email_router_model::{RawMessage, RemoteId, Scope, Timestamp, header, read_capped};
 
 use super::error;
+use super::listing::{Entry, Links, fingerprint, messages, place, scan};
 use super::proto::{self, FileName};
 use crate::{Disposition, Error, ErrorKind, ReceiveOptions, Result, Stub};
 
@@ -16,44 +17,6 @@ use crate::{Disposition, Error, ErrorKind, ReceiveOptions, Result, Stub};
 const LISTED_AT_ONCE: usize = 64;
 /// After how many calls a picture of the directory is too old to answer where a message went.
 const PICTURE_LASTS: u32 = 256;
-/// Specification: "a file in tmp which was not accessed in 36 hours" may be deleted. Seconds.
-const STALE_AFTER: i64 = 36 * 60 * 60;
-
-/// One file in `new` or `cur`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
-    /// Seconds and microseconds of the delivery.
-    pub(crate) time: (i64, u32),
-    /// The whole file name.
-    pub(crate) name: Vec<u8>,
-    /// In `new`, else in `cur`.
-    pub(crate) in_new: bool,
-    /// What tells it from other files of the same base name; `None` where there is no other.
-    pub(crate) twin: Option<String>,
-}
-
-impl Entry {
-    /// The base name, and behind a slash, which no file name has, what tells twins apart.
-    pub(crate) fn id(&self) -> RemoteId {
-        let id = proto::id_of(proto::base(&self.name));
-        match &self.twin {
-            Some(twin) => RemoteId::new(format!("{id}/{twin}")),
-            None => id,
-        }
-    }
-
-    pub(crate) fn path(&self, root: &Path) -> PathBuf {
-        place(root, self.in_new, &self.name)
-    }
-
-    pub(crate) fn base(&self) -> Vec<u8> {
-        proto::base(&self.name).to_vec()
-    }
-}
-
-fn place(root: &Path, in_new: bool, name: &[u8]) -> PathBuf {
-    root.join(if in_new { "new" } else { "cur" }).join(proto::os_string(name.to_vec()))
-}
 
 /// Makes sure that this is a Maildir whose folders are real directories. The root itself may be a symbolic link, which its administrator
 /// made; a link inside could lead into the mailbox of somebody else.
@@ -109,108 +72,6 @@ pub(crate) fn create(root: &Path) -> Result<()> {
             [Some(root), root.parent().filter(|p| !p.as_os_str().is_empty())].into_iter().flatten()
         {
             sync_directory(directory).map_err(|e| error::directory("make it durable", directory, e))?;
-        }
-    }
-    Ok(())
-}
-
-/// What is to become of symbolic links to messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Links {
-    /// They are no messages: the owner of a mailbox could have whatever this process may read delivered, and the file he links to deleted.
-    PassOver,
-    /// They are, wherever they lead.
-    List,
-}
-
-/// All messages, oldest first, each with an id of its own. Only names are kept; a file is asked for its time only where the name does not
-/// tell.
-///
-/// A base name is unique in a Maildir, but copying, restoring or synchronizing can put a second file of that name beside the first. Passing
-/// over one would lose it, and what is decided about one must not be done to the other: so each is listed, told apart by its content.
-pub(crate) fn messages(root: &Path, links: Links) -> Result<Vec<Entry>> {
-    let mut found = Vec::new();
-    let mut rest = scan(root, links)?.into_iter().peekable();
-    while let Some(first) = rest.next() {
-        let base = first.base();
-        let mut group = vec![first];
-        while let Some(twin) = rest.next_if(|e| proto::base(&e.name) == base) {
-            group.push(twin);
-        }
-        if group.len() > 1 {
-            group = tell_apart(root, links, group);
-        }
-        found.append(&mut group);
-    }
-    found.sort_unstable_by(|a, b| {
-        (a.time, proto::base(&a.name), &a.twin).cmp(&(b.time, proto::base(&b.name), &b.twin))
-    });
-    Ok(found)
-}
-
-/// All names, sorted by base name. A message that is moved meanwhile may be there twice.
-fn scan(root: &Path, links: Links) -> Result<Vec<Entry>> {
-    let mut entries: Vec<Entry> = Vec::new();
-    // new first: what somebody moves from new to cur meanwhile is then seen twice rather than not at all
-    for (folder, in_new) in [("new", true), ("cur", false)] {
-        for_each_file(&root.join(folder), links, |name, file| {
-            let time = proto::time_in_name(proto::base(&name)).unwrap_or_else(|| {
-                let modified = file.metadata().ok().and_then(|m| modified(&m));
-                modified.map_or((0, 0), |t| (t.as_second(), t.subsec_microsecond().unsigned_abs()))
-            });
-            entries.push(Entry { time, name, in_new, twin: None });
-        })?;
-    }
-    entries.sort_unstable_by(|a, b| {
-        (proto::base(&a.name), a.in_new, &a.name).cmp(&(proto::base(&b.name), b.in_new, &b.name))
-    });
-    Ok(entries)
-}
-
-/// Of entries with one base name those whose files are there: more than one get marks that flags do not change.
-fn tell_apart(root: &Path, links: Links, group: Vec<Entry>) -> Vec<Entry> {
-    let is_there =
-        |e: &Entry| !fs::symlink_metadata(e.path(root)).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
-    let (mut there, moved): (Vec<Entry>, Vec<Entry>) = group.into_iter().partition(is_there);
-    if there.len() < 2 {
-        // one message that was moved while the folders were read; where it is now shows when it is asked for
-        let missing = 1 - there.len();
-        there.extend(moved.into_iter().take(missing));
-        return there;
-    }
-    let mut copies: HashMap<String, usize> = HashMap::new();
-    for entry in &mut there {
-        let content = fingerprint(&entry.path(root), links);
-        let copy = copies.entry(content.clone()).or_default();
-        *copy += 1;
-        entry.twin = Some(format!("{copy}-{content}"));
-    }
-    there
-}
-
-/// How much of a file goes into its fingerprint. Bytes.
-const FINGERPRINTED: u64 = 64 * 1024;
-
-/// Tells files of one base name apart: the size and a digest of the beginning. What is the same even then is numbered; one that cannot be
-/// read has a fingerprint too, so that reading it tells why.
-fn fingerprint(path: &Path, links: Links) -> String {
-    let read = open_regular(path, links).ok().and_then(|(file, metadata)| {
-        Some((metadata, read_capped(file.take(FINGERPRINTED), FINGERPRINTED, "the message").ok()?))
-    });
-    match read {
-        Some((metadata, start)) => format!("{}-{}", metadata.len(), &RawMessage::new(start).digest()[..16]),
-        None => "unread".to_owned(),
-    }
-}
-
-fn for_each_file(directory: &Path, links: Links, mut see: impl FnMut(Vec<u8>, &fs::DirEntry)) -> Result<()> {
-    let failed = |e| error::directory("list it", directory, e);
-    for entry in fs::read_dir(directory).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = proto::name_bytes(&entry.file_name());
-        let counts = |kind: fs::FileType| kind.is_file() || (kind.is_symlink() && links == Links::List);
-        if name.first() != Some(&b'.') && entry.file_type().is_ok_and(counts) {
-            see(name, &entry);
         }
     }
     Ok(())
@@ -603,7 +464,7 @@ fn file_number(metadata: &Metadata) -> Option<(u64, u64)> {
 
 /// Gives a complete file its final name; never over another file. Succeeds when it already has that name too. The source may be gone
 /// afterwards.
-fn publish(source: &Path, target: &Path) -> io::Result<()> {
+pub(super) fn publish(source: &Path, target: &Path) -> io::Result<()> {
     match fs::hard_link(source, target) {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && same_file(source, target) => Ok(()),
@@ -619,7 +480,7 @@ fn same_file(a: &Path, b: &Path) -> bool {
     number(a).is_some() && number(a) == number(b)
 }
 
-fn new_file(path: &Path) -> io::Result<File> {
+pub(super) fn new_file(path: &Path) -> io::Result<File> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -627,131 +488,10 @@ fn new_file(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-fn sync_directory(path: &Path) -> io::Result<()> {
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     File::open(path)?.sync_all()?;
     #[cfg(not(unix))]
     let _ = path;
     Ok(())
-}
-
-/// A message written to `tmp` and durable there, not yet delivered. Dropping it takes it away again.
-#[derive(Debug)]
-pub(crate) struct Written {
-    root: PathBuf,
-    name: String,
-}
-
-/// Writes a new message to `tmp`.
-pub(crate) fn write(root: &Path, name: String, pieces: &[&[u8]]) -> Result<Written> {
-    let path = root.join("tmp").join(&name);
-    let failed = |e| error::directory("write to it", &path, e);
-    let mut file = new_file(&path).map_err(failed)?;
-    let written = Written { root: root.to_owned(), name };
-    pieces.iter().try_for_each(|piece| file.write_all(piece)).map_err(failed)?;
-    file.sync_all().map_err(failed)?;
-    Ok(written)
-}
-
-impl Written {
-    /// Delivers it. An error that is in doubt means: readers can see it, but a power cut could undo it.
-    pub(crate) fn deliver(self) -> Result<()> {
-        let new = self.root.join("new");
-        let (source, target) = (self.root.join("tmp").join(&self.name), new.join(&self.name));
-        publish(&source, &target).map_err(|e| error::directory("deliver to it", &target, e))?;
-        sync_directory(&new).map_err(|e| {
-            error::directory("make it durable", &new, e).with_retry(email_router_model::Retry::InDoubt)
-        })
-    }
-}
-
-impl Drop for Written {
-    fn drop(&mut self) {
-        // gone already where it was renamed; where that fails for another reason the 36-hour rule takes care of it
-        let _ = fs::remove_file(self.root.join("tmp").join(&self.name));
-    }
-}
-
-/// Removes what a crash left in `tmp` 36 hours ago or earlier. Failures do not matter: the next start tries again.
-pub(crate) fn clean(root: &Path, now: Timestamp) {
-    let _ = for_each_file(&root.join("tmp"), Links::PassOver, |_, file| {
-        let age = file.metadata().ok().and_then(|m| modified(&m)).map(|t| now.as_second() - t.as_second());
-        if age.is_some_and(|seconds| seconds > STALE_AFTER) {
-            let _ = fs::remove_file(file.path());
-        }
-    });
-}
-
-/// Whether a message with this Message-ID lies in the Maildir or one of its folders.
-pub(crate) fn contains(root: &Path, message_id: &MessageId) -> Result<bool> {
-    match fs::metadata(root) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-        _ => check(root)?,
-    }
-    let mut directories = vec![root.to_owned()];
-    let failed = |e| error::directory("list it", root, e);
-    for entry in fs::read_dir(root).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = proto::name_bytes(&entry.file_name());
-        if name.starts_with(b".") && entry.file_type().is_ok_and(|t| t.is_dir()) {
-            directories.push(entry.path());
-        }
-    }
-    let tag = proto::tag_of(message_id);
-    // names tell where we wrote them; files with other names are opened, and only when no name tells
-    let mut untold = Vec::new();
-    for directory in directories {
-        for folder in ["new", "cur"] {
-            let mut candidates = Vec::new();
-            let listed = for_each_file(&directory.join(folder), Links::PassOver, |name, file| {
-                match proto::tag_in(&FileName::parse(&name).base) {
-                    Some(found) if found == tag.as_bytes() => candidates.push(file.path()),
-                    Some(_) => {}
-                    None => untold.push(file.path()),
-                }
-            });
-            // a directory that begins with a dot and is no folder
-            if let Err(e) = listed
-                && directory == root
-            {
-                return Err(e);
-            }
-            if candidates.iter().any(|path| has_message_id(path, message_id)) {
-                return Ok(true);
-            }
-        }
-    }
-    Ok(untold.iter().any(|path| has_message_id(path, message_id)))
-}
-
-fn has_message_id(path: &Path, wanted: &MessageId) -> bool {
-    let limit = ReceiveOptions::default().max_header_bytes;
-    let Ok((file, _)) = open(path) else { return false };
-    let Ok(section) = read_headers(file, path, limit) else { return false };
-    let found = Headers::new(&section).get("Message-ID").and_then(|value| MessageId::parse(&value));
-    found.is_some_and(|id| id == *wanted)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What was seen in `new` and again in `cur`, because it was moved in between, is one message with its ordinary id.
-    #[test]
-    fn a_message_moved_while_listing_is_no_twin() {
-        let root = tempfile::tempdir().unwrap();
-        fs::create_dir(root.path().join("cur")).unwrap();
-        let entry = |name: &str, in_new| Entry { time: (1, 0), name: name.into(), in_new, twin: None };
-        let seen = ["1.x:2,", "1.x:2,S"].map(|name| entry(&name.replace(":2,", proto::INFO), false));
-        let seen = [&[entry("1.x", true)], &seen[..]].concat();
-        let left = |seen: &[Entry]| {
-            let left = tell_apart(root.path(), Links::PassOver, seen.to_vec());
-            assert!(left.len() == 1 && left[0].id().as_str() == "1.x", "{left:?}");
-            left[0].path(root.path())
-        };
-        left(&seen); // it was moved on, to where nobody has looked yet
-        let now = seen[2].path(root.path());
-        fs::write(&now, "").unwrap();
-        assert_eq!(left(&seen), now);
-    }
 }
