@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use email_router::model::{
-    EmailAddress, Headers, Mailbox, MailboxKind, RawMessage, RemoteId, read_file_capped,
+    EmailAddress, Headers, Mailbox, MailboxKind, RawMessage, RemoteId, Scope, read_file_capped,
 };
 use email_router::transport::contract::unsupported;
 use email_router::transport::{
@@ -154,6 +154,11 @@ impl Session {
     }
 }
 
+/// A fault of one file. After one of the whole mailbox every further call of the session would have to fail.
+fn damaged(text: String) -> Error {
+    Error::new(ErrorKind::Storage, text).with_scope(Scope::Message)
+}
+
 #[async_trait]
 impl Inbox for Session {
     async fn next(&mut self) -> Result<Option<Stub>> {
@@ -184,7 +189,7 @@ impl Inbox for Session {
             return Err(Error::new(ErrorKind::TooLarge, format!("{}: {id} has {size} bytes", self.name)));
         }
         let bytes = read_file_capped(&path, self.options.max_message_bytes)
-            .map_err(|e| Error::new(ErrorKind::Storage, format!("{}: {e}", self.name)))?;
+            .map_err(|e| damaged(format!("{}: {e}", self.name)))?;
         Ok(RawMessage::new(bytes))
     }
 
@@ -192,8 +197,9 @@ impl Inbox for Session {
         match what {
             Disposition::Keep => Ok(()),
             Disposition::Delete => match self.find(id) {
-                Ok((path, _)) => fs::remove_file(path)
-                    .map_err(|e| Error::new(ErrorKind::Storage, format!("{}: {id}: {e}", self.name))),
+                Ok((path, _)) => {
+                    fs::remove_file(path).map_err(|e| damaged(format!("{}: {id}: {e}", self.name)))
+                }
                 Err(_) => Ok(()), // what is gone already needs no more
             },
             Disposition::MarkRead => Err(unsupported(&self.name, "mark messages as read")),

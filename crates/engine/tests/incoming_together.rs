@@ -167,7 +167,7 @@ async fn what_is_large_or_suspect_is_worked_on_alone() {
     }
     let (world, system, ann) = setup();
     let ids: Vec<_> = (0..6).map(|n| system.put(ann.id(), mail(&format!("m{n}")))).collect();
-    world.state.begin(ann.id(), &ids, Timestamp::now()).await.unwrap();
+    world.state.begin(ann.id(), &ids, world.clock.now()).await.unwrap();
     assert_eq!(world.pass(&world.route(&ann, system.clone())).await.delivered, 6);
     assert_eq!(world.crm.most_deliveries(), 1, "each was begun before");
 }

@@ -89,6 +89,7 @@ struct State {
     violations: Vec<String>,
     logins: usize,
     next_serial: u64,
+    hung_up: usize,
 }
 
 /// A listening server.
@@ -182,6 +183,12 @@ impl Pop3Server {
     #[allow(clippy::missing_panics_doc)]
     pub fn clear(&self, user: &str) {
         self.state.lock().unwrap().maildrops.get_mut(user).expect("a known user").clear();
+    }
+
+    /// Ends every open session at the next command it hears, without an answer.
+    #[allow(clippy::missing_panics_doc)]
+    pub fn hang_up(&self) {
+        self.state.lock().unwrap().hung_up += 1;
     }
 
     /// What is in a user's maildrop.
@@ -291,6 +298,7 @@ impl Session {
             true => format!("+OK ready {TIMESTAMP}\r\n").into_bytes(),
             false => b"+OK ready\r\n".to_vec(),
         };
+        let hung_up = self.state.lock().unwrap().hung_up;
         loop {
             if !input.has_line() || out.len() > 256 * 1024 {
                 if writer.write_all(&out).await.is_err() || writer.flush().await.is_err() {
@@ -302,6 +310,9 @@ impl Session {
             let line = String::from_utf8_lossy(&line).into_owned();
             {
                 let mut state = self.state.lock().unwrap();
+                if state.hung_up != hung_up {
+                    return;
+                }
                 state.commands.push(line.clone());
                 if input.has_line() && !self.options.pipelining {
                     state.violations.push(format!("more commands together with {line:?}"));

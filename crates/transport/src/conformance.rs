@@ -33,6 +33,7 @@
 //! | a message that is gone | `gone`, `unknown id` |
 //! | too large keeps the session usable | `too large`, `header too large` |
 //! | dispositions | `keep`, `delete`, `mark read`, `move`, `dispose twice`, `dispose of what is gone`, `denied dispositions` |
+//! | after an error of the mailbox or server every further call fails | `broken session` |
 //! | dropping without close | `drop` |
 //! | sessions side by side, handles shared | `two mailboxes`, `shared handle` |
 //! | a dropped future leaves nothing behind | `cancelled receive`, `cancelled submit` |
@@ -50,6 +51,7 @@ use std::task::Poll;
 use async_trait::async_trait;
 use email_router_model::{Classified, EmailAddress, Mailbox, Scope};
 
+use crate::layer::Operation;
 use crate::{Access, Error, ErrorKind, ReceiveOptions, SubmitOptions, Transport};
 
 /// A fresh mail system, seen from outside, and the transport that shall be tested against it.
@@ -83,6 +85,16 @@ pub trait Fixture: Send + Sync {
     async fn empty(&self, _mailbox: &Mailbox) -> bool {
         false
     }
+
+    /// Makes the session that is open on the mailbox fail at its next call of this kind, or where the mail system cannot choose at the
+    /// next call that needs it, with an error of scope *mailbox* or *server*: cuts the line, takes the folder away. `false` when no
+    /// call of a session of this mail system gives such an error.
+    async fn break_session(&self, _mailbox: &Mailbox, _at: Operation) -> bool {
+        false
+    }
+
+    /// Puts right what [`Self::break_session`] did, so that whatever still fails does so because it failed before.
+    async fn mend(&self, _mailbox: &Mailbox) {}
 
     /// All that was submitted, as it arrived at the mail system.
     async fn submitted(&self) -> Vec<Submitted> {
@@ -196,6 +208,12 @@ impl Fixture for Wrapped {
     }
     async fn empty(&self, mailbox: &Mailbox) -> bool {
         self.inner.empty(mailbox).await
+    }
+    async fn break_session(&self, mailbox: &Mailbox, at: Operation) -> bool {
+        self.inner.break_session(mailbox, at).await
+    }
+    async fn mend(&self, mailbox: &Mailbox) {
+        self.inner.mend(mailbox).await;
     }
     async fn submitted(&self) -> Vec<Submitted> {
         self.inner.submitted().await

@@ -2,6 +2,7 @@
 #![cfg(all(feature = "conformance", feature = "maildir", unix))]
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -13,14 +14,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use email_router_model::{
-    Classified, Mailbox, MailboxKind, ManualClock, MessageId, Retry, Scope, SeededEntropy, Timestamp,
+    Classified, Mailbox, MailboxKind, ManualClock, MessageId, RemoteId, Retry, Scope, SeededEntropy,
+    Timestamp,
 };
 use email_router_transport::conformance::{self, Fixture, Left, Refused, Submitted};
+use email_router_transport::layer::Operation;
 use email_router_transport::maildir::{
     Delivery, MailboxPath, MaildirSettings, MaildirTransport, PathTemplate,
 };
 use email_router_transport::{
-    Access, Disposition, Envelope, ErrorKind, Outbound, ReceiveOptions, SubmitOptions, Transport,
+    Access, Disposition, Envelope, ErrorKind, Inbox, Outbound, ReceiveOptions, SubmitOptions, Transport,
 };
 use tempfile::TempDir;
 
@@ -130,6 +133,19 @@ impl Fixture for World {
             files(&self.root(mailbox).join(folder)).iter().for_each(|p| fs::remove_file(p).unwrap());
         }
         true
+    }
+    async fn break_session(&self, mailbox: &Mailbox, _at: Operation) -> bool {
+        for folder in ["new", "cur"] {
+            fs::rename(self.root(mailbox).join(folder), self.root(mailbox).join(format!("{folder} away")))
+                .unwrap();
+        }
+        true
+    }
+    async fn mend(&self, mailbox: &Mailbox) {
+        for folder in ["new", "cur"] {
+            fs::rename(self.root(mailbox).join(format!("{folder} away")), self.root(mailbox).join(folder))
+                .unwrap();
+        }
     }
     async fn submitted(&self) -> Vec<Submitted> {
         let directories = match self.recipients {
@@ -251,6 +267,129 @@ async fn flags_changed_by_somebody_else_during_the_session() {
     inbox.dispose(&ids[1], Disposition::Delete).await.unwrap();
     inbox.close().await.unwrap();
     assert_eq!(names(&root.join("cur")), ["1700000000.x:2,FRS"]);
+}
+
+/// What an inbox lists: id and content.
+async fn listed(inbox: &mut dyn Inbox) -> Vec<(RemoteId, String)> {
+    let mut found = Vec::new();
+    while let Some(stub) = inbox.next().await.unwrap() {
+        let content = inbox.fetch(&stub.id).await.unwrap();
+        found.push((stub.id, String::from_utf8_lossy(content.bytes()).into_owned()));
+    }
+    found
+}
+
+/// All contents of a mailbox, sorted.
+fn contents(root: &Path) -> Vec<String> {
+    let all = [files(&root.join("new")), files(&root.join("cur"))].concat();
+    let mut all: Vec<_> = all.iter().map(|p| String::from_utf8(read(p)).unwrap()).collect();
+    all.sort();
+    all
+}
+
+/// Files with one base name, two of which are copies of each other.
+const TWINS: [(&str, &str); 5] = [
+    ("new/1.x", "S: a\n\n"),
+    ("cur/1.x:2,", "S: b\n\n"),
+    ("cur/1.x:2,F", "S: copy\n\n"),
+    ("cur/1.x:2,S", "S: copy\n\n"),
+    ("new/2.x", "S: other\n\n"),
+];
+
+#[tokio::test]
+async fn files_of_one_base_name_are_messages_of_their_own() {
+    let world = World::new(false);
+    let ann = mailbox("ann");
+    let root = world.root(&ann);
+    for (name, content) in TWINS {
+        fs::write(root.join(name), content).unwrap();
+    }
+    let open = async || world.transport.receive(&ann, ReceiveOptions::default()).await.unwrap();
+    let first = listed(&mut *open().await).await;
+    let ids: HashSet<_> = first.iter().map(|(id, _)| id.clone()).collect();
+    assert_eq!(ids.len(), 5, "{first:?}");
+    assert_eq!(first[4], ("2.x".into(), "S: other\n\n".to_owned()));
+    let mut read: Vec<_> = first.iter().map(|(_, content)| content.clone()).collect();
+    read.sort();
+    assert_eq!(read, contents(&root));
+    let mut probe = world.transport.probe(&ann, Access::Incoming).await.unwrap();
+    assert_eq!(probe.messages.take(), Some(5));
+    // the same ids although flags change and files move
+    fs::rename(root.join("cur/1.x:2,"), root.join("cur/1.x:2,DR")).unwrap();
+    fs::rename(root.join("new/1.x"), root.join("cur/1.x:2,")).unwrap();
+    let mut inbox = open().await;
+    let second = listed(&mut *inbox).await;
+    assert_eq!(second.iter().collect::<HashSet<_>>(), first.iter().collect());
+    // a name that stands for all of them stands for none
+    inbox.dispose(&"1.x".into(), Disposition::Delete).await.unwrap();
+    assert_eq!(inbox.fetch(&"1.x".into()).await.unwrap_err().kind(), ErrorKind::MessageGone);
+    // each is deleted by its own id, and by no other, however often and whatever happens to its name
+    let mut due = contents(&root);
+    for (n, (id, content)) in second.iter().take(3).enumerate() {
+        for entry in files(&root.join("cur")) {
+            let mut name = entry.file_name().unwrap().to_owned();
+            name.push(["a", "b", "c"][n]);
+            fs::rename(&entry, entry.with_file_name(name)).unwrap();
+        }
+        for _ in 0..2 {
+            inbox.dispose(id, Disposition::Delete).await.unwrap();
+        }
+        due.remove(due.iter().position(|d| d == content).unwrap());
+        assert_eq!(contents(&root), due, "{id}");
+        assert_eq!(inbox.fetch(id).await.unwrap_err().kind(), ErrorKind::MessageGone);
+    }
+    inbox.close().await.unwrap();
+    // the last one is alone
+    assert_eq!(listed(&mut *open().await).await[0], ("1.x".into(), second[3].1.clone()));
+}
+
+#[tokio::test]
+async fn twins_are_marked_and_moved_without_replacing_each_other() {
+    for what in [Disposition::MarkRead, Disposition::Move("Old".to_owned())] {
+        let world = World::new(false);
+        let ann = mailbox("ann");
+        let root = world.root(&ann);
+        for (name, content) in TWINS {
+            fs::write(root.join(name), content).unwrap();
+        }
+        let before = contents(&root);
+        let mut inbox = world.transport.receive(&ann, ReceiveOptions::default()).await.unwrap();
+        for (id, content) in listed(&mut *inbox).await {
+            for _ in 0..2 {
+                inbox.dispose(&id, what.clone()).await.unwrap();
+            }
+            if what == Disposition::MarkRead {
+                assert_eq!(inbox.fetch(&id).await.unwrap().bytes(), content.as_bytes());
+            }
+        }
+        inbox.close().await.unwrap();
+        let after = if what == Disposition::MarkRead { root.clone() } else { root.join(".Old") };
+        assert_eq!(contents(&after), before, "{what:?}");
+        let marked = world.left(&ann).await.iter().filter(|l| l.read == Some(true)).count();
+        assert_eq!(marked, if what == Disposition::MarkRead { 5 } else { 0 });
+    }
+}
+
+/// Another file takes the name of one that was read, while the session goes on: it was not read, so nothing is done to it.
+#[tokio::test]
+async fn another_file_of_the_name_is_not_taken_for_the_one_that_was_read() {
+    for name in ["cur/1.x:2,S", "cur/1.x:2,", "cur/1.x:2,RT"] {
+        let world = World::new(false);
+        let ann = mailbox("ann");
+        let root = world.root(&ann);
+        fs::write(root.join("new/1.x"), "S: read\n\n").unwrap();
+        let mut inbox = world.transport.receive(&ann, ReceiveOptions::default()).await.unwrap();
+        let id = listed(&mut *inbox).await.remove(0).0;
+        fs::write(root.join(name), "S: not read\n\n").unwrap();
+        fs::rename(root.join("new/1.x"), root.join("cur/1.x:2,F")).unwrap();
+        assert_eq!(inbox.fetch(&id).await.unwrap().bytes(), &b"S: read\n\n"[..], "{name}");
+        fs::remove_file(root.join("cur/1.x:2,F")).unwrap();
+        assert_eq!(inbox.fetch(&id).await.unwrap_err().kind(), ErrorKind::MessageGone, "{name}");
+        inbox.dispose(&id, Disposition::MarkRead).await.unwrap();
+        inbox.dispose(&id, Disposition::Delete).await.unwrap();
+        inbox.close().await.unwrap();
+        assert_eq!(read(&root.join(name)), b"S: not read\n\n");
+    }
 }
 
 /// A crash between the write and the rename leaves a file in tmp only; it is cleaned after 36 hours, not before.

@@ -55,6 +55,10 @@ impl Fixture for Memory {
         self.0.take_all(&mailbox.id);
         true
     }
+    async fn break_session(&self, _mailbox: &Mailbox, at: Operation) -> bool {
+        self.0.fail_next(at, 1, || Error::new(ErrorKind::ConnectionLost, "memory: cut"));
+        true
+    }
     async fn submitted(&self) -> Vec<Submitted> {
         let submitted = |s: email_router_transport::memory::Sent| Submitted {
             sender: s.message.envelope.sender,
@@ -195,6 +199,7 @@ mod broken {
         DoublesSubmission,
         EndsSessionOnGone,
         ForgetsMark,
+        GoesOnAfterFailure,
         IgnoresMaximum,
         ProbeMarks,
         RepeatsIds,
@@ -276,7 +281,7 @@ mod broken {
         }
         async fn prefetch(&mut self, wanted: &[(RemoteId, Part)]) -> Result<()> {
             self.hinted = wanted.first().map(|(id, _)| id.clone());
-            Ok(())
+            self.inner().prefetch(wanted).await
         }
         async fn headers(&mut self, id: &RemoteId) -> Result<Bytes> {
             self.inner().headers(id).await
@@ -288,16 +293,19 @@ mod broken {
                 return self.inner().fetch(&hinted).await;
             }
             let result = self.inner().fetch(id).await;
+            if self.sin == Sin::GoesOnAfterFailure
+                && result.as_ref().is_err_and(|e| e.kind() == ErrorKind::ConnectionLost)
+            {
+                self.inner = Some(self.transport.receive(&self.mailbox, ReceiveOptions::default()).await?);
+            }
             if self.sin == Sin::EndsSessionOnGone && result.is_err() {
                 return Err(Error::new(ErrorKind::ConnectionLost, "gone"));
             }
             result
         }
         async fn dispose(&mut self, id: &RemoteId, what: Disposition) -> Result<()> {
-            if self.sin == Sin::ForgetsMark && what == Disposition::MarkRead {
-                return Ok(());
-            }
-            self.inner().dispose(id, what).await
+            let forgets = self.sin == Sin::ForgetsMark && what == Disposition::MarkRead;
+            self.inner().dispose(id, if forgets { Disposition::Keep } else { what }).await
         }
         async fn close(mut self: Box<Self>) -> Result<()> {
             self.inner.take().unwrap().close().await
@@ -319,6 +327,7 @@ mod broken {
             (Sin::DoublesSubmission, "submit"),
             (Sin::EndsSessionOnGone, "unknown id"),
             (Sin::ForgetsMark, "mark read"),
+            (Sin::GoesOnAfterFailure, "broken session"),
             (Sin::IgnoresMaximum, "at most"),
             (Sin::ProbeMarks, "probe incoming"),
             (Sin::RepeatsIds, "listing"),

@@ -12,6 +12,7 @@ use email_router_model::Mailbox;
 use email_router_testkit::pop3::{Pop3Options, Pop3Server};
 use email_router_transport::Transport;
 use email_router_transport::conformance::{self, Fixture, Left};
+use email_router_transport::layer::Operation;
 use support::*;
 
 struct Maildrops {
@@ -58,6 +59,10 @@ impl Fixture for Maildrops {
     }
     async fn empty(&self, mailbox: &Mailbox) -> bool {
         self.server.clear(user(mailbox));
+        true
+    }
+    async fn break_session(&self, _mailbox: &Mailbox, _at: Operation) -> bool {
+        self.server.hang_up();
         true
     }
     async fn locked_out(&self) -> Option<Mailbox> {

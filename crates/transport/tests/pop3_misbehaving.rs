@@ -213,6 +213,21 @@ fn table() -> Vec<(&'static str, Vec<Step>, &'static str)> {
             "a: 20 bytes; b: ConnectionLost (mailbox, will be tried again); close: ConnectionLost (mailbox, will be tried again)",
         ),
         (
+            "an answer that nobody asked for is not taken for the next one",
+            and(
+                "{LOGIN} {TWO} C: RETR 1",
+                [Step::send("+OK\r\nSubject: x\r\n\r\nbody\r\n.\r\n+OK and more\r\n"), Step::Silence],
+            ),
+            "a: 20 bytes; b: Protocol (mailbox, will be tried again); close: ConnectionLost (mailbox, will be tried again)",
+        ),
+        (
+            "one message of a server without unique-ids that is refused for good",
+            script(
+                "{LOGIN} C: UIDL\n S: -ERR\n C: LIST\n S: +OK\n S: 1 9\n S: 2 9\n S: .\n C: TOP 1 0\n S: -ERR [SYS/PERM] damaged\n C: TOP 2 0\n {GOOD} C: RETR 1\n S: -ERR [SYS/PERM] damaged\n C: RETR 2\n {GOOD} C: DELE 2\n S: +OK\n C: QUIT\n S: +OK",
+            ),
+            "digest-{DIGEST}: 20 bytes; committed",
+        ),
+        (
             "message that vanished",
             script(
                 "{LOGIN} {TWO} C: RETR 1\n S: -ERR gone\n C: RETR 2\n {GOOD} C: DELE 2\n S: +OK\n C: QUIT\n S: +OK",

@@ -317,6 +317,15 @@ fn past_mail_comes_in_from_every_form_once() {
         .says("an earlier import was resumed");
     let outcome = world.json(["import", "past", "-m", "ann@example.com"]);
     assert_eq!((number(&outcome, "passed_over"), &outcome["resumed"]), (3, &true.into()));
+    // by another name it is the same import
+    #[cfg(unix)]
+    for source in ["past", "past.mbox", "old", "past/0.eml"] {
+        let link = world.path("link");
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(world.path(source), link).unwrap();
+        let outcome = world.json(["import", "link", "-m", "ann@example.com"]);
+        assert_eq!(outcome["passed_over"], outcome["messages"], "{source}: {outcome}");
+    }
     let anew = world.json(["import", "past", "-m", "ann@example.com", "--from-start"]);
     assert_eq!((number(&anew, "passed_over"), number(&anew, "discarded")), (0, 3));
     world.run(["import", "nowhere", "-m", "ann@example.com"]).with_code(1).complains("nowhere");

@@ -7,6 +7,7 @@ use std::time::Duration;
 use email_router_model::{Classified, Headers, Mailbox, RemoteId, Scope};
 
 use super::{Because, Fixture, Outcome, Runner, cancelled_after, canonical, ensure, excerpt, must_fail};
+use crate::layer::Operation;
 use crate::{
     Access, Capability, Disposition, Error, ErrorKind, Inbox, Part, ReceiveOptions,
     Result as TransportResult, Stub, Transport,
@@ -34,6 +35,9 @@ where
     runner.case("header too large", |f| Box::pin(header_too_large(f))).await;
     runner.case("keep", |f| Box::pin(keep(f))).await;
     runner.case("denied dispositions", |f| Box::pin(denied_dispositions(f))).await;
+    for at in IN_A_SESSION {
+        runner.case("broken session", |f| Box::pin(broken_session(f, at))).await;
+    }
     runner.case("drop", |f| Box::pin(dropped(f))).await;
     runner.case("two mailboxes", |f| Box::pin(two_mailboxes(f))).await;
     runner.case("shared handle", |f| Box::pin(shared_handle(f))).await;
@@ -636,6 +640,77 @@ async fn dispose_of_gone(fixture: &dyn Fixture) -> Outcome {
     let expected = if emptied { 0 } else { kinds.len() };
     ensure!(left == expected, "{left} messages are left, {expected} were due");
     Ok(())
+}
+
+/// The calls of a session but for its end.
+const IN_A_SESSION: [Operation; 5] =
+    [Operation::Next, Operation::Prefetch, Operation::Headers, Operation::Fetch, Operation::Dispose];
+
+async fn call(inbox: &mut dyn Inbox, operation: Operation, id: &RemoteId) -> TransportResult<()> {
+    match operation {
+        Operation::Next => inbox.next().await.map(drop),
+        Operation::Prefetch => inbox.prefetch(&[(id.clone(), Part::Whole)]).await,
+        Operation::Headers => inbox.headers(id).await.map(drop),
+        Operation::Dispose => inbox.dispose(id, Disposition::Keep).await,
+        _ => inbox.fetch(id).await.map(drop),
+    }
+}
+
+/// The session fails in the middle of its listing; what it has at hand must not be given any more, also when the mail system is well again.
+async fn broken_session(fixture: &dyn Fixture, at: Operation) -> Outcome {
+    let mailbox = fixture.mailbox(0);
+    fill(fixture, &mailbox, 0..4).await;
+    let capability = fixture.transport().capability();
+    let mut inbox = open_all(fixture, &mailbox).await?;
+    let mut ids = Vec::new();
+    while ids.len() < 2 {
+        let Some(stub) = inbox.next().await.because("next")? else {
+            return Err("the listing ended early".to_owned());
+        };
+        ids.push(stub.id);
+    }
+    if capability.delete {
+        inbox.dispose(&ids[1], Disposition::Delete).await.because("delete")?;
+    }
+    if !fixture.break_session(&mailbox, at).await {
+        return inbox.close().await.because("close");
+    }
+    // what was read ahead may still be given, but sooner or later the mail system is needed
+    let mut broken = None;
+    for operation in std::iter::once(at).chain([Operation::Fetch; 8]) {
+        broken = call(&mut *inbox, operation, &ids[0]).await.err().filter(|e| e.scope() > Scope::Message);
+        if broken.is_some() {
+            break;
+        }
+    }
+    let Some(broken) = broken else {
+        return Err("no call fails although the session was broken".to_owned());
+    };
+    fixture.mend(&mailbox).await;
+    let afterwards = |doing: String, result: TransportResult<()>| match result {
+        Ok(()) => Err(format!("{doing} succeeds after the session failed ({broken})")),
+        Err(e) if e.scope() > Scope::Message => Ok(()),
+        Err(e) => Err(format!("{doing} after the session failed blames the message: {e}")),
+    };
+    for operation in [IN_A_SESSION, IN_A_SESSION].concat() {
+        for id in &ids {
+            afterwards(operation.to_string(), call(&mut *inbox, operation, id).await)?;
+        }
+    }
+    for (what, allowed) in dispositions(capability) {
+        if allowed {
+            let doing = format!("{what:?}");
+            afterwards(doing, inbox.dispose(&ids[0], what).await)?;
+        }
+    }
+    afterwards("close".to_owned(), inbox.close().await)?;
+    let left = left(fixture, &mailbox).await;
+    let due = if capability.delete && !capability.dispose_at_close { 3 } else { 4 };
+    ensure!(left.len() == due, "after a session that failed {left:?} are left, {due} of 4 were due");
+    let mut inbox = open_all(fixture, &mailbox).await?;
+    let listed = list(&mut *inbox).await?.len();
+    ensure!(listed == due, "the session after one that failed lists {listed}, {due} are there");
+    inbox.close().await.because("close")
 }
 
 async fn dropped(fixture: &dyn Fixture) -> Outcome {

@@ -4,17 +4,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{
-    ImportLimits, Imported, MessageSource, Position, Progress, id_of_path, read_message, unreadable,
+    ImportLimits, Imported, MessageSource, Position, Progress, fault, id_of_path, read_message, resolve,
+    size, unreadable,
 };
-use crate::maildir::{error, proto};
+use crate::maildir::proto;
 use crate::{Error, ErrorKind, Result};
 
 const KIND: &str = "eml";
 /// Folders deeper than this are an error; nobody sorts mail that deep, but a loop of mounts can be endless.
 const MAX_DEPTH: usize = 64;
 
-/// One file, or all files whose name ends with `.eml` (in any letter case) in a folder and its subfolders, ordered by path. Symbolic links and
-/// names that begin with a dot are passed over. Memory: the names of the folders that are open.
+/// One file, or all files whose name ends with `.eml` (in any letter case) in a folder and its subfolders, ordered by path. Names that begin with
+/// a dot are passed over. Memory: the names of the folders that are open.
+///
+/// A symbolic link with such a name gives the file it leads to. One that leads to a folder, whatever its name, is not followed, so no walk
+/// goes round in circles or finds a folder twice; like one that leads nowhere it fails as a message does, and the source goes on.
 #[derive(Debug)]
 pub struct EmlFiles {
     root: PathBuf,
@@ -32,6 +36,7 @@ impl EmlFiles {
     /// # Errors
     /// When nothing is there, or it cannot be listed.
     pub fn open(path: &Path, limits: ImportLimits) -> Result<Self> {
+        let path = &*resolve(path)?;
         let found = fs::metadata(path).map_err(|e| unreadable(path, e))?;
         let (walk, root, total_bytes) = if found.is_dir() {
             let mut total = 0;
@@ -143,13 +148,14 @@ impl Walk {
                     self.levels.push(level.into_iter());
                     self.at = components;
                 }
-                Err(e) => return Some(Err(error::message("list it", &path, e))),
+                Err(e) => return Some(Err(fault("list it", &path, e))),
             }
         }
     }
 }
 
-/// The subfolders and `.eml` files of a folder, sorted by name.
+/// What counts in a folder, sorted by name, each with whether it is a folder: subfolders, `.eml` files, links of such a name, and links that
+/// lead to no file. The last hide mail, perhaps a whole folder of it, so they are reported; a link to another kind of file is like that file.
 fn list(folder: &Path) -> std::io::Result<Vec<(Vec<u8>, bool)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -157,7 +163,11 @@ fn list(folder: &Path) -> std::io::Result<Vec<(Vec<u8>, bool)>> {
         let kind = entry.file_type()?;
         let name = proto::name_bytes(&entry.file_name());
         let is_eml = name.len() > 4 && name[name.len() - 4..].eq_ignore_ascii_case(b".eml");
-        if name.first() != Some(&b'.') && (kind.is_dir() || (kind.is_file() && is_eml)) {
+        let leads_to_file = || fs::metadata(entry.path()).is_ok_and(|m| m.is_file());
+        let wanted = kind.is_dir()
+            || (kind.is_file() && is_eml)
+            || (kind.is_symlink() && (is_eml || !leads_to_file()));
+        if name.first() != Some(&b'.') && wanted {
             found.push((name, kind.is_dir()));
         }
     }
@@ -167,8 +177,4 @@ fn list(folder: &Path) -> std::io::Result<Vec<(Vec<u8>, bool)>> {
 
 fn join(root: &Path, components: &[Vec<u8>]) -> PathBuf {
     components.iter().fold(root.to_owned(), |path, name| path.join(proto::os_string(name.clone())))
-}
-
-fn size(path: &Path) -> u64 {
-    fs::symlink_metadata(path).map_or(0, |m| m.len())
 }

@@ -1,12 +1,13 @@
 //! A Maildir as a source.
 
-use std::fs;
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 
-use super::{ImportLimits, Imported, MessageSource, Position, Progress, read_message};
+use super::{ImportLimits, Imported, MessageSource, Position, Progress, read_message, resolve, size};
 use crate::Result;
+use crate::maildir::listing::{self, Entry, Links};
 use crate::maildir::proto;
-use crate::maildir::store::{self, Entry};
+use crate::maildir::store;
 
 const KIND: &str = "maildir";
 
@@ -26,11 +27,12 @@ impl MaildirSource {
     /// # Errors
     /// When it is no Maildir or cannot be listed.
     pub fn open(path: &Path, limits: ImportLimits) -> Result<Self> {
-        store::check(path)?;
-        let entries = store::scan(path)?;
-        let total_bytes = entries.iter().map(|e| size(&e.path(path))).sum();
+        let root = resolve(path)?;
+        store::check(&root)?;
+        let entries = listing::messages(&root, Links::List)?;
+        let total_bytes = entries.iter().map(|e| size(&e.path(&root))).sum();
         Ok(Self {
-            root: path.to_owned(),
+            root,
             limits,
             remaining: entries.into_iter().peekable(),
             position: None,
@@ -49,7 +51,7 @@ impl MessageSource for MaildirSource {
         match read_message(&path, self.limits) {
             Ok(message) => {
                 self.progress.messages += 1;
-                Ok(Some(Imported { id: proto::id_of(&entry.base()), position, message }))
+                Ok(Some(Imported { id: entry.id(), position, message }))
             }
             Err(e) => {
                 self.progress.failed += 1;
@@ -64,8 +66,14 @@ impl MessageSource for MaildirSource {
         let (seconds, micros) = time.split_once('.').ok_or_else(unusable)?;
         let time: (i64, u32) =
             (seconds.parse().map_err(|_| unusable())?, micros.parse().map_err(|_| unusable())?);
+        let (id, twin) = id.split_once('/').map_or((id, None), |(id, twin)| (id, Some(twin.to_owned())));
         let base = proto::base_of(&id.into()).ok_or_else(unusable)?;
-        while let Some(entry) = self.remaining.next_if(|e| (e.time, e.base()) <= (time, base.clone())) {
+        let is_behind = |e: &Entry| match (e.time, e.base()).cmp(&(time, base.clone())) {
+            // where another file of this name came or went, nobody knows which was read: once more changes nothing
+            Ordering::Equal => e.twin.is_some() == twin.is_some() && e.twin <= twin,
+            order => order.is_lt(),
+        };
+        while let Some(entry) = self.remaining.next_if(is_behind) {
             self.progress.done_bytes += size(&entry.path(&self.root));
         }
         self.position = Some(position.clone());
@@ -83,9 +91,5 @@ impl MessageSource for MaildirSource {
 
 fn position_of(entry: &Entry) -> Position {
     let (seconds, micros) = entry.time;
-    Position::new(KIND, format_args!("{seconds}.{micros}:{}", proto::id_of(&entry.base())))
-}
-
-fn size(path: &Path) -> u64 {
-    fs::symlink_metadata(path).map_or(0, |m| m.len())
+    Position::new(KIND, format_args!("{seconds}.{micros}:{}", entry.id()))
 }

@@ -1,12 +1,23 @@
 //! mbox: many messages in one file (RFC 4155, and the family described in `mbox(5)` of qmail).
 //!
-//! A message begins with a line `From sender date`, and an empty line stands before the next one. `Content-Length` is ignored: too many
-//! programs changed messages without changing it. What counts as such a line:
-//! - the first line of the file, when it begins with `From `;
-//! - after an empty line: `From ` with a time of day in it;
-//! - after any other line (a program forgot the empty one): `From ` with a whole date, weekday to year.
+//! A message begins with a separator line and ends with an empty line (RFC 4155 appendix A). A separator line is `From `, the sender, a date as
+//! `asctime` writes it, and nothing more. Programs differ, so these count too:
+//! - no sender; `-` or `???@???` for it (Netscape, Eudora); a quoted local part with spaces; `ann at example.com` (archives of Mailman);
+//! - a date without seconds, with a time zone before or behind the year, or in the order of RFC 5322;
+//! - ` remote from host` at the end (UUCP, RFC 976);
+//! - the first line of the file, whatever follows its `From `;
+//! - a separator line without the empty line before it (Eudora, files put together with `cat`), when a header field or the end of the file
+//!   comes next.
 //!
 //! Anything else that begins with `From ` is text that somebody did not quote, and stays text.
+//!
+//! `Content-Length` (mboxcl, mboxcl2) is not used: it is a field of the message, so whoever wrote the message may have written it, and a number
+//! that reaches over the next message would hide that one from the import. What it is there for, a separator line within a text that is not
+//! quoted, is taken for a separator.
+//!
+//! Nothing in a file tells its kind of quoting, so [`Quoting`] is the caller's to choose. The default undoes mboxrd. On a file in mboxo it
+//! gives the same for every line that was `From `, which is nearly all that ever was quoted, and takes one `>` too many from a line that was
+//! `>>From ` before; on one that was never quoted it takes one `>` from a line that was `>From `.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -14,7 +25,7 @@ use std::path::Path;
 
 use email_router_model::{EmailAddress, RawMessage, RemoteId, Scope, Timestamp};
 
-use super::{ImportLimits, Imported, MessageSource, Position, Progress, unreadable};
+use super::{ImportLimits, Imported, MessageSource, Position, Progress, resolve, unreadable};
 use crate::maildir::store;
 use crate::{Error, ErrorKind, Result};
 
@@ -46,8 +57,12 @@ pub struct Mbox<R = BufReader<File>> {
     offset: u64,
     /// The piece of a line that was read last.
     piece: Vec<u8>,
+    /// The piece behind it, where somebody had to look ahead.
+    ahead: Option<Vec<u8>>,
     /// The `From ` line of the message that comes next.
     separator: Option<Separator>,
+    /// How many messages begin before the one that comes next.
+    number: u64,
     begun: bool,
     position: Option<Position>,
     progress: Progress,
@@ -66,6 +81,7 @@ impl Mbox {
     /// # Errors
     /// When it cannot be opened.
     pub fn open(path: &Path, quoting: Quoting, limits: ImportLimits) -> Result<Self> {
+        let path = &*resolve(path)?;
         let (file, metadata) = store::open(path).map_err(|e| unreadable(path, e))?;
         Ok(Self::new(BufReader::new(file), metadata.len(), &path.display().to_string(), quoting, limits))
     }
@@ -81,7 +97,9 @@ impl<R: BufRead + Seek + Send> Mbox<R> {
             limits,
             offset: 0,
             piece: Vec::new(),
+            ahead: None,
             separator: None,
+            number: 0,
             begun: false,
             position: None,
             progress: Progress { total_bytes, ..Progress::default() },
@@ -90,12 +108,24 @@ impl<R: BufRead + Seek + Send> Mbox<R> {
 
     /// Reads up to the end of a line, or a piece of a long one; `false` at the end of the file.
     fn read_piece(&mut self) -> Result<bool> {
+        match self.ahead.take() {
+            Some(ahead) => self.piece = ahead,
+            None => self.read_into_piece()?,
+        }
+        self.offset += self.piece.len() as u64;
+        Ok(!self.piece.is_empty())
+    }
+
+    fn read_into_piece(&mut self) -> Result<()> {
         self.piece.clear();
         while self.piece.len() < PIECE && self.piece.last() != Some(&b'\n') {
             let available = match self.reader.fill_buf() {
                 Ok(available) => available,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(unreadable(Path::new(&self.name), e)),
+                Err(e) => {
+                    let place = format!("{} at byte {}", self.name, self.offset + self.piece.len() as u64);
+                    return Err(unreadable(Path::new(&place), e));
+                }
             };
             let room = &available[..available.len().min(PIECE - self.piece.len())];
             let taken = room.iter().position(|&b| b == b'\n').map_or(room.len(), |n| n + 1);
@@ -104,9 +134,30 @@ impl<R: BufRead + Seek + Send> Mbox<R> {
             }
             self.piece.extend_from_slice(&room[..taken]);
             self.reader.consume(taken);
-            self.offset += taken as u64;
         }
-        Ok(!self.piece.is_empty())
+        Ok(())
+    }
+
+    /// What comes behind the piece at hand, which stays; nothing at the end of the file.
+    fn look_ahead(&mut self) -> Result<&[u8]> {
+        if self.ahead.is_none() {
+            let piece = std::mem::take(&mut self.piece);
+            let read = self.read_into_piece();
+            self.ahead = Some(std::mem::replace(&mut self.piece, piece));
+            read?;
+        }
+        Ok(self.ahead.as_deref().unwrap_or_default())
+    }
+
+    /// Whether the line at hand begins a message.
+    fn at_separator(&mut self, blank_before: bool) -> Result<bool> {
+        if !is_separator(&self.piece) {
+            return Ok(false);
+        }
+        Ok(blank_before || {
+            let next = self.look_ahead()?;
+            next.is_empty() || begins_field(next)
+        })
     }
 
     /// Finds the first message; what stands before it is reported once.
@@ -116,20 +167,22 @@ impl<R: BufRead + Seek + Send> Mbox<R> {
         let (mut line_start, mut blank_before, mut only_blank) = (true, true, true);
         while self.read_piece()? {
             let blank = line_start && is_blank(&self.piece);
-            let first = only_blank && self.piece.starts_with(b"From ");
-            if first || (line_start && is_separator(&self.piece, blank_before)) {
+            let first = only_blank && begins_mbox(&self.piece);
+            if first || (line_start && self.at_separator(blank_before)?) {
                 let offset = self.offset - self.piece.len() as u64;
-                self.separator = Some(Separator { offset, received: date(&self.piece) });
+                self.separator = Some(Separator { offset, received: separator(&self.piece).flatten() });
                 self.progress.done_bytes = offset;
                 if only_blank {
                     return Ok(());
                 }
                 self.progress.failed += 1;
-                self.position = Some(Position::new(KIND, offset));
-                return Err(self.damaged(
-                    start,
-                    &format!("{} bytes before the first message are passed over", offset - start),
-                ));
+                self.position = Some(self.position_at(offset));
+                let text = format!(
+                    "mbox {} at byte {start}: {} bytes before the first message are passed over",
+                    self.name,
+                    offset - start
+                );
+                return Err(damaged(text));
             }
             only_blank &= blank;
             blank_before = blank;
@@ -140,7 +193,7 @@ impl<R: BufRead + Seek + Send> Mbox<R> {
             return Ok(());
         }
         self.progress.failed += 1;
-        Err(self.damaged(start, "this is no mbox: no line begins a message"))
+        Err(damaged(format!("mbox {} at byte {start}: this is no mbox: no line begins a message", self.name)))
     }
 
     /// Reads the message behind its separator; `None` when it is larger than allowed.
@@ -149,9 +202,9 @@ impl<R: BufRead + Seek + Send> Mbox<R> {
         let mut bytes = Some(Vec::new());
         let (mut line_start, mut last_blank) = (true, 0);
         while self.read_piece()? {
-            if line_start && is_separator(&self.piece, last_blank > 0) {
+            if line_start && self.at_separator(last_blank > 0)? {
                 let offset = self.offset - self.piece.len() as u64;
-                self.separator = Some(Separator { offset, received: date(&self.piece) });
+                self.separator = Some(Separator { offset, received: separator(&self.piece).flatten() });
                 break;
             }
             let text = if line_start { unquoted(&self.piece, self.quoting) } else { &self.piece };
@@ -173,10 +226,15 @@ impl<R: BufRead + Seek + Send> Mbox<R> {
         Ok(bytes.filter(|b| b.len() <= limit))
     }
 
-    fn damaged(&self, offset: u64, why: &str) -> Error {
-        let text = format!("mbox {} at byte {offset}: {why}", self.name);
-        Error::new(ErrorKind::Protocol, text).with_scope(Scope::Message)
+    /// Behind everything up to this byte, and behind so many messages: the number is for people, who count from the beginning.
+    fn position_at(&self, offset: u64) -> Position {
+        Position::new(KIND, format_args!("{offset}:{}", self.number))
     }
+}
+
+/// A fault of one message, or of the bytes before the first.
+fn damaged(text: String) -> Error {
+    Error::new(ErrorKind::Protocol, text).with_scope(Scope::Message)
 }
 
 impl<R: BufRead + Seek + Send + std::fmt::Debug> MessageSource for Mbox<R> {
@@ -187,9 +245,11 @@ impl<R: BufRead + Seek + Send + std::fmt::Debug> MessageSource for Mbox<R> {
         let Some(separator) = self.separator.take() else { return Ok(None) };
         let body = self.body()?;
         let end = self.separator.as_ref().map_or(self.offset, |next| next.offset);
-        let position = Position::new(KIND, end);
+        self.number += 1;
+        let position = self.position_at(end);
         self.position = Some(position.clone());
         self.progress.done_bytes = end;
+        let place = format!("mbox {}, message {} at byte {}", self.name, self.number, separator.offset);
         let failure = match body {
             Some(bytes) if !bytes.is_empty() => {
                 let mut message = RawMessage::new(bytes);
@@ -198,13 +258,10 @@ impl<R: BufRead + Seek + Send + std::fmt::Debug> MessageSource for Mbox<R> {
                 self.progress.messages += 1;
                 return Ok(Some(Imported { id, position, message }));
             }
-            Some(_) => self.damaged(separator.offset, "the message is empty"),
+            Some(_) => damaged(format!("{place}: the message is empty")),
             None => {
-                let (at, limit) = (separator.offset, self.limits.max_message_bytes);
-                let text = format!(
-                    "mbox {} at byte {at}: the message is larger than the limit of {limit} bytes",
-                    self.name
-                );
+                let limit = self.limits.max_message_bytes;
+                let text = format!("{place}: the message is larger than the limit of {limit} bytes");
                 Error::new(ErrorKind::TooLarge, text)
             }
         };
@@ -214,19 +271,24 @@ impl<R: BufRead + Seek + Send + std::fmt::Debug> MessageSource for Mbox<R> {
 
     fn resume_after(&mut self, position: &Position) -> Result<()> {
         let unusable = || position.unusable(KIND);
-        let offset: u64 = position.place(KIND)?.parse().map_err(|_| unusable())?;
-        if offset > self.progress.total_bytes {
+        let (offset, number) = position.place(KIND)?.split_once(':').ok_or_else(unusable)?;
+        let offset: u64 = offset.parse().map_err(|_| unusable())?;
+        let number: u64 = number.parse().map_err(|_| unusable())?;
+        // every message takes a line of its own
+        if offset > self.progress.total_bytes || number > offset {
             return Err(unusable());
         }
         self.reader.seek(SeekFrom::Start(offset)).map_err(|e| unreadable(Path::new(&self.name), e))?;
         self.offset = offset;
+        self.number = number;
+        self.ahead = None;
         self.separator = None;
         self.begun = true;
         if self.read_piece()? {
-            if !self.piece.starts_with(b"From ") {
+            if !is_separator(&self.piece) {
                 return Err(unusable());
             }
-            self.separator = Some(Separator { offset, received: date(&self.piece) });
+            self.separator = Some(Separator { offset, received: separator(&self.piece).flatten() });
         }
         self.position = Some(position.clone());
         self.progress.done_bytes = offset;
@@ -255,7 +317,9 @@ pub fn write_message(
 ) -> io::Result<()> {
     // a quoted local part may have white space, which would end the sender
     let sender = sender.map(EmailAddress::as_str).filter(|s| !s.contains(' ')).unwrap_or("MAILER-DAEMON");
-    let received = message.received.unwrap_or(Timestamp::UNIX_EPOCH);
+    // a year before the first has no four digits
+    let received =
+        message.received.filter(|at| at.as_second() > -62_135_596_800).unwrap_or(Timestamp::UNIX_EPOCH);
     writeln!(out, "From {sender} {}", asctime(received))?;
     for line in message.bytes().split_inclusive(|&b| b == b'\n') {
         if line[line.iter().take_while(|&&b| b == b'>').count()..].starts_with(b"From ") {
@@ -282,17 +346,27 @@ pub(super) fn looks_like_mbox(path: &Path) -> Result<bool> {
             Err(e) => return Err(unreadable(path, e)),
         }
     }
-    Ok(start.trim_ascii_start().starts_with(b"From "))
+    Ok(begins_mbox(start.trim_ascii_start()))
+}
+
+/// Whether a first line is that of an mbox. RFC 5322 section 4.5 allows white space between the name of a field and its colon: `From : ann` is
+/// a message by itself.
+fn begins_mbox(line: &[u8]) -> bool {
+    line.strip_prefix(b"From ").is_some_and(|rest| !rest.trim_ascii_start().starts_with(b":"))
+}
+
+/// Whether a header field begins here (RFC 5322 section 2.2: a name of printable characters, and a colon).
+fn begins_field(line: &[u8]) -> bool {
+    let name = line.iter().take_while(|b| b.is_ascii_graphic() && **b != b':').count();
+    name > 0 && line[name..].trim_ascii_start().starts_with(b":")
 }
 
 fn is_blank(line: &[u8]) -> bool {
     matches!(line, b"\n" | b"\r\n")
 }
 
-fn is_separator(line: &[u8], blank_before: bool) -> bool {
-    line.starts_with(b"From ")
-        && line.ends_with(b"\n")
-        && (date(line).is_some() || (blank_before && words(line).any(|word| time(word).is_some())))
+fn is_separator(line: &[u8]) -> bool {
+    line.ends_with(b"\n") && separator(line).is_some()
 }
 
 fn unquoted(line: &[u8], quoting: Quoting) -> &[u8] {
@@ -309,10 +383,6 @@ const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 
-fn words(line: &[u8]) -> impl Iterator<Item = &str> {
-    std::str::from_utf8(line).unwrap_or_default().split_ascii_whitespace().skip(1)
-}
-
 /// `hh:mm` or `hh:mm:ss`.
 fn time(word: &str) -> Option<(u8, u8, u8)> {
     let mut parts = word.split(':').map(|p| p.parse::<u8>().ok().filter(|_| p.len() == 2));
@@ -322,21 +392,57 @@ fn time(word: &str) -> Option<(u8, u8, u8)> {
     valid.then_some((hour, minute, second.min(59)))
 }
 
-/// The date of a separator line: `asctime`, with a zone before or after the year where a program writes one. RFC 4155: it is UTC.
-pub(super) fn date(line: &[u8]) -> Option<Timestamp> {
-    let words: Vec<&str> = words(line).collect();
-    let at = words.iter().rposition(|w| DAYS.contains(w))?;
-    let [month, day, clock, rest @ ..] = &words[at + 1..] else { return None };
-    let month = MONTHS.iter().position(|m| m == month)? + 1;
-    let day: u8 = day.parse().ok()?;
-    let (hour, minute, second) = time(clock)?;
-    let year = rest.iter().take(2).find(|w| w.len() == 4 && w.bytes().all(|b| b.is_ascii_digit()))?;
-    let offset = rest
-        .iter()
-        .take(2)
-        .find(|w| w.len() == 5 && w.starts_with(['+', '-']) && w.bytes().skip(1).all(|b| b.is_ascii_digit()));
-    let offset = offset.map_or("+00:00".to_owned(), |o| format!("{}:{}", &o[..3], &o[3..]));
-    format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{offset}").parse().ok()
+/// Reads a separator line: its date where that is one of the calendar; `None` for any other line, however it begins. RFC 4155: the date is UTC
+/// where no zone is told.
+pub(super) fn separator(line: &[u8]) -> Option<Option<Timestamp>> {
+    let text = String::from_utf8_lossy(line.strip_prefix(b"From ")?);
+    let mut words: Vec<&str> = text.split_ascii_whitespace().collect();
+    if let [.., "remote", "from", _] = words[..] {
+        words.truncate(words.len() - 3);
+    }
+    let is_day = |word: &&str| DAYS.contains(&word.trim_end_matches(','));
+    let at = words.iter().rposition(is_day).filter(|at| is_sender(&words[..*at]))?;
+    let (mut month, mut day, mut clock, mut year, mut zone, mut name) = (None, None, None, None, None, None);
+    for &word in &words[at + 1..] {
+        let is_number = word.bytes().all(|b| b.is_ascii_digit());
+        let twice = if let Some(found) = MONTHS.iter().position(|&m| m == word) {
+            month.replace(found + 1).is_some()
+        } else if let Some(found) = time(word) {
+            clock.replace(found).is_some()
+        } else if is_number && word.len() <= 2 {
+            day.replace(word.parse::<u8>().ok()?).is_some()
+        } else if is_number && word.len() == 4 {
+            year.replace(word).is_some()
+        } else if let Some(found) = offset(word) {
+            zone.replace(found).is_some()
+        } else {
+            // the name of a zone, which tells nothing certain: CST is said in China and in Chicago
+            let letters = word.trim_matches(['(', ')']);
+            let is_name = (1..=5).contains(&letters.len()) && letters.bytes().all(|b| b.is_ascii_uppercase());
+            !is_name || name.replace(()).is_some()
+        };
+        if twice {
+            return None;
+        }
+    }
+    let (year, month, day, (hour, minute, second)) = (year?, month?, day?, clock?);
+    let zone = zone.unwrap_or_else(|| "+00:00".to_owned());
+    Some(format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{zone}").parse().ok())
+}
+
+/// What may stand before the date.
+fn is_sender(words: &[&str]) -> bool {
+    match words {
+        [] | [_] | [_, "at", _] => true,
+        [first, .., last] => first.starts_with('"') && last.contains("\"@"),
+    }
+}
+
+/// `+hhmm` as `+hh:mm`.
+fn offset(word: &str) -> Option<String> {
+    let valid =
+        word.len() == 5 && word.starts_with(['+', '-']) && word[1..].bytes().all(|b| b.is_ascii_digit());
+    valid.then(|| format!("{}:{}", &word[..3], &word[3..]))
 }
 
 fn asctime(at: Timestamp) -> String {

@@ -9,6 +9,13 @@
 //! | [`Mbox`] | as in the file | SHA-256 of the message, since an mbox has no ids |
 //! | [`MaildirSource`] | oldest first | the one [`MaildirTransport`](crate::maildir::MaildirTransport) gives |
 //!
+//! # Symbolic links
+//! A source may be a symbolic link, or lie behind one: it is the file or folder itself that is opened, and named in errors, so the ids and
+//! positions are the same either way. Within a folder or a Maildir a link to a file gives the message that lies there, with the id of the
+//! link, where the link belongs to root, to whoever imports, or to the owner of that file: else the owner of a mailbox could make a link to
+//! what only the importer may read, and get it as an e-mail. A link that is not followed for that reason, leads nowhere, in a circle or to
+//! a folder is an error of scope *message*. The folders `new` and `cur` of a Maildir may not be links.
+//!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = tempfile::tempdir()?;
@@ -27,18 +34,21 @@ mod maildir;
 pub mod mbox;
 
 use std::fmt;
-use std::fs;
-use std::path::Path;
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use email_router_model::{RawMessage, RemoteId};
+use email_router_model::{CapError, RawMessage, RemoteId, Scope};
 use serde::{Deserialize, Serialize};
 
 pub use eml::EmlFiles;
 pub use maildir::MaildirSource;
 pub use mbox::{Mbox, Quoting};
 
-use crate::maildir::{proto, store};
+use crate::maildir::listing::Links;
+use crate::maildir::proto;
+use crate::maildir::store;
 use crate::{Error, ErrorKind, Result};
 
 /// Gives messages one by one.
@@ -153,6 +163,7 @@ impl ImportLimits {
 /// # Errors
 /// [`ErrorKind::Settings`] when nothing is there, [`ErrorKind::AccessDenied`], [`ErrorKind::Storage`]; each names the path.
 pub fn open(path: &Path, limits: ImportLimits) -> Result<Box<dyn MessageSource>> {
+    let path = &*resolve(path)?;
     let found = fs::metadata(path).map_err(|e| unreadable(path, e))?;
     if found.is_dir() {
         return Ok(match path.join("new").is_dir() && path.join("cur").is_dir() {
@@ -178,15 +189,72 @@ fn unreadable(path: &Path, source: std::io::Error) -> Error {
     Error::new(kind, format!("import {}: {source}", path.display())).with_source(source)
 }
 
+/// Where the source is, without links on the way: however it was named, it is the same source.
+fn resolve(path: &Path) -> Result<PathBuf> {
+    path.canonicalize().map_err(|e| unreadable(path, e))
+}
+
+/// An error of one message, or of a folder on the way to some.
+fn fault(doing: &str, path: &Path, source: std::io::Error) -> Error {
+    let kind = match source.kind() {
+        std::io::ErrorKind::NotFound => ErrorKind::MessageGone,
+        _ => ErrorKind::Storage,
+    };
+    let link = fs::read_link(path).map(|to| format!(" (a link to {})", to.display())).unwrap_or_default();
+    Error::new(kind, format!("import {}{link}: cannot {doing}: {source}", path.display()))
+        .with_scope(Scope::Message)
+        .with_source(source)
+}
+
 /// Reads one file as one message; every fault is one of this message.
 fn read_message(path: &Path, limits: ImportLimits) -> Result<RawMessage> {
-    use crate::maildir::error;
-    let (file, metadata) = store::open(path).map_err(|e| error::message("open it", path, e))?;
-    let bytes = email_router_model::read_capped(file, limits.max_message_bytes, "the message")
-        .map_err(|e| error::capped(path, e))?;
+    let (file, metadata) = open_message(path).map_err(|e| fault("open it", path, e))?;
+    let bytes = email_router_model::read_capped(file, limits.max_message_bytes, "the message").map_err(
+        |e| match e {
+            CapError::Io { source, .. } => fault("read it", path, source),
+            too_large => Error::new(ErrorKind::TooLarge, format!("import {}: {too_large}", path.display())),
+        },
+    )?;
     let mut message = RawMessage::new(bytes);
     message.received = store::modified(&metadata);
     Ok(message)
+}
+
+/// Opens a file, or what a link leads to.
+fn open_message(path: &Path) -> io::Result<(File, Metadata)> {
+    let directly = store::open(path);
+    // asked before it is followed, and the file after it is open: whoever exchanges one of them meanwhile gains nothing
+    let Some(link) = fs::symlink_metadata(path).ok().filter(|m| directly.is_err() && m.is_symlink()) else {
+        return directly;
+    };
+    if path.is_dir() {
+        return Err(io::Error::other("links to folders are not followed; import that folder by itself"));
+    }
+    let (file, metadata) = store::open_regular(path, Links::List)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        let importer = rustix::process::geteuid().as_raw();
+        if !may_follow(link.uid(), metadata.uid(), importer) {
+            let text = "the link belongs to another user than the file; import that file by itself";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = link;
+    Ok((file, metadata))
+}
+
+/// Whether a link of one user may lead to a file of another, for a third who imports: all of them by number.
+#[cfg(unix)]
+fn may_follow(link: u32, file: u32, importer: u32) -> bool {
+    const ROOT: u32 = 0;
+    [ROOT, file, importer].contains(&link)
+}
+
+/// The size of a file, also behind a link.
+fn size(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |m| if m.is_file() { m.len() } else { 0 })
 }
 
 /// The id of a file below the folder that was opened.

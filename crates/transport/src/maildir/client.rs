@@ -13,6 +13,8 @@ use email_router_model::{
     SystemClock, SystemEntropy,
 };
 
+use super::delivery;
+use super::listing::{self, Links};
 use super::proto::{self, Unique};
 use super::settings::{Delivery, MaildirSettings, PathTemplate};
 use super::store::{self, Store};
@@ -126,7 +128,7 @@ impl Transport for MaildirTransport {
     async fn receive(&self, mailbox: &Mailbox, options: ReceiveOptions) -> Result<Box<dyn Inbox>> {
         let root = self.incoming(mailbox)?;
         let store = blocking(move || Store::open(root, options)).await?;
-        Ok(Box::new(MaildirInbox { store: Arc::new(Mutex::new(store)), ready: VecDeque::new(), over: false }))
+        Ok(Box::new(MaildirInbox { store: Arc::new(Mutex::new(store)), ready: VecDeque::new(), over: None }))
     }
 
     async fn submit(&self, sender: &Mailbox, message: &Outbound, _options: SubmitOptions) -> Result<Receipt> {
@@ -150,7 +152,7 @@ impl Transport for MaildirTransport {
         match &self.shared.settings.delivery {
             Some(Delivery::Outbox { path, keeps_messages: true }) => {
                 let (root, message_id) = (path.resolve(sender)?, message_id.clone());
-                blocking(move || store::contains(&root, &message_id)).await.map(Some)
+                blocking(move || delivery::contains(&root, &message_id)).await.map(Some)
             }
             _ => Ok(None),
         }
@@ -233,13 +235,13 @@ impl Shared {
             cleaned.insert(root.to_owned())
         };
         if first {
-            store::clean(root, now);
+            delivery::clean(root, now);
         }
         let count = self.count.fetch_add(1, Ordering::Relaxed);
         let (process, random) = (std::process::id(), self.entropy.next_u64());
         let unique = Unique { now, process, count, random, host: &self.settings.host };
         let name = unique.name(&proto::tag_of(&message.message_id));
-        store::write(root, name.clone(), &[envelope.as_bytes(), &crlf(&message.mime)])?.deliver()?;
+        delivery::write(root, name.clone(), &[envelope.as_bytes(), &crlf(&message.mime)])?.deliver()?;
         Ok(name)
     }
 }
@@ -257,7 +259,7 @@ fn step(what: String) -> ProbeStep {
 fn probe_incoming(root: &Path) -> Result<Probe> {
     store::check(root)?;
     let mut steps = vec![step(format!("opened {}", root.display()))];
-    let messages = store::scan(root)?.len() as u64;
+    let messages = listing::messages(root, Links::PassOver)?.len() as u64;
     steps.push(step(format!("listed {messages} messages")));
     steps.push(permission_step(root, store::writable));
     Ok(Probe { steps, messages: Some(messages) })
@@ -313,21 +315,28 @@ fn may_write(path: &Path) -> Result<()> {
 struct MaildirInbox {
     store: Arc<Mutex<Store>>,
     ready: VecDeque<Stub>,
-    /// After an error of scope mailbox.
-    over: bool,
+    /// The error of scope mailbox that ended the session.
+    over: Option<String>,
 }
 
 impl MaildirInbox {
+    fn usable(&self) -> Result<()> {
+        match &self.over {
+            None => Ok(()),
+            Some(why) => {
+                Err(Error::new(ErrorKind::Storage, format!("maildir: the session has already failed: {why}")))
+            }
+        }
+    }
+
     async fn with_store<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut Store) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        if self.over {
-            return Err(Error::new(ErrorKind::Storage, "maildir: the session ended with an earlier error"));
-        }
+        self.usable()?;
         let store = self.store.clone();
         let result = blocking(move || work(&mut store.lock().unwrap_or_else(PoisonError::into_inner))).await;
-        self.over = result.as_ref().is_err_and(|e| e.scope() > Scope::Message);
+        self.over = result.as_ref().err().filter(|e| e.scope() > Scope::Message).map(ToString::to_string);
         result
     }
 }
@@ -336,6 +345,7 @@ impl MaildirInbox {
 #[deny(clippy::missing_trait_methods)]
 impl Inbox for MaildirInbox {
     async fn next(&mut self) -> Result<Option<Stub>> {
+        self.usable()?;
         if self.ready.is_empty() {
             self.ready = self.with_store(Store::list_some).await?;
         }
@@ -344,7 +354,7 @@ impl Inbox for MaildirInbox {
 
     /// Nothing to gain: a file is read in one step.
     async fn prefetch(&mut self, _wanted: &[(RemoteId, Part)]) -> Result<()> {
-        Ok(())
+        self.usable()
     }
 
     async fn headers(&mut self, id: &RemoteId) -> Result<Bytes> {

@@ -8,7 +8,10 @@
 //! - Lists `new` and `cur`, oldest first by the time in the file name, else by the file's modification time. Only regular files count;
 //!   symbolic links, directories and names that begin with a dot are passed over.
 //! - The [remote id](email_router_model::RemoteId) is the file name without its flags, so it stays when another program changes flags or
-//!   moves a message from `new` to `cur`.
+//!   moves a message from `new` to `cur`. Two files of one such name, which the specification rules out and a copied or restored
+//!   mailbox has, are two messages: each has the name, a slash, and a number and fingerprint of its content for an id, as long as both
+//!   are there. So none is passed over, and what is done to one is never done to the other. `MarkRead` gives one of them another name where
+//!   it would replace the other.
 //! - Reading changes nothing. `Delete` removes the file, `MarkRead` moves it to `cur` with the flag `S`, `Move` puts it with its flags into the
 //!   Maildir++ folder of that name, which is created when it is missing. Flags we do not know are kept.
 //! - Dispositions take effect at once; [`Inbox::close`](crate::Inbox::close) makes them durable (fsync of the directories).
@@ -27,7 +30,9 @@
 //!   specification), at the first submission of a handle.
 
 mod client;
+mod delivery;
 pub(crate) mod error;
+pub(crate) mod listing;
 pub(crate) mod proto;
 pub mod settings;
 pub(crate) mod store;

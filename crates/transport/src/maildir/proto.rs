@@ -36,6 +36,15 @@ impl FileName {
         os_string([&self.base, INFO.as_bytes(), &flags].concat())
     }
 
+    /// The same under another base name, where files of the name are there already; as it is for 0.
+    pub(crate) fn copy(&self, number: usize) -> Self {
+        let mut copy = self.clone();
+        if number > 0 {
+            copy.base.extend_from_slice(format!(",copy{number}").as_bytes());
+        }
+        copy
+    }
+
     /// The same with one more flag.
     pub(crate) fn with(mut self, flag: u8) -> Self {
         self.flags.insert(flag);

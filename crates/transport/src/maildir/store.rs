@@ -2,13 +2,14 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use email_router_model::{Headers, MessageId, RawMessage, RemoteId, Scope, Timestamp, header, read_capped};
+use email_router_model::{RawMessage, RemoteId, Scope, Timestamp, header, read_capped};
 
 use super::error;
+use super::listing::{Entry, Links, fingerprint, messages, place, scan};
 use super::proto::{self, FileName};
 use crate::{Disposition, Error, ErrorKind, ReceiveOptions, Result, Stub};
 
@@ -16,33 +17,6 @@ use crate::{Disposition, Error, ErrorKind, ReceiveOptions, Result, Stub};
 const LISTED_AT_ONCE: usize = 64;
 /// After how many calls a picture of the directory is too old to answer where a message went.
 const PICTURE_LASTS: u32 = 256;
-/// Specification: "a file in tmp which was not accessed in 36 hours" may be deleted. Seconds.
-const STALE_AFTER: i64 = 36 * 60 * 60;
-
-/// One file in `new` or `cur`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
-    /// Seconds and microseconds of the delivery.
-    pub(crate) time: (i64, u32),
-    /// The whole file name.
-    pub(crate) name: Vec<u8>,
-    /// In `new`, else in `cur`.
-    pub(crate) in_new: bool,
-}
-
-impl Entry {
-    pub(crate) fn path(&self, root: &Path) -> PathBuf {
-        place(root, self.in_new, &self.name)
-    }
-
-    pub(crate) fn base(&self) -> Vec<u8> {
-        proto::base(&self.name).to_vec()
-    }
-}
-
-fn place(root: &Path, in_new: bool, name: &[u8]) -> PathBuf {
-    root.join(if in_new { "new" } else { "cur" }).join(proto::os_string(name.to_vec()))
-}
 
 /// Makes sure that this is a Maildir whose folders are real directories. The root itself may be a symbolic link, which its administrator
 /// made; a link inside could lead into the mailbox of somebody else.
@@ -103,56 +77,28 @@ pub(crate) fn create(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// All messages, oldest first. Only names are kept; a file is asked for its time only where the name does not tell.
-pub(crate) fn scan(root: &Path) -> Result<Vec<Entry>> {
-    let mut entries: Vec<Entry> = Vec::new();
-    // new first: what somebody moves from new to cur meanwhile is then seen twice rather than not at all
-    for (folder, in_new) in [("new", true), ("cur", false)] {
-        for_each_file(&root.join(folder), |name, file| {
-            let time = proto::time_in_name(&FileName::parse(&name).base).unwrap_or_else(|| {
-                let modified = file.metadata().ok().and_then(|m| modified(&m));
-                modified.map_or((0, 0), |t| (t.as_second(), t.subsec_microsecond().unsigned_abs()))
-            });
-            entries.push(Entry { time, name, in_new });
-        })?;
-    }
-    // of two names with one base the one in cur counts, which has the flags
-    let new_bases: HashSet<Vec<u8>> = entries.iter().filter(|e| e.in_new).map(Entry::base).collect();
-    if !new_bases.is_empty() {
-        let twice: HashSet<Vec<u8>> =
-            entries.iter().filter(|e| !e.in_new).map(Entry::base).filter(|b| new_bases.contains(b)).collect();
-        entries.retain(|e| !e.in_new || !twice.contains(&e.base()));
-    }
-    entries.sort_unstable_by(|a, b| (a.time, proto::base(&a.name)).cmp(&(b.time, proto::base(&b.name))));
-    Ok(entries)
-}
-
-fn for_each_file(directory: &Path, mut see: impl FnMut(Vec<u8>, &fs::DirEntry)) -> Result<()> {
-    let failed = |e| error::directory("list it", directory, e);
-    for entry in fs::read_dir(directory).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = proto::name_bytes(&entry.file_name());
-        if name.first() != Some(&b'.') && entry.file_type().is_ok_and(|t| t.is_file()) {
-            see(name, &entry);
-        }
-    }
-    Ok(())
-}
-
 pub(crate) fn modified(metadata: &Metadata) -> Option<Timestamp> {
     Timestamp::try_from(metadata.modified().ok()?).ok()
 }
 
 /// Opens a regular file, never through a symbolic link, and never waits for the other end of a pipe.
 pub(crate) fn open(path: &Path) -> io::Result<(File, Metadata)> {
+    open_regular(path, Links::PassOver)
+}
+
+/// As [`open`], also through a symbolic link where `links` says so.
+pub(crate) fn open_regular(path: &Path, links: Links) -> io::Result<(File, Metadata)> {
     let mut options = fs::OpenOptions::new();
     options.read(true);
     #[cfg(unix)]
     {
         use rustix::fs::OFlags;
-        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let follow = if links == Links::List { OFlags::empty() } else { OFlags::NOFOLLOW };
+        let flags = follow | OFlags::NONBLOCK;
         std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, flags.bits().cast_signed());
     }
+    #[cfg(not(unix))]
+    let _ = links;
     let file = options.open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
@@ -192,8 +138,15 @@ pub(crate) fn read_headers(mut file: impl Read, path: &Path, limit: u64) -> Resu
     }
 }
 
-/// Base name of each message: whether it lies in `cur`, and its whole name.
-type Picture = HashMap<Vec<u8>, (bool, Vec<u8>)>;
+/// Where a message was found last, and what tells it from another file that has its base name.
+#[derive(Debug, Clone)]
+struct Known {
+    in_new: bool,
+    name: Vec<u8>,
+    /// Device and number of the file, which stay when another program renames it.
+    file: Option<(u64, u64)>,
+    twin: Option<String>,
+}
 
 /// A Maildir that is being read.
 #[derive(Debug)]
@@ -202,22 +155,24 @@ pub(crate) struct Store {
     options: ReceiveOptions,
     remaining: std::vec::IntoIter<Entry>,
     budget: usize,
-    known: HashMap<RemoteId, (bool, Vec<u8>)>,
-    /// Where each message was when the directory was last looked at, and how many calls ago.
-    picture: Option<(Picture, u32)>,
+    known: HashMap<RemoteId, Known>,
+    /// What lay in the directory when it was last looked at, and how many calls ago.
+    picture: Option<(Vec<Entry>, u32)>,
     changed: HashSet<PathBuf>,
 }
 
 impl Store {
     pub(crate) fn open(root: PathBuf, options: ReceiveOptions) -> Result<Self> {
         check(&root)?;
-        let entries = scan(&root)?;
+        let entries = messages(&root, Links::PassOver)?;
+        // all twins before the first is listed: a file that belongs to one of them is never taken for another
+        let twins = entries.iter().filter(|e| e.twin.is_some()).map(|e| (e.id(), Known::at(e))).collect();
         Ok(Self {
             root,
             budget: options.max_messages,
             options,
             remaining: entries.into_iter(),
-            known: HashMap::new(),
+            known: twins,
             picture: None,
             changed: HashSet::new(),
         })
@@ -228,14 +183,16 @@ impl Store {
         let mut stubs = VecDeque::new();
         while stubs.len() < LISTED_AT_ONCE && self.budget > 0 {
             let Some(entry) = self.remaining.next() else { break };
-            let base = entry.base();
-            let id = proto::id_of(&base);
-            self.known.insert(id.clone(), (entry.in_new, entry.name));
+            let id = entry.id();
+            self.known.entry(id.clone()).or_insert_with(|| Known::at(&entry));
             // a file that vanished or changed its name meanwhile; one that is there but unreadable is listed, and fetch says why
-            let metadata = match self.locate(&base, &id)? {
+            let metadata = match self.locate(&id)? {
                 Some(path) => fs::symlink_metadata(path).ok(),
                 None => continue,
             };
+            if let Some(known) = self.known.get_mut(&id) {
+                known.file = metadata.as_ref().and_then(file_number);
+            }
             let received = metadata.as_ref().and_then(modified);
             let size = metadata.map(|m| m.len());
             stubs.push_back(Stub { id, size, received, headers: None });
@@ -261,11 +218,10 @@ impl Store {
 
     /// Does it at once; what is gone is left alone.
     pub(crate) fn dispose(&mut self, id: &RemoteId, what: &Disposition) -> Result<()> {
-        let Some(base) = proto::base_of(id) else { return Ok(()) };
         let mut tries = 0;
         loop {
             tries += 1;
-            let Some(path) = self.locate(&base, id)? else { return Ok(()) };
+            let Some(path) = self.locate(id)? else { return Ok(()) };
             let done = match what {
                 Disposition::Keep => return Ok(()),
                 Disposition::Delete => fs::remove_file(&path).map_err(|e| ("remove it", e)),
@@ -282,7 +238,7 @@ impl Store {
                     return Ok(());
                 }
                 // somebody else changed its flags or took it: look again
-                Err((_, e)) if e.kind() == io::ErrorKind::NotFound && tries < 5 => self.forget(id),
+                Err((_, e)) if e.kind() == io::ErrorKind::NotFound && tries < 5 => {}
                 Err((doing, e)) => return Err(error::message(doing, &path, e)),
             }
         }
@@ -303,71 +259,124 @@ impl Store {
     ) -> Result<T> {
         let text = format!("maildir {}: {id:?} is no longer there", self.root.display());
         let gone = Error::new(ErrorKind::MessageGone, text);
-        let Some(base) = proto::base_of(id) else { return Err(gone) };
         let mut tries = 0;
         loop {
             tries += 1;
-            let Some(path) = self.locate(&base, id)? else { return Err(gone) };
+            let Some(path) = self.locate(id)? else { return Err(gone) };
             match open(&path) {
                 Ok((file, metadata)) => return read(file, &metadata, &path),
-                Err(e) if e.kind() == io::ErrorKind::NotFound && tries < 5 => self.forget(id),
+                Err(e) if e.kind() == io::ErrorKind::NotFound && tries < 5 => {}
                 Err(e) => return Err(error::message("open it", &path, e)),
             }
         }
     }
 
-    /// Where the message is now. Looks where it was first, then where a flag change usually puts it, then in the whole directory; that
-    /// costs time in proportion to the directory, so the picture it gives is kept for a while.
-    fn locate(&mut self, base: &[u8], id: &RemoteId) -> Result<Option<PathBuf>> {
-        let there = |path: &Path| fs::symlink_metadata(path).is_ok_and(|m| m.is_file());
-        if let Some((in_new, name)) = self.known.get(id) {
-            let path = place(&self.root, *in_new, name);
-            if there(&path) {
+    /// Where the message is now; `None` when it is gone. Looks where it was last, then where a flag change usually puts it, then in the
+    /// whole directory; that costs time in proportion to the directory, so the picture it gives is kept for a while.
+    ///
+    /// Another file of the same base name is never taken for it: that one was not read, and would be deleted in its place.
+    fn locate(&mut self, id: &RemoteId) -> Result<Option<PathBuf>> {
+        let known = self.known.get(id).cloned();
+        if let Some(Known { twin: Some(twin), .. }) = &known {
+            return self.locate_twin(id, twin);
+        }
+        let Some(base) = proto::base_of(id) else { return Ok(None) };
+        if let Some(known) = known {
+            let path = place(&self.root, known.in_new, &known.name);
+            if is_file(&path) {
                 return Ok(Some(path));
             }
-        }
-        let info = proto::INFO.as_bytes();
-        for (in_new, end) in [(false, [info, b"S"].concat()), (false, info.to_vec()), (true, Vec::new())] {
-            let name = [base, &end].concat();
-            let path = place(&self.root, in_new, &name);
-            if there(&path) {
-                self.known.insert(id.clone(), (in_new, name));
-                return Ok(Some(path));
+            let info = proto::INFO.as_bytes();
+            for (in_new, end) in [(false, [info, b"S"].concat()), (false, info.to_vec()), (true, Vec::new())]
+            {
+                let entry = Entry { time: (0, 0), name: [&base[..], &end].concat(), in_new, twin: None };
+                let path = entry.path(&self.root);
+                if is_file(&path) && known.is(&path) {
+                    self.moved(id, &entry);
+                    return Ok(Some(path));
+                }
             }
         }
         for _ in 0..2 {
-            if let Some((picture, age)) = &mut self.picture {
+            if let Some((entries, age)) = &mut self.picture {
                 *age += 1;
-                match picture.get(base) {
-                    Some((in_new, name)) if there(&place(&self.root, *in_new, name)) => {
-                        self.known.insert(id.clone(), (*in_new, name.clone()));
-                        return Ok(Some(place(&self.root, *in_new, name)));
-                    }
-                    // a name that is gone does not come back; one that moved on is worth another look
-                    None if *age < PICTURE_LASTS => return Ok(None),
-                    Some(_) | None => {}
+                let from = entries.partition_point(|e| proto::base(&e.name) < &base[..]);
+                let named = entries[from..].iter().take_while(|e| proto::base(&e.name) == base);
+                let there: Vec<Entry> =
+                    named.clone().filter(|e| is_file(&e.path(&self.root))).cloned().collect();
+                // a name that is gone does not come back; one that moved on is worth another look
+                if named.count() == 0 && *age < PICTURE_LASTS {
+                    return Ok(None);
+                }
+                let mut fit = there.iter().filter(|e| match self.known.get(id) {
+                    Some(known) => known.is(&e.path(&self.root)),
+                    None => true,
+                });
+                if let (Some(only), None) = (fit.next(), fit.next()) {
+                    self.moved(id, only);
+                    return Ok(Some(only.path(&self.root)));
                 }
             }
-            let found = scan(&self.root)?.into_iter().map(|e| (e.base(), (e.in_new, e.name)));
-            self.picture = Some((found.collect(), 0));
+            self.picture = Some((scan(&self.root, Links::PassOver)?, 0));
         }
         Ok(None)
     }
 
-    fn forget(&mut self, id: &RemoteId) {
-        self.known.remove(id);
+    /// As [`Self::locate`], for one of several files with the same base name: its content tells which it is.
+    fn locate_twin(&mut self, id: &RemoteId, twin: &str) -> Result<Option<PathBuf>> {
+        let content = twin.split_once('-').map_or(twin, |(_, content)| content);
+        let Some(known) = self.known.get(id) else { return Ok(None) };
+        let fits = |e: &Entry| {
+            let path = e.path(&self.root);
+            is_file(&path) && known.is(&path) && fingerprint(&path, Links::PassOver) == content
+        };
+        let last = Entry { time: (0, 0), name: known.name.clone(), in_new: known.in_new, twin: None };
+        if fits(&last) {
+            return Ok(Some(last.path(&self.root)));
+        }
+        let others: HashSet<(bool, &[u8])> = self
+            .known
+            .iter()
+            .filter(|(other, _)| *other != id)
+            .map(|(_, k)| (k.in_new, &k.name[..]))
+            .collect();
+        let base = last.base();
+        let found = scan(&self.root, Links::PassOver)?
+            .into_iter()
+            .find(|e| proto::base(&e.name) == base && !others.contains(&(e.in_new, &e.name)) && fits(e));
+        let path = found.as_ref().map(|e| e.path(&self.root));
+        if let Some(entry) = found {
+            self.moved(id, &entry);
+        }
+        Ok(path)
+    }
+
+    /// Remembers the new place of a message that was listed.
+    fn moved(&mut self, id: &RemoteId, to: &Entry) {
+        if let Some(known) = self.known.get_mut(id) {
+            known.in_new = to.in_new;
+            known.name = to.name.clone();
+        }
     }
 
     fn mark_read(&mut self, path: &Path, id: &RemoteId) -> io::Result<()> {
-        let name = FileName::parse(&proto::name_bytes(path.file_name().unwrap_or_default()));
+        let name = FileName::parse(&proto::name_bytes(path.file_name().unwrap_or_default())).with(b'S');
         let cur = self.root.join("cur");
-        let target = cur.join(name.with(b'S').in_cur());
-        if target != path {
-            fs::rename(path, &target)?;
+        for copy in 0..MOST_COPIES {
+            let target = cur.join(name.copy(copy).in_cur());
+            if target != path {
+                // a rename would replace what is there
+                if fs::symlink_metadata(&target).is_ok() {
+                    continue;
+                }
+                fs::rename(path, &target)?;
+            }
+            let name = proto::name_bytes(target.file_name().unwrap_or_default());
+            self.moved(id, &Entry { time: (0, 0), name, in_new: false, twin: None });
+            self.changed.insert(cur);
+            return Ok(());
         }
-        self.known.insert(id.clone(), (false, proto::name_bytes(target.file_name().unwrap_or_default())));
-        self.changed.insert(cur);
-        Ok(())
+        Err(too_many_copies())
     }
 
     /// The Maildir++ folder of this name, created for its owner only when it is missing.
@@ -392,15 +401,12 @@ impl Store {
         let in_new = path.parent() == Some(&self.root.join("new"));
         let directory = folder.join(if in_new { "new" } else { "cur" });
         let name = proto::name_bytes(path.file_name().unwrap_or_default());
-        for copy in 0..1000 {
-            let parsed = FileName::parse(&name);
+        for copy in 0..MOST_COPIES {
+            let fresh = FileName::parse(&name).copy(copy);
             let target = match copy {
                 0 => proto::os_string(name.clone()),
-                _ => {
-                    let base = [&parsed.base, format!(",copy{copy}").as_bytes()].concat();
-                    let fresh = FileName { base, flags: parsed.flags };
-                    if in_new { proto::os_string(fresh.base) } else { fresh.in_cur() }
-                }
+                _ if in_new => proto::os_string(fresh.base),
+                _ => fresh.in_cur(),
             };
             match publish(path, &directory.join(target)) {
                 Ok(()) => {
@@ -414,13 +420,51 @@ impl Store {
                 Err(e) => return Err(e),
             }
         }
-        Err(io::Error::new(io::ErrorKind::AlreadyExists, "1000 files of this name are there"))
+        Err(too_many_copies())
+    }
+}
+
+impl Known {
+    fn at(entry: &Entry) -> Self {
+        Self { in_new: entry.in_new, name: entry.name.clone(), file: None, twin: entry.twin.clone() }
+    }
+
+    /// Whether this is the file that was listed, as far as the system tells.
+    fn is(&self, path: &Path) -> bool {
+        let now = fs::symlink_metadata(path).ok().as_ref().and_then(file_number);
+        self.file.is_none() || self.file == now
+    }
+}
+
+/// So many files of one base name are more than anything would make.
+const MOST_COPIES: usize = 1000;
+
+fn too_many_copies() -> io::Error {
+    let text = format!("{MOST_COPIES} files of this name are there");
+    io::Error::new(io::ErrorKind::AlreadyExists, text)
+}
+
+fn is_file(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|m| m.is_file())
+}
+
+/// Device and number of a file, where the system has them.
+fn file_number(metadata: &Metadata) -> Option<(u64, u64)> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        Some((metadata.dev(), metadata.ino()))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = metadata;
+        None
     }
 }
 
 /// Gives a complete file its final name; never over another file. Succeeds when it already has that name too. The source may be gone
 /// afterwards.
-fn publish(source: &Path, target: &Path) -> io::Result<()> {
+pub(super) fn publish(source: &Path, target: &Path) -> io::Result<()> {
     match fs::hard_link(source, target) {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && same_file(source, target) => Ok(()),
@@ -432,20 +476,11 @@ fn publish(source: &Path, target: &Path) -> io::Result<()> {
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let id = |p| fs::symlink_metadata(p).map(|m| (m.dev(), m.ino()));
-        matches!((id(a), id(b)), (Ok(a), Ok(b)) if a == b)
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = (a, b);
-        false
-    }
+    let number = |p| fs::symlink_metadata(p).ok().as_ref().and_then(file_number);
+    number(a).is_some() && number(a) == number(b)
 }
 
-fn new_file(path: &Path) -> io::Result<File> {
+pub(super) fn new_file(path: &Path) -> io::Result<File> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -453,107 +488,10 @@ fn new_file(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-fn sync_directory(path: &Path) -> io::Result<()> {
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     File::open(path)?.sync_all()?;
     #[cfg(not(unix))]
     let _ = path;
     Ok(())
-}
-
-/// A message written to `tmp` and durable there, not yet delivered. Dropping it takes it away again.
-#[derive(Debug)]
-pub(crate) struct Written {
-    root: PathBuf,
-    name: String,
-}
-
-/// Writes a new message to `tmp`.
-pub(crate) fn write(root: &Path, name: String, pieces: &[&[u8]]) -> Result<Written> {
-    let path = root.join("tmp").join(&name);
-    let failed = |e| error::directory("write to it", &path, e);
-    let mut file = new_file(&path).map_err(failed)?;
-    let written = Written { root: root.to_owned(), name };
-    pieces.iter().try_for_each(|piece| file.write_all(piece)).map_err(failed)?;
-    file.sync_all().map_err(failed)?;
-    Ok(written)
-}
-
-impl Written {
-    /// Delivers it. An error that is in doubt means: readers can see it, but a power cut could undo it.
-    pub(crate) fn deliver(self) -> Result<()> {
-        let new = self.root.join("new");
-        let (source, target) = (self.root.join("tmp").join(&self.name), new.join(&self.name));
-        publish(&source, &target).map_err(|e| error::directory("deliver to it", &target, e))?;
-        sync_directory(&new).map_err(|e| {
-            error::directory("make it durable", &new, e).with_retry(email_router_model::Retry::InDoubt)
-        })
-    }
-}
-
-impl Drop for Written {
-    fn drop(&mut self) {
-        // gone already where it was renamed; where that fails for another reason the 36-hour rule takes care of it
-        let _ = fs::remove_file(self.root.join("tmp").join(&self.name));
-    }
-}
-
-/// Removes what a crash left in `tmp` 36 hours ago or earlier. Failures do not matter: the next start tries again.
-pub(crate) fn clean(root: &Path, now: Timestamp) {
-    let _ = for_each_file(&root.join("tmp"), |_, file| {
-        let age = file.metadata().ok().and_then(|m| modified(&m)).map(|t| now.as_second() - t.as_second());
-        if age.is_some_and(|seconds| seconds > STALE_AFTER) {
-            let _ = fs::remove_file(file.path());
-        }
-    });
-}
-
-/// Whether a message with this Message-ID lies in the Maildir or one of its folders.
-pub(crate) fn contains(root: &Path, message_id: &MessageId) -> Result<bool> {
-    match fs::metadata(root) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-        _ => check(root)?,
-    }
-    let mut directories = vec![root.to_owned()];
-    let failed = |e| error::directory("list it", root, e);
-    for entry in fs::read_dir(root).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = proto::name_bytes(&entry.file_name());
-        if name.starts_with(b".") && entry.file_type().is_ok_and(|t| t.is_dir()) {
-            directories.push(entry.path());
-        }
-    }
-    let tag = proto::tag_of(message_id);
-    // names tell where we wrote them; files with other names are opened, and only when no name tells
-    let mut untold = Vec::new();
-    for directory in directories {
-        for folder in ["new", "cur"] {
-            let mut candidates = Vec::new();
-            let listed = for_each_file(&directory.join(folder), |name, file| {
-                match proto::tag_in(&FileName::parse(&name).base) {
-                    Some(found) if found == tag.as_bytes() => candidates.push(file.path()),
-                    Some(_) => {}
-                    None => untold.push(file.path()),
-                }
-            });
-            // a directory that begins with a dot and is no folder
-            if let Err(e) = listed
-                && directory == root
-            {
-                return Err(e);
-            }
-            if candidates.iter().any(|path| has_message_id(path, message_id)) {
-                return Ok(true);
-            }
-        }
-    }
-    Ok(untold.iter().any(|path| has_message_id(path, message_id)))
-}
-
-fn has_message_id(path: &Path, wanted: &MessageId) -> bool {
-    let limit = ReceiveOptions::default().max_header_bytes;
-    let Ok((file, _)) = open(path) else { return false };
-    let Ok(section) = read_headers(file, path, limit) else { return false };
-    let found = Headers::new(&section).get("Message-ID").and_then(|value| MessageId::parse(&value));
-    found.is_some_and(|id| id == *wanted)
 }

@@ -43,6 +43,8 @@ pub(super) struct Session {
     /// Bytes to send; may hold a password.
     out: Zeroizing<Vec<u8>>,
     sent: usize,
+    /// How many commands that await an answer are in `out`.
+    unsent: usize,
     pub(super) capabilities: Capabilities,
     timestamp: Option<String>,
     tls_mode: TlsMode,
@@ -70,6 +72,7 @@ impl Session {
             connection: Connection::new(Limits::default()),
             out: Zeroizing::new(Vec::with_capacity(512)),
             sent: 0,
+            unsent: 0,
             capabilities: Capabilities::default(),
             timestamp: None,
             tls_mode: endpoint.tls,
@@ -333,15 +336,11 @@ impl Session {
     /// Appends a command to what is to be sent.
     pub(super) fn push(&mut self, command: &Command, expected: u64) {
         self.connection.push(command, expected, &mut self.out);
+        self.unsent += 1;
     }
 
     /// Sends a command and waits for its answer; nothing else may be under way.
     pub(super) async fn ask(&mut self, command: Command) -> Result<(Status, Option<Body>)> {
-        // what is here already cannot be the answer: whoever sent it did not wait for the question
-        if self.connection.waiting() == 0 && !self.wire.buffered().is_empty() {
-            let early = self.wire.buffered().split(|b| *b == b'\n').next().unwrap_or_default();
-            return Err(self.violated(Violation::Unasked(excerpt(early))));
-        }
         self.push(&command, 0);
         self.answer().await
     }
@@ -358,13 +357,20 @@ impl Session {
         if self.out.is_empty() {
             return Ok(());
         }
+        // Where no earlier answer is awaited, what is here already cannot be one: whoever sent it did not wait for the question. Taken
+        // for an answer it would put this message's answer to the next command, and so on.
+        let nothing_awaited = self.sent == 0 && self.unsent == self.connection.waiting();
+        if nothing_awaited && !self.wire.buffered().is_empty() {
+            let early = self.wire.buffered().split(|b| *b == b'\n').next().unwrap_or_default();
+            return Err(self.violated(Violation::Unasked(excerpt(early))));
+        }
         self.wire.arm();
         while self.sent < self.out.len() {
             self.sent += self.wire.write_some(&self.out[self.sent..]).await?;
         }
         self.wire.flush().await?;
         self.out.clear();
-        self.sent = 0;
+        (self.sent, self.unsent) = (0, 0);
         Ok(())
     }
 

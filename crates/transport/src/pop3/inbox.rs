@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use email_router_model::{Classified as _, Headers, RawMessage, RemoteId, Scope};
+use email_router_model::{Classified as _, Headers, RawMessage, RemoteId, Retry, Scope};
 use tokio::time::Instant;
 
 use super::client::{Entry, Listing, Session};
@@ -373,12 +373,18 @@ impl Pop3Inbox {
     }
 
     /// An id for a message whose unique-id is missing or shared, with its header section where that was read; `None` when the message
-    /// has vanished.
+    /// has vanished, or the server refuses it for good.
     async fn identify(&mut self, index: usize) -> Result<Option<(RemoteId, Option<Bytes>)>> {
         let headers = match self.header_section(index).await {
             Ok(headers) => Some(headers),
             Err(error) if error.kind() == ErrorKind::MessageGone => return Ok(None),
             Err(error) if error.kind() == ErrorKind::TooLarge => None,
+            // nobody can say when it can be read, so it must not keep all others from being read
+            Err(error) if error.scope() == Scope::Message && error.retry() == Retry::Never => {
+                let number = self.entries[index].number;
+                tracing::warn!(%error, number, "a message that the server does not give out has no id and is passed over; it stays on the server");
+                return Ok(None);
+            }
             // the message is there but cannot be read now: without its id nobody could remember it, so the session ends
             Err(error) => return Err(self.broken(error.with_scope(Scope::Mailbox))),
         };
