@@ -9,7 +9,7 @@ use std::time::Duration;
 use email_router_crm::{FilteringMethod, OrganizationSettings, UnknownSender};
 use email_router_engine::StateStore as _;
 use email_router_engine::ports::{DecisionNote, DecisionQuery};
-use email_router_model::{RawMessage, SeededEntropy, Timestamp};
+use email_router_model::{Clock as _, RawMessage, SeededEntropy, Timestamp};
 use email_router_transport::layer::Fault;
 use email_router_transport::layer::fault::{FaultKind, Faults};
 use email_router_transport::memory::MemoryTransport;
