@@ -428,7 +428,7 @@ impl CrmClient for MemoryCrm {
             |data, _| Ok(data.deleted.contains(id) || data.emails.iter().any(|e| e.id == *id)),
         )
     }
-    async fn deliver_incoming(&self, email: &IncomingEmail) -> Result<Delivered> {
+    async fn deliver_incoming(&self, email: IncomingEmail) -> Result<Delivered> {
         self.call("deliver_incoming", |data, now| {
             let queue_there =
                 |q: &Uuid| data.rows.iter().any(|r| r.mailbox.record == RecordRef::new("queue", *q));
@@ -440,7 +440,7 @@ impl CrmClient for MemoryCrm {
             }
             if data.emails.iter().any(|e| e.id == email.activity_id) {
                 if data.settings.create_additional_queue_items_for_already_tracked_email {
-                    data.add_queue_items(email);
+                    data.add_queue_items(&email);
                 }
                 return Ok(Delivered::AlreadyThere);
             }
@@ -482,7 +482,7 @@ impl CrmClient for MemoryCrm {
                 reported: Vec::new(),
                 reports: HashSet::new(),
             });
-            data.add_queue_items(email);
+            data.add_queue_items(&email);
             Ok(Delivered::Created)
         })
     }
