@@ -332,7 +332,7 @@ async fn a_delivery_is_found_again(f: &dyn Fixture) -> Result<()> {
     email.regarding = Some(RecordRef::new("account", Uuid::from_u128(7)));
     email.owner = Some(RecordRef::new("systemuser", Uuid::from_u128(8)));
     assert!(!crm.exists(&email.activity_id).await?);
-    assert_eq!(crm.deliver_incoming(&email).await?, Delivered::Created);
+    assert_eq!(crm.deliver_incoming(email.clone()).await?, Delivered::Created);
     assert!(crm.exists(&email.activity_id).await?);
     assert_eq!(crm.attachments(&email.activity_id).await?, email.attachments);
     assert_eq!(f.status(email.activity_id).await?, EmailStatus::Received);
@@ -360,11 +360,11 @@ async fn a_delivery_is_found_again(f: &dyn Fixture) -> Result<()> {
 async fn delivering_again_changes_nothing(f: &dyn Fixture) -> Result<()> {
     let crm = f.crm();
     let email = received(f, "<m1@x>")?;
-    assert_eq!(crm.deliver_incoming(&email).await?, Delivered::Created);
+    assert_eq!(crm.deliver_incoming(email.clone()).await?, Delivered::Created);
     let mut other = email.clone();
     other.subject = "something else".to_owned();
     other.attachments.clear();
-    assert_eq!(crm.deliver_incoming(&other).await?, Delivered::AlreadyThere);
+    assert_eq!(crm.deliver_incoming(other).await?, Delivered::AlreadyThere);
     let found = crm.find_emails(&EmailLookup::Ids(vec![email.activity_id]), 10).await?;
     assert_eq!((found.len(), &found[0].subject), (1, &email.subject));
     assert_eq!(crm.attachments(&email.activity_id).await?.len(), 1);
@@ -372,11 +372,11 @@ async fn delivering_again_changes_nothing(f: &dyn Fixture) -> Result<()> {
 }
 
 async fn twenty_deliver_the_same_at_once(f: &dyn Fixture) -> Result<()> {
-    let email = Arc::new(received(f, "<m1@x>")?);
+    let email = received(f, "<m1@x>")?;
     let mut tasks = JoinSet::new();
     for _ in 0..20 {
-        let (crm, email) = (f.crm(), Arc::clone(&email));
-        tasks.spawn(async move { crm.deliver_incoming(&email).await });
+        let (crm, email) = (f.crm(), email.clone());
+        tasks.spawn(async move { crm.deliver_incoming(email).await });
     }
     let mut created = 0;
     while let Some(done) = tasks.join_next().await {
@@ -397,7 +397,7 @@ async fn a_bad_delivery_writes_nothing(f: &dyn Fixture) -> Result<()> {
     let mut no_queue = received(f, "<m2@x>")?;
     no_queue.queues = vec![Uuid::from_u128(404)];
     for bad in [no_sender, no_queue] {
-        let Err(error) = crm.deliver_incoming(&bad).await else { panic!("accepted {bad:?}") };
+        let Err(error) = crm.deliver_incoming(bad.clone()).await else { panic!("accepted {bad:?}") };
         assert!(matches!(error.kind(), ErrorKind::Invalid | ErrorKind::NotFound), "{error}");
         assert!(!crm.exists(&bad.activity_id).await?);
         assert_eq!(crm.find_emails(&EmailLookup::Ids(vec![bad.activity_id]), 1).await?, []);
@@ -410,7 +410,7 @@ async fn a_bad_delivery_writes_nothing(f: &dyn Fixture) -> Result<()> {
             email.parties.clear();
         }
         let crm = f.crm();
-        tasks.spawn(async move { crm.deliver_incoming(&email).await.is_ok() });
+        tasks.spawn(async move { crm.deliver_incoming(email).await.is_ok() });
     }
     let outcomes = tasks.join_all().await;
     assert_eq!(outcomes.into_iter().filter(|ok| *ok).count(), 9);
@@ -420,10 +420,10 @@ async fn a_bad_delivery_writes_nothing(f: &dyn Fixture) -> Result<()> {
 async fn a_deleted_email_does_not_come_back(f: &dyn Fixture) -> Result<()> {
     let crm = f.crm();
     let email = received(f, "<m1@x>")?;
-    crm.deliver_incoming(&email).await?;
+    crm.deliver_incoming(email.clone()).await?;
     if f.delete_email(email.activity_id).await? {
         assert!(crm.exists(&email.activity_id).await?);
-        assert_eq!(crm.deliver_incoming(&email).await?, Delivered::AlreadyThere);
+        assert_eq!(crm.deliver_incoming(email.clone()).await?, Delivered::AlreadyThere);
         assert_eq!(crm.find_emails(&EmailLookup::Ids(vec![email.activity_id]), 10).await?, []);
     }
     Ok(())
@@ -434,10 +434,10 @@ async fn additional_queue_items_only_when_asked_for(f: &dyn Fixture) -> Result<(
     let (one, two) = (f.add_queue("One", "one@f.example").await?, f.add_queue("Two", "two@f.example").await?);
     let mut email = received(f, "<m1@x>")?;
     email.queues = vec![one.id, one.id];
-    crm.deliver_incoming(&email).await?;
+    crm.deliver_incoming(email.clone()).await?;
     assert_eq!(f.queue_items(&one).await?.len(), 1, "one active item per object and queue");
     email.queues = vec![one.id, two.id];
-    crm.deliver_incoming(&email).await?;
+    crm.deliver_incoming(email.clone()).await?;
     assert_eq!(f.queue_items(&two).await?, []);
     f.set_settings(&OrganizationSettings {
         create_additional_queue_items_for_already_tracked_email: true,
@@ -448,7 +448,7 @@ async fn additional_queue_items_only_when_asked_for(f: &dyn Fixture) -> Result<(
     email.parties.clear();
     email.body.clear();
     for _ in 0..2 {
-        assert_eq!(crm.deliver_incoming(&email).await?, Delivered::AlreadyThere);
+        assert_eq!(crm.deliver_incoming(email.clone()).await?, Delivered::AlreadyThere);
     }
     assert_eq!((f.queue_items(&one).await?.len(), f.queue_items(&two).await?.len()), (1, 1));
     Ok(())
@@ -458,7 +458,7 @@ async fn find_emails_gives_the_newest_first(f: &dyn Fixture) -> Result<()> {
     let mut ids = Vec::new();
     for n in 0..5 {
         let email = received(f, &format!("<m{n}@x>"))?;
-        f.crm().deliver_incoming(&email).await?;
+        f.crm().deliver_incoming(email.clone()).await?;
         ids.insert(0, email.activity_id);
         f.advance(Duration::from_secs(1));
     }
@@ -645,7 +645,7 @@ async fn an_outgoing_email_has_all_it_needs(f: &dyn Fixture) -> Result<()> {
         f.add_contact("Bob", "bob@contoso.example").await?,
     );
     let question = received(f, "<question@x>")?;
-    f.crm().deliver_incoming(&question).await?;
+    f.crm().deliver_incoming(question.clone()).await?;
     let attachments = question.attachments.clone();
     let created = f.now();
     let id = f
@@ -744,7 +744,7 @@ async fn what_is_not_there_is_not_found(f: &dyn Fixture) -> Result<()> {
     assert_eq!(kinds, [Some(ErrorKind::NotFound); 4]);
     // what was received cannot be sent
     let email = received(f, "<m1@x>")?;
-    crm.deliver_incoming(&email).await?;
+    crm.deliver_incoming(email.clone()).await?;
     let error = crm.outgoing_email(&email.activity_id).await.map(drop).err().map(|e| e.kind());
     assert_eq!(error, Some(ErrorKind::Invalid));
     Ok(())

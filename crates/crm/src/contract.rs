@@ -52,7 +52,9 @@ pub trait CrmClient: Debug + Display + Send + Sync + 'static {
     /// and missing are added when `SSSCreateAdditionalQueueItemsForAlreadyTrackedEmail` is on, and nothing else in the call counts:
     /// it may have no content and no parties. A new e-mail has exactly one sender (`crm-contract.md` 5.2), else the error is
     /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid).
-    async fn deliver_incoming(&self, email: &IncomingEmail) -> Result<Delivered>;
+    ///
+    /// The e-mail is handed over, so that a large one is not copied on its way; who may deliver it again keeps what it is made from.
+    async fn deliver_incoming(&self, email: IncomingEmail) -> Result<Delivered>;
 
     /// E-mails of these senders in Pending Send whose time has come, and those left in Sending longer than
     /// [`PendingQuery::stale_after`]; fair: at most [`PendingQuery::per_sender`] for each sender, each sender's by priority and then oldest first.
@@ -255,7 +257,7 @@ impl CrmClient for Arc<dyn CrmClient> {
     async fn exists(&self, id: &ActivityId) -> Result<bool> {
         (**self).exists(id).await
     }
-    async fn deliver_incoming(&self, email: &IncomingEmail) -> Result<Delivered> {
+    async fn deliver_incoming(&self, email: IncomingEmail) -> Result<Delivered> {
         (**self).deliver_incoming(email).await
     }
     async fn pending_outgoing(&self, query: &PendingQuery) -> Result<Vec<PendingEmail>> {

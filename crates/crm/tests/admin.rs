@@ -485,7 +485,7 @@ fn from_stranger(crm: &EmbeddedCrm, n: u32) -> email_router_crm::IncomingEmail {
 async fn everything_of_a_received_email_is_shown() {
     let f = fresh();
     let email = from_stranger(&f.crm, 1);
-    f.crm.deliver_incoming(&email).await.unwrap();
+    f.crm.deliver_incoming(email.clone()).await.unwrap();
     let shown = f.admin.email(email.activity_id).await.unwrap();
     assert_eq!(
         (shown.text_body, shown.category, shown.subcategory, shown.conversation_id, shown.conversation_index),
@@ -501,7 +501,7 @@ async fn a_party_is_resolved_here_and_elsewhere_when_asked() {
     let id = |n| from_stranger(&f.crm, n).activity_id;
     // more than one transaction takes
     for n in 0..400 {
-        f.crm.deliver_incoming(&from_stranger(&f.crm, n)).await.unwrap();
+        f.crm.deliver_incoming(from_stranger(&f.crm, n)).await.unwrap();
     }
     let zoe = at("ZOE@strange.example");
     let open = async |n| {
@@ -540,7 +540,7 @@ async fn a_party_is_resolved_here_and_elsewhere_when_asked() {
         assert_eq!(open(n).await, 1, "{n}");
     }
     // what was interrupted is ended by the same call
-    f.crm.deliver_incoming(&from_stranger(&f.crm, 500)).await.unwrap();
+    f.crm.deliver_incoming(from_stranger(&f.crm, 500)).await.unwrap();
     let done = f.admin.resolve_party(id(1), &zoe, &bob).await.unwrap();
     assert_eq!(done, ResolvedParties { here: 0, elsewhere: 2 });
     let filter = EmailFilter { party: Some(bob), limit: 1000, ..EmailFilter::default() };

@@ -77,7 +77,7 @@ async fn child(file: &Path) {
         tasks.spawn(async move {
             for n in 0..100_000 {
                 let identity = format!("<{run}.{task}.{n}@x>");
-                crm.deliver_incoming(&email(&crm, &identity)).await.unwrap();
+                crm.deliver_incoming(email(&crm, &identity)).await.unwrap();
                 let mut out = std::io::stdout().lock();
                 writeln!(out, "done {identity}").unwrap();
                 out.flush().unwrap();

@@ -320,7 +320,7 @@ impl CrmClient for Past {
     async fn exists(&self, id: &ActivityId) -> email_router_crm::Result<bool> {
         if Some(*id) == self.own { Ok(false) } else { self.crm.exists(id).await }
     }
-    async fn deliver_incoming(&self, _: &IncomingEmail) -> email_router_crm::Result<Delivered> {
+    async fn deliver_incoming(&self, _: IncomingEmail) -> email_router_crm::Result<Delivered> {
         self.read_only()
     }
     async fn pending_outgoing(&self, _: &PendingQuery) -> email_router_crm::Result<Vec<PendingEmail>> {

@@ -288,14 +288,15 @@ impl IncomingParts {
         if let Some(report) = &report {
             self.report_delivery(report).await?;
         }
-        if let Some(email) = email
-            && self.crm.deliver_incoming(&email).await? == Delivered::AlreadyThere
-            && record.verdict == Verdict::Deliver
-        {
-            // another pass delivered the same message between our question and our delivery
-            record.verdict = Verdict::Discard;
-            record.reason = ReasonCode::Duplicate;
-            record.because = format!("the CRM has it already as {}", email.activity_id);
+        if let Some(email) = email {
+            let id = email.activity_id;
+            let delivered = self.crm.deliver_incoming(email).await?;
+            if delivered == Delivered::AlreadyThere && record.verdict == Verdict::Deliver {
+                // another pass delivered the same message between our question and our delivery
+                record.verdict = Verdict::Discard;
+                record.reason = ReasonCode::Duplicate;
+                record.because = format!("the CRM has it already as {id}");
+            }
         }
         Ok(record)
     }

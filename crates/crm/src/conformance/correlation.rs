@@ -14,7 +14,7 @@ async fn find(f: &dyn Fixture, lookup: &EmailLookup) -> Result<Vec<ActivityId>> 
 async fn hashed(f: &dyn Fixture, name: &str, words: &[i64], addresses: &[i64]) -> Result<ActivityId> {
     let mut email = received(f, &format!("<{name}@x>"))?;
     email.smart = SmartHashes { words: words.to_vec(), addresses: addresses.to_vec() };
-    f.crm().deliver_incoming(&email).await?;
+    f.crm().deliver_incoming(email.clone()).await?;
     f.advance(Duration::from_secs(1));
     Ok(email.activity_id)
 }
@@ -37,14 +37,14 @@ pub(super) async fn an_email_is_found_by_its_conversation(f: &dyn Fixture) -> Re
         let mut email = received(f, &format!("<m{n}@x>"))?;
         email.conversation_index = Some(index);
         email.conversation_id = Some("AAQkAD0=".to_owned());
-        f.crm().deliver_incoming(&email).await?;
+        f.crm().deliver_incoming(email.clone()).await?;
         f.advance(Duration::from_secs(1));
         expected.insert(0, email.activity_id);
     }
     let mut other = received(f, "<other@x>")?;
     other.conversation_index = Some(ROOT.replacen("01", "02", 1));
     other.conversation_id = Some("aaqkad0=".to_owned());
-    f.crm().deliver_incoming(&other).await?;
+    f.crm().deliver_incoming(other).await?;
     assert_eq!(find(f, &EmailLookup::ConversationRoot(ROOT.to_owned())).await?, expected, "newest first");
     assert_eq!(find(f, &EmailLookup::ConversationRoot(ROOT[..20].to_owned())).await?, [], "no root");
     assert_eq!(find(f, &EmailLookup::ConversationRoot(ROOT.replace('a', "c"))).await?, []);

@@ -29,14 +29,14 @@ pub(super) async fn an_unknown_sender_is_created_once(f: &dyn Fixture) -> Result
     let Some(new) = &mut first.new_sender else { panic!("no new sender") };
     new.owner = Some(ann.clone());
     let record = new.record.clone();
-    assert_eq!(f.crm().deliver_incoming(&first).await?, Delivered::Created);
+    assert_eq!(f.crm().deliver_incoming(first.clone()).await?, Delivered::Created);
     let mut second = stranger(f, "<m2@x>", "zoe@strange.example")?;
     let Some(new) = &mut second.new_sender else { panic!("no new sender") };
     assert_eq!(new.record, record, "the address says which record, whatever its letter case");
     new.name = "Somebody else".to_owned();
     for _ in 0..2 {
-        f.crm().deliver_incoming(&second).await?;
-        f.crm().deliver_incoming(&first).await?;
+        f.crm().deliver_incoming(second.clone()).await?;
+        f.crm().deliver_incoming(first.clone()).await?;
     }
     let found = f.crm().resolve(&[address("ZOE@strange.example")?]).await?.remove(0);
     assert_eq!(found.len(), 1, "{found:?}");
@@ -56,7 +56,7 @@ pub(super) async fn a_refused_delivery_creates_no_sender(f: &dyn Fixture) -> Res
         new.record.table = "systemuser".to_owned();
     }
     for bad in [no_queue, a_user] {
-        assert!(f.crm().deliver_incoming(&bad).await.is_err(), "accepted {bad:?}");
+        assert!(f.crm().deliver_incoming(bad.clone()).await.is_err(), "accepted {bad:?}");
         assert!(!f.crm().exists(&bad.activity_id).await?);
         assert_eq!(f.crm().resolve(&[address("zoe@strange.example")?]).await?, [vec![]]);
     }
@@ -76,14 +76,14 @@ pub(super) async fn similar_parties_follow_only_when_asked(f: &dyn Fixture) -> R
             let mut email = stranger(f, &format!("<{on}{n}@x>"), &at.to_uppercase())?;
             email.new_sender = None;
             email.parties[0].record = None;
-            f.crm().deliver_incoming(&email).await?;
+            f.crm().deliver_incoming(email.clone()).await?;
             earlier.push(email.activity_id);
         }
         let other = received(f, &format!("<other{on}@x>"))?;
-        f.crm().deliver_incoming(&other).await?;
+        f.crm().deliver_incoming(other.clone()).await?;
         let now = stranger(f, &format!("<now{on}@x>"), &at)?;
         let record = now.new_sender.as_ref().map(|n| n.record.clone());
-        f.crm().deliver_incoming(&now).await?;
+        f.crm().deliver_incoming(now).await?;
         for id in earlier {
             assert_eq!(sender_of(f, id).await?, if on { record.clone() } else { None });
         }

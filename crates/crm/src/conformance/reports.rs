@@ -78,7 +78,7 @@ pub(super) async fn a_report_changes_nothing_about_sending(f: &dyn Fixture) -> R
     let kind = f.crm().record_delivery(&report).await.err().map(|e| e.kind());
     assert_eq!(kind, Some(ErrorKind::NotFound));
     let question = received(f, "<question@x>")?;
-    f.crm().deliver_incoming(&question).await?;
+    f.crm().deliver_incoming(question.clone()).await?;
     report.activity_id = question.activity_id;
     let kind = f.crm().record_delivery(&report).await.err().map(|e| e.kind());
     assert_eq!(kind, Some(ErrorKind::Invalid));

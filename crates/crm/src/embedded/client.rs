@@ -43,16 +43,16 @@ impl CrmClient for EmbeddedCrm {
         self.read(move |conn| lookup::exists(conn, id)).await
     }
 
-    async fn deliver_incoming(&self, email: &IncomingEmail) -> Result<Delivered> {
+    async fn deliver_incoming(&self, email: IncomingEmail) -> Result<Delivered> {
         let text = email.text_body.as_ref().map_or(0, String::len);
         let size =
             email.body.len() + text + email.attachments.iter().map(|a| a.content.len()).sum::<usize>() + 2048;
         let items: Vec<Uuid> = email.queues.iter().map(|_| random_id(&*self.entropy)).collect();
         let new_sender = email.new_sender.clone();
-        let (email, now) = (email.clone(), self.clock.now());
+        let now = self.clock.now();
         let (delivered, others) = self
             .writer
-            .write(size, move |conn| incoming::deliver(conn, &email, &items, now).map(Done::Commit))
+            .write(size, move |conn| incoming::deliver(conn, email, &items, now).map(Done::Commit))
             .await?;
         if let Some(new) = new_sender.filter(|_| others)
             && let Err(error) = self.resolve_similar(&new.address, &new.record).await

@@ -1,7 +1,8 @@
 //! Writing a received message.
 
 use email_router_model::{ActivityId, Timestamp};
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::types::ToSqlOutput;
+use rusqlite::{Connection, MAIN_DB, OptionalExtension as _, params};
 use uuid::Uuid;
 
 use super::error::DbResult;
@@ -12,6 +13,11 @@ use crate::{
     Attachment, Delivered, EmailStatus, Error, ErrorKind, IncomingEmail, ParticipationType, Party,
     SmartHashes,
 };
+
+/// An attachment of this size and more is written through SQLite's incremental interface. SQLite copies a value that is bound, and copies it
+/// again when it puts the row together; this interface copies into the pages of the file alone. Below, it costs more than those copies
+/// (`benches/README.md`).
+pub(super) const LARGE: usize = 32 << 10;
 
 /// Adds a queue item where there never was one.
 pub(super) const ADD_QUEUE_ITEM: &str =
@@ -26,7 +32,7 @@ pub(super) const ADD_QUEUE_ITEM: &str =
 /// resolved.
 pub(super) fn deliver(
     conn: &Connection,
-    email: &IncomingEmail,
+    mut email: IncomingEmail,
     queue_item_ids: &[Uuid],
     now: Timestamp,
 ) -> DbResult<(Delivered, bool)> {
@@ -36,18 +42,19 @@ pub(super) fn deliver(
             && row_exists(conn, email.activity_id)?
             && settings::read(conn)?.create_additional_queue_items_for_already_tracked_email
         {
-            queue_items(conn, email, queue_item_ids, now)?;
+            queue_items(conn, &email, queue_item_ids, now)?;
         }
         return Ok((Delivered::AlreadyThere, false));
     }
-    check(email)?;
-    insert(conn, email, now)?;
+    check(&email)?;
+    let texts = (std::mem::take(&mut email.body), email.text_body.take());
+    insert(conn, &email, texts, now)?;
     insert_parties(conn, email.activity_id, &email.parties)?;
     insert_attachments(conn, email.activity_id, &email.attachments)?;
     let none = SmartHashes::default();
     let smart = if settings::is_on(conn, settings::NO_HASHES)? { &none } else { &email.smart };
     hashes::insert(conn, email.activity_id, now, email.conversation_id.as_deref(), smart)?;
-    queue_items(conn, email, queue_item_ids, now)?;
+    queue_items(conn, &email, queue_item_ids, now)?;
     let others = match &email.new_sender {
         Some(new) => unresolved::create(conn, new, now)? && settings::is_on(conn, settings::RESOLVE_SIMILAR)?,
         None => false,
@@ -75,7 +82,13 @@ fn row_exists(conn: &Connection, id: ActivityId) -> DbResult<bool> {
         .is_some())
 }
 
-fn insert(conn: &Connection, e: &IncomingEmail, now: Timestamp) -> DbResult<()> {
+/// `texts`: the body, and the plain text beside it.
+fn insert(
+    conn: &Connection,
+    e: &IncomingEmail,
+    texts: (String, Option<String>),
+    now: Timestamp,
+) -> DbResult<()> {
     let sender = e.parties.iter().find(|p| p.participation == ParticipationType::Sender);
     let status = EmailStatus::Received;
     let mut statement = conn.prepare_cached(
@@ -84,11 +97,11 @@ fn insert(conn: &Connection, e: &IncomingEmail, now: Timestamp) -> DbResult<()> 
            parentactivityid, regardingobjectid, regardingobjecttypecode, ownerid, owneridtype, emailsender,
            emailsenderobjecttypecode, acceptingentityid, acceptingentitytypecode, receivingmailboxid, receivingmailboxtypecode,
            messageid, trackingtoken, trackingtokenkey, sender, submittedby, inreplyto, conversationindex, mimetype, subject,
-           torecipients, emailreferences, removedparts, description, category, subcategory, textbody)
+           torecipients, emailreferences, removedparts, category, subcategory, description, textbody)
          VALUES (?1, 0, ?2, ?3, ?4, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23,
            ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34, ?35, ?36, ?37, ?38, ?39)",
     )?;
-    statement.execute(params![
+    let values = params![
         Id::from(e.activity_id),
         status.state_code(),
         status.code(),
@@ -124,11 +137,17 @@ fn insert(conn: &Connection, e: &IncomingEmail, now: Timestamp) -> DbResult<()> 
         to_recipients(&e.parties),
         lines(&e.references),
         lines(&e.removed_parts),
-        e.body,
         e.category,
         e.subcategory,
-        e.text_body,
-    ])?;
+    ];
+    for (n, value) in values.iter().enumerate() {
+        statement.raw_bind_parameter(n + 1, value)?;
+    }
+    // SQLite copies what is bound, and all of it again when it puts the row together. Between the two ours is let go (these calls keep
+    // what they are given), so that a large body is there twice and not three times.
+    statement.raw_bind_parameter(values.len() + 1, texts.0)?;
+    statement.raw_bind_parameter(values.len() + 2, texts.1)?;
+    statement.raw_execute()?;
     Ok(())
 }
 
@@ -170,6 +189,12 @@ pub(super) fn insert_attachments(
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?;
     for (number, a) in attachments.iter().enumerate() {
+        let large = a.content.len() >= LARGE;
+        let body = match large {
+            // so many zeros, which take no memory
+            true => ToSqlOutput::ZeroBlob(a.content.len() as u64),
+            false => ToSqlOutput::from(&a.content[..]),
+        };
         statement.execute(params![
             Id::from(id),
             i64::try_from(number + 1).unwrap_or(i64::MAX),
@@ -177,8 +202,14 @@ pub(super) fn insert_attachments(
             a.mime_type,
             a.content_id,
             i64::try_from(a.content.len()).unwrap_or(i64::MAX),
-            &a.content[..],
+            body,
         ])?;
+        if large {
+            let row = conn.last_insert_rowid();
+            let mut blob = conn.blob_open(MAIN_DB, c"activitymimeattachment", c"body", row, false)?;
+            blob.write_all_at(&a.content, 0)?;
+            blob.close()?;
+        }
     }
     Ok(())
 }

@@ -12,8 +12,8 @@ use super::error::DbError;
 use super::{EmbeddedCrm, delivery, hashes, incoming, lookup, outgoing, schema, unresolved};
 use crate::smart::SmartHasher;
 use crate::{
-    CorrelationMethod, CrmClient as _, Delivered, DeliveryAction, DeliveryReport, EmailLookup, ErrorKind,
-    IncomingEmail, ParticipationType, Party, Priority, RecipientReport, SmartHashes, SmartQuery,
+    Attachment, CorrelationMethod, CrmClient as _, Delivered, DeliveryAction, DeliveryReport, EmailLookup,
+    ErrorKind, IncomingEmail, ParticipationType, Party, Priority, RecipientReport, SmartHashes, SmartQuery,
 };
 
 fn file(folder: &tempfile::TempDir) -> PathBuf {
@@ -64,6 +64,34 @@ fn email(n: u128, body: String) -> IncomingEmail {
         smart: crate::SmartHashes::default(),
         new_sender: None,
     }
+}
+
+/// Of these bytes, none of them zero and no page like its neighbour.
+fn attachment(name: &str, bytes: usize) -> Attachment {
+    let content: Vec<u8> = (1..=251).cycle().take(bytes).collect();
+    Attachment {
+        file_name: name.to_owned(),
+        mime_type: "application/pdf".to_owned(),
+        content_id: None,
+        content: content.into(),
+    }
+}
+
+/// Keeps the writer at work until it is told to go on, so that those who ask meanwhile share a transaction.
+async fn keep_busy(crm: &EmbeddedCrm) -> std::sync::mpsc::Sender<()> {
+    let (go_on, told) = std::sync::mpsc::channel();
+    let (started, running) = tokio::sync::oneshot::channel();
+    let crm = crm.clone();
+    tokio::spawn(async move {
+        crm.write(move |_| {
+            let _ = started.send(());
+            told.recv().unwrap();
+            Ok(())
+        })
+        .await
+    });
+    running.await.unwrap();
+    go_on
 }
 
 #[test]
@@ -147,20 +175,8 @@ async fn who_waits_shares_a_transaction() {
     let crm = open(&folder).unwrap();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let mut tasks = tokio::task::JoinSet::new();
-    // while the disk is busy, 50 more arrive
-    let (busy, free) = std::sync::mpsc::channel::<()>();
-    let (started, running) = tokio::sync::oneshot::channel();
-    let first = crm.clone();
-    tasks.spawn(async move {
-        first
-            .write(move |_| {
-                let _ = started.send(());
-                free.recv().unwrap();
-                Ok(())
-            })
-            .await
-    });
-    running.await.unwrap();
+    // while the disk is busy, 50 arrive
+    let go_on = keep_busy(&crm).await;
     let path = file(&folder);
     for n in 0..50_u128 {
         let (crm, seen, path) = (crm.clone(), Arc::clone(&seen), path.clone());
@@ -168,7 +184,7 @@ async fn who_waits_shares_a_transaction() {
             crm.write(move |conn| {
                 incoming::deliver(
                     conn,
-                    &email(n, String::new()),
+                    email(n, String::new()),
                     &[],
                     "2026-03-01T08:00:00Z".parse().unwrap(),
                 )?;
@@ -189,9 +205,9 @@ async fn who_waits_shares_a_transaction() {
     while crm.writer.waiting() < 50 {
         tokio::task::yield_now().await;
     }
-    busy.send(()).unwrap();
+    go_on.send(()).unwrap();
     let results = tasks.join_all().await;
-    assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 46);
+    assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 45);
     let seen = std::mem::take(&mut *seen.lock().unwrap());
     assert!(seen.iter().all(|(_, durable)| *durable == 0), "all in one transaction: {seen:?}");
     // the last sees all others that stay, and itself even when it fails
@@ -213,30 +229,98 @@ async fn a_panic_in_one_request_leaves_the_writer_at_work() {
             })
             .await;
         assert_eq!(result.unwrap_err().kind(), ErrorKind::Busy);
-        assert_eq!(crm.deliver_incoming(&email(n, String::new())).await.unwrap(), Delivered::Created);
+        assert_eq!(crm.deliver_incoming(email(n, String::new())).await.unwrap(), Delivered::Created);
     }
     assert_eq!(crm.admin().statistics().await.unwrap().deleted, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attachment_that_cannot_be_written_takes_nobody_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let crm = open(&folder).unwrap();
+    // the row of such an attachment is there when its content turns out not to fit into it
+    let trigger = "CREATE TEMP TRIGGER shorten AFTER INSERT ON main.activitymimeattachment WHEN NEW.filename = 'bad' BEGIN
+         UPDATE activitymimeattachment SET body = zeroblob(1) WHERE activitymimeattachmentid = NEW.activitymimeattachmentid; END";
+    crm.writer.connection().execute_batch(trigger).unwrap();
+    let with = |n, second: &str| {
+        let mut email = email(n, String::new());
+        email.attachments =
+            vec![attachment("first", incoming::LARGE + 1), attachment(second, incoming::LARGE)];
+        email
+    };
+    let emails = [with(1, "good"), with(2, "bad"), with(3, "good")];
+    let go_on = keep_busy(&crm).await;
+    let mut tasks = Vec::new();
+    for (n, email) in emails.iter().enumerate() {
+        let email = email.clone();
+        tasks.push(tokio::spawn({
+            let crm = crm.clone();
+            async move { crm.deliver_incoming(email).await }
+        }));
+        // in this order, and all before the writer goes on
+        while crm.writer.waiting() < n + 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+    go_on.send(()).unwrap();
+    for (email, task) in emails.iter().zip(tasks) {
+        let (bad, delivered) = (email.attachments[1].file_name == "bad", task.await.unwrap());
+        assert_eq!(delivered.is_err(), bad, "{delivered:?}");
+        assert_eq!(crm.exists(&email.activity_id).await.unwrap(), !bad);
+        if !bad {
+            assert_eq!(crm.attachments(&email.activity_id).await.unwrap(), email.attachments);
+        }
+    }
+    let orphans =
+        "SELECT count(*) FROM activitymimeattachment WHERE objectid NOT IN (SELECT activityid FROM email)";
+    let count: i64 = crm.writer.connection().query_row(orphans, [], |r| r.get(0)).unwrap();
+    assert_eq!(count, 0);
+    crm.writer.connection().execute_batch("DROP TRIGGER shorten").unwrap();
+    assert_eq!(crm.deliver_incoming(emails[1].clone()).await.unwrap(), Delivered::Created);
+    assert_eq!(crm.attachments(&emails[1].activity_id).await.unwrap(), emails[1].attachments);
+}
+
+#[tokio::test]
+async fn attachments_of_all_sizes_are_kept_byte_for_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let crm = open(&folder).unwrap();
+    let mut email = email(1, String::new());
+    // the last is more than SQLite keeps in memory
+    let sizes = [0, 1, incoming::LARGE - 1, incoming::LARGE, incoming::LARGE + 4097, 20 << 20];
+    email.attachments = sizes.iter().map(|size| attachment(&size.to_string(), *size)).collect();
+    crm.deliver_incoming(email.clone()).await.unwrap();
+    crm.close().await.unwrap();
+    let crm = open(&folder).unwrap();
+    let found = crm.attachments(&email.activity_id).await.unwrap();
+    // not assert_eq, which would print all of it
+    assert!(found == email.attachments, "{:?}", found.iter().map(|a| a.content.len()).collect::<Vec<_>>());
 }
 
 #[tokio::test]
 async fn a_full_disk_is_said_and_passes() {
     let folder = tempfile::tempdir().unwrap();
     let crm = open(&folder).unwrap();
-    let pages: i64 = crm.writer.connection().query_row("PRAGMA page_count", [], |r| r.get(0)).unwrap();
+    let pages =
+        || -> i64 { crm.writer.connection().query_row("PRAGMA page_count", [], |r| r.get(0)).unwrap() };
     let limit = |pages: i64| {
         let sql = format!("PRAGMA max_page_count = {pages}");
         crm.writer.connection().query_row(&sql, [], |_| Ok(())).unwrap();
     };
-    limit(pages + 5);
-    let big = email(1, "x".repeat(1 << 20));
-    let error = crm.deliver_incoming(&big).await.unwrap_err();
-    assert_eq!((error.kind(), error.retry()), (ErrorKind::Storage, Retry::Later(None)));
-    assert!(error.to_string().starts_with("no space left for the CRM file "), "{error}");
-    assert!(!crm.exists(&big.activity_id).await.unwrap());
-    // small ones may still fit, and later the big one too
-    assert_eq!(crm.deliver_incoming(&email(2, String::new())).await.unwrap(), Delivered::Created);
-    limit(1 << 30);
-    assert_eq!(crm.deliver_incoming(&big).await.unwrap(), Delivered::Created);
+    let mut large = email(2, String::new());
+    large.attachments = vec![attachment("a", incoming::LARGE)];
+    for (n, big) in [email(1, "x".repeat(1 << 20)), large].into_iter().enumerate() {
+        limit(pages() + 5);
+        let error = crm.deliver_incoming(big.clone()).await.unwrap_err();
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Storage, Retry::Later(None)));
+        assert!(error.to_string().starts_with("no space left for the CRM file "), "{error}");
+        assert!(!crm.exists(&big.activity_id).await.unwrap());
+        // small ones may still fit, and later the big one too
+        let small = email(n as u128 + 10, String::new());
+        assert_eq!(crm.deliver_incoming(small).await.unwrap(), Delivered::Created);
+        limit(1 << 30);
+        assert_eq!(crm.deliver_incoming(big.clone()).await.unwrap(), Delivered::Created);
+        assert!(crm.attachments(&big.activity_id).await.unwrap() == big.attachments);
+    }
 }
 
 #[tokio::test]
@@ -246,12 +330,12 @@ async fn a_locked_file_is_busy_and_then_works() {
     crm.writer.connection().busy_timeout(std::time::Duration::ZERO).unwrap();
     let other = Connection::open(file(&folder)).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let error = crm.deliver_incoming(&email(1, String::new())).await.unwrap_err();
+    let error = crm.deliver_incoming(email(1, String::new())).await.unwrap_err();
     assert_eq!((error.kind(), error.retry()), (ErrorKind::Busy, Retry::Later(None)));
     // reading waits for nobody
     assert!(!crm.exists(&ActivityId::from_uuid(Uuid::from_u128(1))).await.unwrap());
     other.execute_batch("COMMIT").unwrap();
-    assert_eq!(crm.deliver_incoming(&email(1, String::new())).await.unwrap(), Delivered::Created);
+    assert_eq!(crm.deliver_incoming(email(1, String::new())).await.unwrap(), Delivered::Created);
 }
 
 #[tokio::test]
@@ -399,7 +483,7 @@ async fn what_belongs_to_an_e_mail_goes_with_it() {
     let mut one = email(1, String::new());
     one.smart = SmartHashes { words: vec![1], addresses: vec![2, 3] };
     one.conversation_id = Some("c".to_owned());
-    crm.deliver_incoming(&one).await.unwrap();
+    crm.deliver_incoming(one.clone()).await.unwrap();
     let rows = || -> i64 {
         let sql = "SELECT (SELECT count(*) FROM emailhash) + (SELECT count(*) FROM emailcorrelation)";
         crm.writer.connection().query_row(sql, [], |r| r.get(0)).unwrap()
@@ -422,7 +506,7 @@ async fn a_resolved_sender_is_the_sender_of_its_e_mails() {
         email.is_duplicate_sender_unresolved = true;
         email.parties[0].address =
             Some(if n < 2 { "bob@x.example" } else { "ann@x.example" }.parse().unwrap());
-        crm.deliver_incoming(&email).await.unwrap();
+        crm.deliver_incoming(email).await.unwrap();
     }
     let first = ActivityId::from_uuid(Uuid::from_u128(0));
     let done = admin.resolve_party(first, &"BOB@x.example".parse().unwrap(), &bob).await.unwrap();
@@ -494,7 +578,7 @@ async fn looking_changes_nothing() {
     let crm = EmbeddedCrm::open(&path, Arc::clone(&clock) as _, Arc::new(SeededEntropy::new(2))).unwrap();
     let seen = look().unwrap();
     assert_eq!(seen.organization, crm.organization);
-    crm.deliver_incoming(&email(7, "seen".to_owned())).await.unwrap();
+    crm.deliver_incoming(email(7, "seen".to_owned())).await.unwrap();
     let id = ActivityId::from_uuid(Uuid::from_u128(7));
     assert_eq!(seen.admin().email(id).await.unwrap().body, "seen");
     let error = seen.admin().delete_email(id).await.unwrap_err();
@@ -548,7 +632,7 @@ async fn damage_found_later_is_said_too() {
     let folder = tempfile::tempdir().unwrap();
     let crm = open(&folder).unwrap();
     for n in 0..50 {
-        crm.deliver_incoming(&email(n, "y".repeat(3000))).await.unwrap();
+        crm.deliver_incoming(email(n, "y".repeat(3000))).await.unwrap();
     }
     crm.close().await.unwrap();
     // overwrite everything behind the first pages, where rows and indices live
@@ -576,7 +660,7 @@ async fn files_are_for_their_owner_only() {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = tempfile::tempdir().unwrap();
     let crm = open(&folder).unwrap();
-    crm.deliver_incoming(&email(1, String::new())).await.unwrap();
+    crm.deliver_incoming(email(1, String::new())).await.unwrap();
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder.path()).unwrap() {
         let entry = entry.unwrap();

@@ -327,7 +327,7 @@ impl CrmClient for TableCrm {
     async fn exists(&self, id: &ActivityId) -> CrmResult<bool> {
         Ok(self.delivered.contains(id))
     }
-    async fn deliver_incoming(&self, _: &IncomingEmail) -> CrmResult<Delivered> {
+    async fn deliver_incoming(&self, _: IncomingEmail) -> CrmResult<Delivered> {
         only_incoming()
     }
     async fn pending_outgoing(&self, _: &PendingQuery) -> CrmResult<Vec<PendingEmail>> {

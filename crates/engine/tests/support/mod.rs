@@ -239,7 +239,7 @@ impl CrmClient for TestCrm {
     async fn exists(&self, _: &ActivityId) -> email_router_crm::Result<bool> {
         Ok(false)
     }
-    async fn deliver_incoming(&self, _: &IncomingEmail) -> email_router_crm::Result<Delivered> {
+    async fn deliver_incoming(&self, _: IncomingEmail) -> email_router_crm::Result<Delivered> {
         Ok(Delivered::AlreadyThere)
     }
     async fn pending_outgoing(&self, query: &PendingQuery) -> email_router_crm::Result<Vec<PendingEmail>> {
@@ -379,7 +379,7 @@ impl CrmClient for FusedCrm {
     async fn exists(&self, id: &ActivityId) -> email_router_crm::Result<bool> {
         self.inner.exists(id).await
     }
-    async fn deliver_incoming(&self, email: &IncomingEmail) -> email_router_crm::Result<Delivered> {
+    async fn deliver_incoming(&self, email: IncomingEmail) -> email_router_crm::Result<Delivered> {
         self.inner.deliver_incoming(email).await
     }
     async fn pending_outgoing(&self, query: &PendingQuery) -> email_router_crm::Result<Vec<PendingEmail>> {

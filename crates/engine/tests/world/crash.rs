@@ -241,7 +241,7 @@ impl CrmClient for MortalCrm {
     async fn exists(&self, id: &ActivityId) -> Answer<bool> {
         alive!(self, "exists", self.inner.exists(id))
     }
-    async fn deliver_incoming(&self, email: &IncomingEmail) -> Answer<Delivered> {
+    async fn deliver_incoming(&self, email: IncomingEmail) -> Answer<Delivered> {
         alive!(self, "deliver_incoming", self.inner.deliver_incoming(email))
     }
     async fn pending_outgoing(&self, query: &PendingQuery) -> Answer<Vec<PendingEmail>> {

@@ -447,7 +447,7 @@ impl CrmClient for MemoryCrm {
             |data, _| Ok(data.deleted.contains(id) || data.emails.iter().any(|e| e.id == *id)),
         )
     }
-    async fn deliver_incoming(&self, email: &IncomingEmail) -> Result<Delivered> {
+    async fn deliver_incoming(&self, email: IncomingEmail) -> Result<Delivered> {
         let takes = {
             let mut pace = self.pace.lock().unwrap();
             pace.under_way += 1;
@@ -471,7 +471,7 @@ impl CrmClient for MemoryCrm {
             }
             if data.emails.iter().any(|e| e.id == email.activity_id) {
                 if data.settings.create_additional_queue_items_for_already_tracked_email {
-                    data.add_queue_items(email);
+                    data.add_queue_items(&email);
                 }
                 return Ok(Delivered::AlreadyThere);
             }
@@ -513,7 +513,7 @@ impl CrmClient for MemoryCrm {
                 reported: Vec::new(),
                 reports: HashSet::new(),
             });
-            data.add_queue_items(email);
+            data.add_queue_items(&email);
             Ok(Delivered::Created)
         })
     }
