@@ -1,16 +1,16 @@
 //! A connection with a read buffer, caps and deadlines.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::IpAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use memchr::memchr;
 use tokio::io::{AsyncRead as _, AsyncReadExt, AsyncWrite as _, AsyncWriteExt, ReadBuf};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{Stream, TlsConnector, fault};
 use crate::{Error, ErrorKind, Result, TlsFault};
@@ -34,6 +34,38 @@ pub struct Wire {
     place: String,
     timeout: Duration,
     deadline: Instant,
+    alarm: Alarm,
+}
+
+/// One timer for all operations of a connection.
+///
+/// A timer for each would have to be put up and taken down twice for each command, and one that rings earlier than all others wakes the
+/// runtime besides. This one is moved only when it rings too early or would ring too late, which is once in a deadline.
+#[derive(Debug, Default)]
+struct Alarm(Option<Pin<Box<Sleep>>>);
+
+impl Alarm {
+    /// What the work comes to, or `None` at the deadline.
+    async fn within<T>(&mut self, deadline: Instant, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            if let Poll::Ready(value) = work.as_mut().poll(cx) {
+                return Poll::Ready(Some(value));
+            }
+            let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+            if deadline < sleep.deadline() {
+                sleep.as_mut().reset(deadline);
+            }
+            while sleep.as_mut().poll(cx).is_ready() {
+                if sleep.deadline() >= deadline {
+                    return Poll::Ready(None);
+                }
+                sleep.as_mut().reset(deadline);
+            }
+            Poll::Pending
+        })
+        .await
+    }
 }
 
 impl Wire {
@@ -44,7 +76,14 @@ impl Wire {
     #[must_use]
     pub fn new(stream: Stream, place: String, timeout: Duration) -> Self {
         let deadline = Instant::now() + timeout;
-        Self { stream: Some(stream), buffer: BytesMut::new(), place, timeout, deadline }
+        Self {
+            stream: Some(stream),
+            buffer: BytesMut::new(),
+            place,
+            timeout,
+            deadline,
+            alarm: Alarm::default(),
+        }
     }
 
     /// The name of the server for messages: `pop3 mail.example.com:995`.
@@ -105,11 +144,11 @@ impl Wire {
         } else if self.buffer.capacity() - self.buffer.len() < READ_BUFFER / 4 {
             self.buffer.reserve(READ_BUFFER / 2);
         }
-        match timeout_at(self.deadline, stream.read_buf(&mut self.buffer)).await {
-            Ok(Ok(0)) => Err(fault::closed(&self.place)),
-            Ok(Ok(count)) => Ok(count),
-            Ok(Err(cause)) => Err(fault::io(&self.place, "reading", cause)),
-            Err(_) => Err(fault::timeout(&self.place, "waiting for an answer")),
+        match self.alarm.within(self.deadline, stream.read_buf(&mut self.buffer)).await {
+            Some(Ok(0)) => Err(fault::closed(&self.place)),
+            Some(Ok(count)) => Ok(count),
+            Some(Err(cause)) => Err(fault::io(&self.place, "reading", cause)),
+            None => Err(fault::timeout(&self.place, "waiting for an answer")),
         }
     }
 
@@ -146,11 +185,11 @@ impl Wire {
     /// As [`Wire::write_all`].
     pub async fn write_some(&mut self, bytes: &[u8]) -> Result<usize> {
         let Some(stream) = self.stream.as_mut() else { return Err(fault::closed(&self.place)) };
-        match timeout_at(self.deadline, stream.write(bytes)).await {
-            Ok(Ok(0)) => Err(fault::closed(&self.place)),
-            Ok(Ok(count)) => Ok(count),
-            Ok(Err(cause)) => Err(fault::io(&self.place, "writing", cause)),
-            Err(_) => Err(fault::timeout(&self.place, "sending")),
+        match self.alarm.within(self.deadline, stream.write(bytes)).await {
+            Some(Ok(0)) => Err(fault::closed(&self.place)),
+            Some(Ok(count)) => Ok(count),
+            Some(Err(cause)) => Err(fault::io(&self.place, "writing", cause)),
+            None => Err(fault::timeout(&self.place, "sending")),
         }
     }
 
@@ -160,10 +199,10 @@ impl Wire {
     /// As [`Wire::write_all`].
     pub async fn flush(&mut self) -> Result<()> {
         let Some(stream) = self.stream.as_mut() else { return Err(fault::closed(&self.place)) };
-        match timeout_at(self.deadline, stream.flush()).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(cause)) => Err(fault::io(&self.place, "writing", cause)),
-            Err(_) => Err(fault::timeout(&self.place, "sending")),
+        match self.alarm.within(self.deadline, stream.flush()).await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(cause)) => Err(fault::io(&self.place, "writing", cause)),
+            None => Err(fault::timeout(&self.place, "sending")),
         }
     }
 
@@ -177,10 +216,10 @@ impl Wire {
             stream.write_all(bytes).await?;
             stream.flush().await
         };
-        match timeout_at(self.deadline, write).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(cause)) => Err(fault::io(&self.place, "writing", cause)),
-            Err(_) => Err(fault::timeout(&self.place, "sending")),
+        match self.alarm.within(self.deadline, write).await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(cause)) => Err(fault::io(&self.place, "writing", cause)),
+            None => Err(fault::timeout(&self.place, "sending")),
         }
     }
 
@@ -229,10 +268,10 @@ impl Wire {
                 }
             }
         });
-        match timeout_at(self.deadline, work).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(cause)) => Err(fault::io(&self.place, "writing", cause)),
-            Err(_) => Err(fault::timeout(&self.place, "sending")),
+        match self.alarm.within(self.deadline, work).await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(cause)) => Err(fault::io(&self.place, "writing", cause)),
+            None => Err(fault::timeout(&self.place, "sending")),
         }
     }
 
@@ -271,17 +310,47 @@ impl Wire {
             }
         };
         let handshake = connector.handshake(tcp, host, &self.place);
-        match timeout_at(self.deadline, handshake).await {
-            Ok(Ok(tls)) => {
+        match self.alarm.within(self.deadline, handshake).await {
+            Some(Ok(tls)) => {
                 self.stream = Some(tls);
                 Ok(())
             }
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(fault::timeout(&self.place, "the TLS handshake")
+            Some(Err(error)) => Err(error),
+            None => Err(fault::timeout(&self.place, "the TLS handshake")
                 .with_scope(email_router_model::Scope::Server)
                 .with_hint(
                     "check that this port expects TLS from the start; use STARTTLS/STLS where it does not",
                 )),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_timer_rings_for_each_operation_when_its_time_has_come() {
+        let seconds = Duration::from_secs;
+        let mut alarm = Alarm::default();
+        // later and earlier than the one before, which had ended in time or not
+        for (within, takes) in
+            [(300, 1), (10, 20), (60, 15), (60, 50), (5, 6), (0, 1), (600, 599), (600, 601)]
+        {
+            let start = Instant::now();
+            let done = alarm.within(start + seconds(within), tokio::time::sleep(seconds(takes))).await;
+            assert_eq!(done.is_some(), takes < within, "{takes} s within {within} s");
+            assert_eq!(start.elapsed().as_secs(), takes.min(within));
+        }
+        let start = Instant::now();
+        assert_eq!(alarm.within(start + seconds(7), pending::<()>()).await, None);
+        assert_eq!(
+            alarm.within(start + seconds(7), async { 1 }).await,
+            Some(1),
+            "what is done counts, also at the deadline"
+        );
+        assert_eq!(start.elapsed().as_secs(), 7);
     }
 }
