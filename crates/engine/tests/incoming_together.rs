@@ -94,7 +94,7 @@ async fn what_is_tied_together_goes_in_the_order_of_the_mailbox() {
         (
             "tracking token",
             with("one CRM:0009009", "1", "bob@contoso.example", ""),
-            with("two CRM:0009009", "2", "bob@contoso.example", ""),
+            with("two crm:0009009", "2", "bob@contoso.example", ""),
             |_| {},
         ),
     ];
@@ -140,6 +140,37 @@ async fn copies_become_one_activity_and_an_unknown_sender_one_record() {
     assert_eq!(world.crm.most_deliveries(), 1);
     let senders: Vec<_> = world.crm.emails().iter().map(|e| e.parties[0].record.clone()).collect();
     assert!(senders[0].is_some() && senders.iter().all(|s| *s == senders[0]), "{senders:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_unknown_is_known_to_those_who_name_him_later() {
+    for (named, together) in
+        [("bob@contoso.example", 2), ("BOB+shop@contoso.example", 2), ("list@contoso.example", 4)]
+    {
+        let (world, system, ann) = setup();
+        world.crm.settings_mut(|s| {
+            s.create_unknown_sender = UnknownSender::Contact;
+            s.plus_addressing = true;
+        });
+        let cc = format!("Cc: {named}\r\n");
+        for (n, from) in
+            ["carol@x.example", "bob@contoso.example", "dave@x.example", "erin@x.example"].iter().enumerate()
+        {
+            system.put(ann.id(), with(&format!("m{n}"), &n.to_string(), from, if n == 1 { "" } else { &cc }));
+        }
+        assert_eq!(world.pass(&world.route(&ann, system.clone())).await.delivered, 4);
+        let mut emails = world.crm.emails();
+        emails.sort_by(|a, b| a.subject.cmp(&b.subject));
+        let known: Vec<bool> = emails.iter().map(|e| e.parties.last().unwrap().record.is_some()).collect();
+        let bob = named != "list@contoso.example";
+        // the last party of the second is the user it went to
+        assert_eq!(known, [false, true, bob, bob], "{named}");
+        assert_eq!(
+            world.crm.most_deliveries(),
+            together,
+            "only who writes from an address changes who that is"
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]
