@@ -10,8 +10,8 @@ use email_router_crm::{FilteringMethod, OrganizationSettings, UnknownSender};
 use email_router_engine::StateStore as _;
 use email_router_engine::ports::{DecisionNote, DecisionQuery};
 use email_router_model::{Clock as _, RawMessage, SeededEntropy, Timestamp};
-use email_router_transport::layer::Fault;
 use email_router_transport::layer::fault::{FaultKind, Faults};
+use email_router_transport::layer::{Fault, Operation};
 use email_router_transport::memory::MemoryTransport;
 use world::{Place, World, junk, large, mail, mail_from, subjects};
 
@@ -250,4 +250,37 @@ async fn a_session_that_breaks_does_not_take_with_it_what_was_read() {
         assert_eq!((world.crm.emails().len(), subjects(&system, &ann).len()), (10, 0), "{operation}");
     }
     assert_eq!(most, 9, "the tenth could not be read, the nine before it were on their way");
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_message_that_broke_the_session_is_blamed() {
+    for (failing, size) in [(Operation::Fetch, 0), (Operation::Headers, 2_000)] {
+        let mut at = 0;
+        for broken in [false, true] {
+            let (world, system, ann) = setup();
+            let ids: Vec<_> =
+                (0..20).map(|n| system.put(ann.id(), large(&mail(&format!("m{n}")), size))).collect();
+            let faults = Faults::new(Arc::new(SeededEntropy::new(1)));
+            if broken {
+                faults.at(at, FaultKind::FailBefore);
+            }
+            let mut route = world.route(&ann, Fault::new(system.clone(), faults));
+            route.settings.header_first_above = 1_000;
+            let (report, result) = world.try_pass(&route).await;
+            if !broken {
+                let calls = system.calls();
+                let sixth = calls.iter().enumerate().filter(|(_, call)| call.operation == failing).nth(5);
+                at = sixth.unwrap().0 as u64;
+                continue;
+            }
+            assert!(result.is_err());
+            assert_eq!((report.delivered, report.deferred, report.backlog), (5, 1, 14), "{failing}");
+            for (n, id) in ids.iter().enumerate() {
+                let attempts = world.attempts(&ann, id).await.unwrap_or_default();
+                assert_eq!(attempts, u32::from(n <= 5), "{failing} {n}");
+            }
+            let report = world.pass(&route).await;
+            assert_eq!((report.delivered, report.deferred), (14, 1), "{failing}");
+        }
+    }
 }
