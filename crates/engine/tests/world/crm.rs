@@ -75,6 +75,8 @@ struct Data {
     /// By name of the call: whether it takes effect before it fails, and how it fails.
     failures: HashMap<&'static str, VecDeque<(bool, MakeError)>>,
     calls: HashMap<&'static str, usize>,
+    /// Delivering a message with this subject panics.
+    poison: Option<String>,
 }
 
 /// The CRM.
@@ -293,6 +295,11 @@ impl MemoryCrm {
         self.data().failures.entry(call).or_default().extend(std::iter::repeat_n(entry, times));
     }
 
+    /// Delivering a message with this subject panics, as a fault of the program would.
+    pub fn panic_at(&self, subject: &str) {
+        self.data().poison = Some(subject.to_owned());
+    }
+
     /// No further call of this name fails.
     pub fn recover(&self, call: &'static str) {
         self.data().failures.remove(call);
@@ -497,6 +504,8 @@ impl CrmClient for MemoryCrm {
             tokio::time::sleep(takes).await;
         }
         self.pace.lock().unwrap().under_way -= 1;
+        let poison = self.data().poison.as_ref() == Some(&email.subject);
+        assert!(!poison, "a planned panic");
         self.call("deliver_incoming", |data, now| {
             let queue_there =
                 |q: &Uuid| data.rows.iter().any(|r| r.mailbox.record == RecordRef::new("queue", *q));
