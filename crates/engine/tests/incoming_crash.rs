@@ -4,6 +4,7 @@
 
 mod world;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use email_router_engine::{StateStore as _, Verdict};
 use email_router_transport::Transport;
 use email_router_transport::layer::Operation;
 use email_router_transport::memory::MemoryTransport;
+use futures_util::FutureExt as _;
 use world::{
     Life, MortalTransport, Place, Point, World, costly_to_list, junk, large, like_pop3, mail, subjects,
 };
@@ -68,6 +70,46 @@ async fn row_attempt_noted_a_message_that_kills_the_process_is_parked() {
     assert!(item.reason.contains("ended in the middle"), "{}", item.reason);
     assert_eq!(world.crm.received(), ["m0", "m2"]);
     assert_eq!(system.folder(ann.id(), "Undeliverable").len(), 1, "it is still there, out of the way");
+}
+
+/// It panics while others are on their way, before and behind it: they do not pay for it.
+#[tokio::test(start_paused = true)]
+async fn row_attempt_noted_a_message_that_panics_among_others_is_parked_alone() {
+    let (world, system) = (World::new(), MemoryTransport::new());
+    let ann = world.user("ann");
+    world.crm.deliveries_take(Duration::from_millis(100));
+    world.crm.panic_at("m20");
+    let mut ids: Vec<_> = (0..80).map(|n| system.put(ann.id(), mail(&format!("m{n}")))).collect();
+    let poison = ids.remove(20);
+    let route = deleting(&world, &ann, &system);
+    let mut panics = 0;
+    loop {
+        // a router that begins anew
+        if AssertUnwindSafe(world.pass(&route)).catch_unwind().await.is_ok() {
+            break;
+        }
+        panics += 1;
+        assert_eq!(world.attempts(&ann, &poison).await, Some(panics));
+        for seen in world.state.seen(ann.id(), &ids).await.unwrap().into_iter().flatten() {
+            assert!(seen.settled.is_some() || seen.attempts == 1, "{seen:?}");
+        }
+        if panics == 1 {
+            assert_eq!(world.crm.most_deliveries(), 32);
+        }
+        if panics == 2 {
+            let mut before: Vec<String> = (0..20).map(|n| format!("m{n}")).collect();
+            before.sort();
+            let there = world.crm.received();
+            assert!(
+                before.iter().all(|m| there.contains(m)),
+                "what stands before it is done with: {there:?}"
+            );
+        }
+    }
+    assert_eq!(panics, route.settings.max_attempts);
+    let items = world.quarantine().await;
+    assert_eq!(items.iter().map(|item| &item.remote_id).collect::<Vec<_>>(), [&poison]);
+    assert_eq!((world.crm.received().len(), subjects(&system, &ann).len()), (79, 0));
 }
 
 #[tokio::test(start_paused = true)]

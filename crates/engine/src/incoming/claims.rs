@@ -5,6 +5,7 @@
 //! after the other, in the order of the mailbox; all others may be on their way together, which is what lets their commits share a
 //! flush. Between mailboxes there is no order, as there is none between their passes.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use crate::decide::{Decider, OrganizationView};
@@ -23,12 +24,26 @@ enum Key {
     Root(String),
     /// The mail system's id of the conversation.
     Conversation(String),
-    /// A tracking token in the subject.
+    /// A tracking token in the subject; letter case does not count.
     Token(String),
     /// Hashes of the words of the subject, for smart matching.
     Words(Vec<i64>),
     /// The sender, where a record is made for one that is not known.
     Sender(String),
+    /// Anyone it names, where such a record could be found for him.
+    Named(String),
+}
+
+impl Key {
+    /// What another message must not have beside this one.
+    fn against(&self) -> Cow<'_, Self> {
+        match self {
+            // Many name the same address, such as that of a list; only who writes from it can change who that is. The sender is named too.
+            Self::Sender(address) => Cow::Owned(Self::Named(address.clone())),
+            Self::Named(address) => Cow::Owned(Self::Sender(address.clone())),
+            same => Cow::Borrowed(same),
+        }
+    }
 }
 
 /// What ties a message to others.
@@ -58,11 +73,19 @@ impl Claims {
         let root = message.thread_index.as_deref().and_then(|index| index.get(..ROOT_DIGITS));
         claims.keys.extend(root.map(|root| Key::Root(root.to_owned())));
         claims.keys.extend(message.conversation_id.clone().map(Key::Conversation));
-        claims.keys.extend(view.tokens().find(&message.subject).into_iter().map(|t| Key::Token(t.text)));
+        let tokens = view.tokens().find(&message.subject).into_iter();
+        claims.keys.extend(tokens.map(|t| Key::Token(t.text.to_lowercase())));
         let words = if smart { view.smart().hashes(&message.subject, []).words } else { Vec::new() };
         claims.keys.extend((!words.is_empty()).then_some(Key::Words(words)));
         if settings.create_unknown_sender != UnknownSender::None {
             let sender = message.from.as_ref().and_then(|p| p.address.as_ref());
+            let bases = settings.plus_addressing;
+            let named = sender.into_iter().chain(message.recipients().filter_map(|p| p.address.as_ref()));
+            for address in named {
+                let base = address.without_detail().filter(|_| bases);
+                claims.keys.extend(base.map(|base| Key::Named(base.key())));
+                claims.keys.push(Key::Named(address.key()));
+            }
             claims.keys.extend(sender.map(|sender| Key::Sender(sender.key())));
         }
         claims
@@ -83,7 +106,7 @@ impl Claimed {
         self.messages == 0
             || !(self.everything
                 || claims.everything
-                || claims.keys.iter().any(|key| self.keys.contains_key(key)))
+                || claims.keys.iter().any(|key| self.keys.contains_key(&*key.against())))
     }
 
     pub(super) fn add(&mut self, claims: &Claims) {

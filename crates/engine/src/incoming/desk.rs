@@ -37,6 +37,12 @@ pub(super) struct Read {
 }
 
 impl Read {
+    /// Bytes that are held.
+    pub(super) fn bytes(&self) -> u64 {
+        let headers = self.headers.as_ref().map_or(0, |headers| headers.len() as u64);
+        headers + self.whole.as_ref().map_or(0, RawMessage::size)
+    }
+
     /// The header section, where anything was read.
     pub(super) fn header(&self) -> Option<&[u8]> {
         let whole = self.whole.as_ref().map(|raw| Headers::new(raw.bytes()).as_bytes());

@@ -199,7 +199,8 @@ impl<'a> Session<'a> {
             while (alone && !team.is_idle()) || !team.has_room(bytes) {
                 self.wait(&mut team, &mut outcome).await;
             }
-            if *stop.borrow() || !outcome.broken.is_empty() {
+            // after an error of the mailbox every further call fails, and no other message is to blame for that
+            if *stop.borrow() || team.is_failing() || !outcome.broken.is_empty() {
                 break;
             }
             let span = message_span(&mailbox, Some(&candidate.stub.id));
@@ -215,6 +216,8 @@ impl<'a> Session<'a> {
                 let judging = Box::pin(self.judge_headers(&mut job, message, threshold));
                 reading = team.meanwhile(judging.instrument(span.clone())).await;
             }
+            // what was listed of its size need not be true
+            let bytes = job.read.bytes();
             match reading {
                 Ok(Reading::Whole(message) | Reading::Headers(message)) => {
                     let claims = self.wait_for_turn(&mut team, &mut outcome, &message).await;
@@ -223,8 +226,8 @@ impl<'a> Session<'a> {
                     }
                     team.start(claims, bytes, work(self.desk(), job, message, span));
                 }
-                Ok(Reading::Ended(ended)) => team.ended(Done::new(job, Ok(ended), span)),
-                Err(error) => team.ended(Done::new(job, Err(error), span)),
+                Ok(Reading::Ended(ended)) => team.ended(bytes, Done::new(job, Ok(ended), span)),
+                Err(error) => team.ended(bytes, Done::new(job, Err(error), span)),
             }
             Box::pin(self.hand_back(&mut team, &mut outcome)).await;
             while alone && !team.is_idle() {

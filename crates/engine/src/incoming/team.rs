@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
+use email_router_model::{Classified as _, Scope};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -49,6 +50,8 @@ pub(super) struct Team<'a> {
     working: FuturesUnordered<BoxFuture<'a, (usize, Done)>>,
     /// Ended, and not handed back yet.
     done: BTreeMap<usize, Done>,
+    /// One ended with an error that is not its own, so the others would meet it too.
+    failing: bool,
     /// What each message that was not handed back ties to others, and its bytes.
     claims: BTreeMap<usize, (Claims, u64)>,
     claimed: Claimed,
@@ -73,20 +76,35 @@ impl<'a> Team<'a> {
         self.handed_back == self.started
     }
 
+    /// Whether no further message is to be read.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing
+    }
+
     /// Starts work on the next message of the mailbox.
     pub(super) fn start(&mut self, claims: Claims, bytes: u64, work: impl Future<Output = Done> + Send + 'a) {
+        let number = self.add(claims, bytes);
+        self.working.push(Box::pin(async move { (number, work.await) }));
+    }
+
+    /// The next message of the mailbox has ended already.
+    pub(super) fn ended(&mut self, bytes: u64, done: Done) {
+        let number = self.add(Claims::default(), bytes);
+        self.put(number, done);
+    }
+
+    fn add(&mut self, claims: Claims, bytes: u64) -> usize {
         let number = self.started;
         self.started += 1;
         self.claimed.add(&claims);
         self.bytes += bytes;
         self.claims.insert(number, (claims, bytes));
-        self.working.push(Box::pin(async move { (number, work.await) }));
+        number
     }
 
-    /// The next message of the mailbox has ended already.
-    pub(super) fn ended(&mut self, done: Done) {
-        self.done.insert(self.started, done);
-        self.started += 1;
+    fn put(&mut self, number: usize, done: Done) {
+        self.failing |= done.result.as_ref().is_err_and(|error| error.scope() > Scope::Message);
+        self.done.insert(number, done);
     }
 
     /// Lets the work go on while something else is awaited.
@@ -97,7 +115,7 @@ impl<'a> Team<'a> {
                 biased;
                 value = &mut other => return value,
                 Some((number, done)) = self.working.next(), if !self.working.is_empty() => {
-                    self.done.insert(number, done);
+                    self.put(number, done);
                 }
             }
         }
@@ -106,7 +124,7 @@ impl<'a> Team<'a> {
     /// Waits until the work on one more message has ended.
     pub(super) async fn one_more(&mut self) {
         if let Some((number, done)) = self.working.next().await {
-            self.done.insert(number, done);
+            self.put(number, done);
         }
     }
 

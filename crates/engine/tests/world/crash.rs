@@ -33,6 +33,8 @@ pub enum Point {
     Number(usize),
     /// At the n-th point (from 1) of this name: `before settle`, `after dispose`, ...
     Named(&'static str, usize),
+    /// Not at all, but the call at this point, counted as for [`Point::Number`], fails before or after it took effect.
+    Error(usize),
 }
 
 /// One life of a router.
@@ -70,14 +72,15 @@ impl Life {
         }
     }
 
-    async fn point(&self, when: &str, what: &str) {
+    /// Passes a point; whether the call is to fail there.
+    async fn point(&self, when: &str, what: &str) -> bool {
         let n = self.passed.fetch_add(1, Ordering::SeqCst);
         let name = format!("{when} {what}");
         let here = {
             let mut names = self.names.lock().unwrap();
             names.push(name.clone());
             match self.point {
-                Point::Never => false,
+                Point::Never | Point::Error(_) => false,
                 Point::Number(at) => at == n,
                 Point::Named(at, nth) => name == at && names.iter().filter(|n| **n == name).count() == nth,
             }
@@ -91,14 +94,20 @@ impl Life {
             self.died.notify_one();
             std::future::pending::<()>().await;
         }
+        self.point == Point::Error(n)
     }
 }
 
 macro_rules! alive {
     ($self:ident, $name:literal, $call:expr) => {{
-        $self.life.point("before", $name).await;
+        if $self.life.point("before", $name).await {
+            return Err(Self::lost());
+        }
         let result = $call.await;
-        $self.life.point("after", $name).await;
+        if $self.life.point("after", $name).await {
+            result?;
+            return Err(Self::lost());
+        }
         result
     }};
 }
@@ -108,6 +117,12 @@ macro_rules! alive {
 pub struct MortalState {
     pub inner: Arc<dyn StateStore>,
     pub life: Arc<Life>,
+}
+
+impl MortalState {
+    fn lost() -> StateError {
+        StateError { message: "the store does not answer".to_owned(), transient: true, source: None }
+    }
 }
 
 type Stored<T> = Result<T, StateError>;
@@ -219,6 +234,12 @@ impl fmt::Display for MortalCrm {
     }
 }
 
+impl MortalCrm {
+    fn lost() -> email_router_crm::Error {
+        email_router_crm::Error::new(email_router_crm::ErrorKind::Unreachable, "the CRM does not answer")
+    }
+}
+
 type Answer<T> = email_router_crm::Result<T>;
 
 #[async_trait]
@@ -280,6 +301,12 @@ impl fmt::Display for MortalTransport {
     }
 }
 
+impl MortalTransport {
+    fn lost() -> email_router_transport::Error {
+        email_router_transport::Error::new(email_router_transport::ErrorKind::ConnectionLost, "lost")
+    }
+}
+
 type Mailed<T> = email_router_transport::Result<T>;
 
 #[async_trait]
@@ -305,6 +332,12 @@ impl Transport for MortalTransport {
 struct MortalInbox {
     inner: Box<dyn Inbox>,
     life: Arc<Life>,
+}
+
+impl MortalInbox {
+    fn lost() -> email_router_transport::Error {
+        MortalTransport::lost()
+    }
 }
 
 #[async_trait]

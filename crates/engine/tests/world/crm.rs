@@ -17,8 +17,8 @@ use email_router_crm::{
     Priority, RecipientReport, Resolution, Result, SendOutcome, SmartHashes,
 };
 use email_router_model::{
-    ActivityId, Clock, EmailAddress, MailboxKind, ManualClock, MessageId, OrganizationId, RecordRef,
-    Timestamp,
+    ActivityId, Clock, EmailAddress, Entropy as _, MailboxKind, ManualClock, MessageId, OrganizationId,
+    RecordRef, SeededEntropy, Timestamp,
 };
 use uuid::Uuid;
 
@@ -75,6 +75,8 @@ struct Data {
     /// By name of the call: whether it takes effect before it fails, and how it fails.
     failures: HashMap<&'static str, VecDeque<(bool, MakeError)>>,
     calls: HashMap<&'static str, usize>,
+    /// Delivering a message with this subject panics.
+    poison: Option<String>,
 }
 
 /// The CRM.
@@ -84,6 +86,8 @@ pub struct MemoryCrm {
     advance: Option<Arc<ManualClock>>,
     /// How long a delivery takes, and how many were under way at the same time.
     pace: Mutex<Pace>,
+    /// How long everything else takes that is asked about an incoming message, and a delivery on top: at random.
+    moods: Mutex<Option<SeededEntropy>>,
 }
 
 #[derive(Debug, Default)]
@@ -110,7 +114,13 @@ fn not_found(what: impl fmt::Display) -> Error {
 
 impl MemoryCrm {
     pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(Self { data: Mutex::default(), clock, advance: None, pace: Mutex::default() })
+        Arc::new(Self {
+            data: Mutex::default(),
+            clock,
+            advance: None,
+            pace: Mutex::default(),
+            moods: Mutex::default(),
+        })
     }
 
     fn data(&self) -> MutexGuard<'_, Data> {
@@ -247,6 +257,19 @@ impl MemoryCrm {
         data.rows.iter_mut().find(|r| r.mailbox.record == *record).unwrap().mailbox.incoming = method;
     }
 
+    /// A person says what an e-mail is about.
+    pub fn set_regarding(&self, id: ActivityId, record: &RecordRef) {
+        let mut data = self.data();
+        data.emails.iter_mut().find(|e| e.id == id).unwrap().regarding = Some(record.clone());
+    }
+
+    /// Records of people, with name and address.
+    pub fn people(&self) -> Vec<(RecordRef, String, Option<EmailAddress>)> {
+        let data = self.data();
+        let people = data.rows.iter().filter(|row| !row.is_mailbox).map(|row| &row.mailbox);
+        people.map(|m| (m.record.clone(), m.name.clone(), m.address.clone())).collect()
+    }
+
     /// A person deletes an e-mail.
     pub fn delete(&self, id: ActivityId) {
         let mut data = self.data();
@@ -272,6 +295,11 @@ impl MemoryCrm {
         self.data().failures.entry(call).or_default().extend(std::iter::repeat_n(entry, times));
     }
 
+    /// Delivering a message with this subject panics, as a fault of the program would.
+    pub fn panic_at(&self, subject: &str) {
+        self.data().poison = Some(subject.to_owned());
+    }
+
     /// No further call of this name fails.
     pub fn recover(&self, call: &'static str) {
         self.data().failures.remove(call);
@@ -280,6 +308,18 @@ impl MemoryCrm {
     /// From now on a delivery takes so long.
     pub fn deliveries_take(&self, takes: Duration) {
         *self.pace.lock().unwrap() = Pace { takes, ..Pace::default() };
+    }
+
+    /// From now on every answer takes up to 20 ms.
+    pub fn answers_take_random_times(&self, seed: u64) {
+        *self.moods.lock().unwrap() = Some(SeededEntropy::new(seed));
+    }
+
+    async fn mood(&self) {
+        let drawn = self.moods.lock().unwrap().as_ref().map(|mood| mood.next_u64() % 20);
+        if let Some(millis) = drawn {
+            tokio::time::sleep(Duration::from_millis(1 + millis)).await;
+        }
     }
 
     /// How many deliveries were under way at the same time since then.
@@ -394,6 +434,7 @@ impl CrmClient for MemoryCrm {
         })
     }
     async fn resolve(&self, addresses: &[EmailAddress]) -> Result<Vec<Vec<Resolution>>> {
+        self.mood().await;
         self.call("resolve", |data, _| {
             let of = |address: &EmailAddress| {
                 let rows = data.rows.iter().filter(|r| {
@@ -415,6 +456,7 @@ impl CrmClient for MemoryCrm {
         })
     }
     async fn find_emails(&self, lookup: &EmailLookup, limit: usize) -> Result<Vec<EmailSummary>> {
+        self.mood().await;
         self.call("find_emails", |data, _| {
             let mut found: Vec<EmailSummary> = data
                 .emails
@@ -442,6 +484,7 @@ impl CrmClient for MemoryCrm {
         })
     }
     async fn exists(&self, id: &ActivityId) -> Result<bool> {
+        self.mood().await;
         self.call(
             "exists",
             |data, _| Ok(data.deleted.contains(id) || data.emails.iter().any(|e| e.id == *id)),
@@ -456,10 +499,13 @@ impl CrmClient for MemoryCrm {
         };
         // a delivery is never done at once, so that whoever works beside it has his turn
         tokio::task::yield_now().await;
+        self.mood().await;
         if !takes.is_zero() {
             tokio::time::sleep(takes).await;
         }
         self.pace.lock().unwrap().under_way -= 1;
+        let poison = self.data().poison.as_ref() == Some(&email.subject);
+        assert!(!poison, "a planned panic");
         self.call("deliver_incoming", |data, now| {
             let queue_there =
                 |q: &Uuid| data.rows.iter().any(|r| r.mailbox.record == RecordRef::new("queue", *q));
@@ -614,6 +660,7 @@ impl CrmClient for MemoryCrm {
         })
     }
     async fn record_delivery(&self, report: &DeliveryReport) -> Result<bool> {
+        self.mood().await;
         self.call("record_delivery", |data, _| {
             let mail = data.mail(&report.activity_id)?;
             if !mail.reports.insert(report.report.clone()) {
@@ -666,7 +713,13 @@ impl Fresh {
     pub fn new() -> Self {
         let clock = Arc::new(ManualClock::new("2026-03-01T08:00:00Z".parse().unwrap()));
         let advance = Some(Arc::clone(&clock));
-        Self(Arc::new(MemoryCrm { data: Mutex::default(), clock, advance, pace: Mutex::default() }))
+        Self(Arc::new(MemoryCrm {
+            data: Mutex::default(),
+            clock,
+            advance,
+            pace: Mutex::default(),
+            moods: Mutex::default(),
+        }))
     }
 }
 

@@ -329,6 +329,8 @@ pub struct Watch {
     pub fetch_takes: Mutex<HashMap<MailboxId, Duration>>,
     /// Listing each message takes this long.
     pub listing_takes: Mutex<Duration>,
+    /// Each message is listed with this size.
+    pub listed_size: Mutex<Option<u64>>,
     /// Fetching this message panics, as a fault of the program would.
     pub panic_at: Mutex<Option<RemoteId>>,
 }
@@ -425,7 +427,11 @@ impl Inbox for WatchedInbox {
     async fn next(&mut self) -> Mailed<Option<Stub>> {
         let takes = *self.watch.listing_takes.lock().unwrap();
         tokio::time::sleep(takes).await;
-        self.inner.next().await
+        let mut stub = self.inner.next().await?;
+        if let (Some(stub), Some(size)) = (&mut stub, *self.watch.listed_size.lock().unwrap()) {
+            stub.size = Some(size);
+        }
+        Ok(stub)
     }
     async fn prefetch(&mut self, wanted: &[(RemoteId, Part)]) -> Mailed<()> {
         self.inner.prefetch(wanted).await
