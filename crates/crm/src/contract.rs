@@ -112,6 +112,8 @@ pub struct CrmMailbox {
     pub filter: FilteringMethod,
     /// Owner of a queue; a user owns itself.
     pub owner: Option<RecordRef>,
+    /// Default queue of a user (`systemuser.queueid`), where the CRM tells.
+    pub default_queue: Option<RecordRef>,
     /// Disabled users and inactive queues.
     pub disabled: bool,
 }

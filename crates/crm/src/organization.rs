@@ -116,6 +116,10 @@ pub struct OrganizationSettings {
     /// Addresses of inactive records count too.
     #[serde(rename = "ResolveForInactiveEntities")]
     pub resolve_for_inactive_entities: bool,
+    /// A queue item in the default queue of the user who owns the e-mail. In Dataverse this belongs to the table `email`, and the platform
+    /// makes the item by itself.
+    #[serde(rename = "AutoRouteToOwnerQueue")]
+    pub auto_route_to_owner_queue: bool,
     /// A queue item for each queue among the recipients.
     #[serde(rename = "CreateQueueItemsForAcceptingQueueRecipients")]
     pub create_queue_items_for_accepting_queue_recipients: bool,
@@ -278,6 +282,7 @@ impl Default for OrganizationSettings {
             force_filtering_method_for_user_mailboxes: -1,
             unresolve_sender_in_case_of_multiple_match: false,
             resolve_for_inactive_entities: false,
+            auto_route_to_owner_queue: false,
             create_queue_items_for_accepting_queue_recipients: true,
             create_queue_item_for_synchronizing_mailbox: true,
             create_additional_queue_items_for_already_tracked_email: false,

@@ -162,6 +162,34 @@ async fn mistakes_in_records_are_named() {
 }
 
 #[tokio::test]
+async fn a_user_has_a_default_queue_as_long_as_it_is_there() {
+    let f = fresh();
+    f.people().await;
+    let queue = fields([("name", "Support"), ("emailaddress", "support@fabrikam.example")]);
+    let queue = f.admin.add("queue", &queue).await.unwrap();
+    let default = async || {
+        let all = f.crm.mailboxes().await.unwrap();
+        all.into_iter().find(|m| m.record.table == "systemuser").unwrap().default_queue
+    };
+    let set = async |value: &str| {
+        f.admin.update("systemuser", "ann@fabrikam.example", &fields([("queueid", value)])).await
+    };
+    assert_eq!(default().await, None);
+    let (kind, message, _) = told(set("ann@fabrikam.example").await);
+    let expected = "column queueid: no queue has the id or address \"ann@fabrikam.example\"";
+    assert_eq!((kind, message.as_str()), (ErrorKind::Invalid, expected));
+    for value in [queue.id.to_string().as_str(), "Support@fabrikam.example"] {
+        set(value).await.unwrap();
+        assert_eq!(default().await, Some(queue.reference()), "{value}");
+        set("").await.unwrap();
+        assert_eq!(default().await, None);
+    }
+    set("support@fabrikam.example").await.unwrap();
+    f.admin.delete("queue", "support@fabrikam.example").await.unwrap();
+    assert_eq!(default().await, None);
+}
+
+#[tokio::test]
 async fn an_administrator_names_a_table() {
     let f = fresh();
     assert_eq!(f.admin.create_table("cr1a_vendor").await.unwrap().name_column, "cr1a_name");

@@ -47,6 +47,7 @@ fn queue(n: u128, address: &str) -> CrmMailbox {
         approval: Approval::Approved,
         filter: FilteringMethod::All,
         owner: None,
+        default_queue: None,
         disabled: false,
     }
 }

@@ -31,20 +31,20 @@ pub(super) fn mailboxes(conn: &Connection) -> DbResult<Vec<CrmMailbox>> {
         (
             "SELECT u.systemuserid, 'systemuser', u.fullname, u.internalemailaddress, u.incomingemaildeliverymethod,
                     u.outgoingemaildeliverymethod, u.emailrouteraccessapproval, coalesce(s.incomingemailfilteringmethod, 1),
-                    u.systemuserid, 'systemuser', u.isdisabled
+                    u.systemuserid, 'systemuser', u.isdisabled, u.queueid
              FROM systemuser u LEFT JOIN usersettings s ON s.systemuserid = u.systemuserid ORDER BY u.fullname, u.systemuserid",
             MailboxKind::User,
         ),
         (
             "SELECT queueid, 'queue', name, emailaddress, incomingemaildeliverymethod, outgoingemaildeliverymethod,
-                    emailrouteraccessapproval, incomingemailfilteringmethod, ownerid, owneridtype, statecode <> 0
+                    emailrouteraccessapproval, incomingemailfilteringmethod, ownerid, owneridtype, statecode <> 0, NULL
              FROM queue ORDER BY name, queueid",
             MailboxKind::Queue,
         ),
         (
             // a forward mailbox sends nothing and filters nothing: each message inside meets the filter of its own recipients
             "SELECT mailboxid, 'mailbox', name, emailaddress, incomingemaildeliverymethod, 0, emailrouteraccessapproval, 0,
-                    NULL, NULL, statecode <> 0
+                    NULL, NULL, statecode <> 0, NULL
              FROM mailbox ORDER BY name, mailboxid",
             MailboxKind::Forward,
         ),
@@ -61,6 +61,7 @@ pub(super) fn mailboxes(conn: &Connection) -> DbResult<Vec<CrmMailbox>> {
                 approval: Approval::from_code(r.get(6)?).unwrap_or_default(),
                 filter: FilteringMethod::from_code(r.get(7)?).unwrap_or_default(),
                 owner: reference(r, 8)?,
+                default_queue: r.get::<_, Option<Id>>(11)?.map(|id| RecordRef::new("queue", id.0)),
                 disabled: r.get(10)?,
             })
         })?;

@@ -21,8 +21,13 @@ pub(super) const APPLICATION_ID: i32 = 0x656d_7274;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The steps from an empty file to the newest version; step `n` makes version `n + 1`. A step that was released never changes.
-pub(super) const STEPS: &[&str] =
-    &[RECORDS_AND_EMAILS, DELETED_EMAILS, TOKENS_OF_IMPORTED_EMAILS, CORRELATION_REPORTS_AND_UNRESOLVED];
+pub(super) const STEPS: &[&str] = &[
+    RECORDS_AND_EMAILS,
+    DELETED_EMAILS,
+    TOKENS_OF_IMPORTED_EMAILS,
+    CORRELATION_REPORTS_AND_UNRESOLVED,
+    DEFAULT_QUEUES,
+];
 
 const RECORDS_AND_EMAILS: &str = "
 -- settings under their Dataverse names, values as JSON; a missing one has its documented default
@@ -175,6 +180,10 @@ CREATE TABLE emaildeliveryreport (
 
 -- parties whose address no record had
 CREATE INDEX activityparty_unresolved ON activityparty (addressused COLLATE NOCASE) WHERE partyid IS NULL;
+";
+
+const DEFAULT_QUEUES: &str = "
+ALTER TABLE systemuser ADD COLUMN queueid TEXT REFERENCES queue ON DELETE SET NULL;
 ";
 
 /// Opens the file for writing, creates it when it is not there, brings it to the newest version.

@@ -570,7 +570,7 @@ impl Draft<'_> {
         }
         let owner =
             owner::owner(self.view, &recipients.mailboxes, correlation.counting(), sender, &mut trace);
-        let queues = queues::queues(self.view, recipients, &mut trace);
+        let queues = queues::queues(self.view, recipients, owner.as_ref(), &mut trace);
         let mut decision = self.end(Verdict::Deliver, reason, because, trace);
         let (parties, noted): (Vec<_>, Vec<_>) = parties.into_iter().unzip();
         decision.record.parties = noted;

@@ -6,10 +6,11 @@ use email_router_model::{MailboxKind, RecordRef};
 use super::recipients::Recipients;
 use super::{OrganizationView, Trace};
 
-/// The queues among the recipients, and the queue whose mailbox was read, each as its switch says.
+/// The queues among the recipients, the queue whose mailbox was read, and the default queue of the owner, each as its switch says.
 pub(super) fn queues(
     view: &OrganizationView,
     recipients: &Recipients<'_>,
+    owner: Option<&RecordRef>,
     trace: &mut Trace,
 ) -> Vec<RecordRef> {
     let settings = view.settings();
@@ -23,6 +24,12 @@ pub(super) fn queues(
         && !queues.contains(&read.record)
     {
         queues.push(read.record.clone());
+    }
+    if settings.auto_route_to_owner_queue
+        && let Some(queue) = owner.and_then(|o| view.mailbox(o)).and_then(|user| user.default_queue.as_ref())
+        && !queues.contains(queue)
+    {
+        queues.push(queue.clone());
     }
     if !queues.is_empty() {
         let names: Vec<String> = queues.iter().map(|q| name(view, q)).collect();

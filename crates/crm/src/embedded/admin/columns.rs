@@ -54,8 +54,10 @@ pub enum ColumnKind {
     Flag,
     /// One of these numbers or words.
     Choice(&'static [(i64, &'static str)]),
-    /// A user, by id or address.
+    /// A user, by id or address; the owner.
     User,
+    /// A queue, by id or address.
+    Queue,
     /// A whole number from 0.
     Number,
 }
@@ -125,7 +127,7 @@ fn info(name: &str, name_column: &str, custom: bool, columns: Vec<ColumnInfo>) -
 }
 
 fn known(name: &str) -> Option<TableInfo> {
-    use ColumnKind::{Address, Choice, Flag, Number, Text, User};
+    use ColumnKind::{Address, Choice, Flag, Number, Queue, Text, User};
     let (name_column, columns) = match name {
         "systemuser" => (
             "fullname",
@@ -135,6 +137,7 @@ fn known(name: &str) -> Option<TableInfo> {
                 column("personalemailaddress", Address, "a second address"),
                 column("mobilealertemail", Address, "a third address"),
                 column("domainname", Text(1024), "log-in name"),
+                column("queueid", Queue, "the default queue, for AutoRouteToOwnerQueue"),
                 column("isdisabled", Flag, "a disabled user sends, receives and resolves to nothing"),
                 column("incomingemaildeliverymethod", Choice(IN), "how mail comes in"),
                 column("outgoingemaildeliverymethod", Choice(OUT), "how mail goes out"),
@@ -212,7 +215,9 @@ impl ColumnInfo {
         if text.is_empty() {
             return match self.kind {
                 _ if self.required => Err(wrong("may not be empty".to_owned()).into()),
-                ColumnKind::Text(_) | ColumnKind::Address | ColumnKind::User => Ok(Some(Value::Null)),
+                ColumnKind::Text(_) | ColumnKind::Address | ColumnKind::User | ColumnKind::Queue => {
+                    Ok(Some(Value::Null))
+                }
                 ColumnKind::Flag | ColumnKind::Choice(_) | ColumnKind::Number => Ok(None),
             };
         }
@@ -250,8 +255,8 @@ impl ColumnInfo {
                 Ok(n) if (0..=2_147_483_647).contains(&n) => Value::Integer(n),
                 _ => return Err(wrong(format!("{text:?} is not a whole number from 0 to 2147483647")).into()),
             },
-            ColumnKind::User => Value::Text(
-                user(conn, text)
+            ColumnKind::User | ColumnKind::Queue => Value::Text(
+                record(conn, if self.kind == ColumnKind::User { "systemuser" } else { "queue" }, text)
                     .map_err(|e| match e {
                         DbError::Crm(e) => DbError::Crm(wrong(e.to_string())),
                         e => e,
@@ -264,22 +269,25 @@ impl ColumnInfo {
     }
 }
 
-/// A user by id or by one of its addresses.
-fn user(conn: &Connection, text: &str) -> DbResult<Id> {
-    let lost = || Error::new(ErrorKind::NotFound, format!("no user has the id or address {text:?}"));
+/// A user or queue by id or by one of its addresses.
+fn record(conn: &Connection, table: &str, text: &str) -> DbResult<Id> {
+    let what = if table == "systemuser" { "user" } else { table };
+    let lost = || Error::new(ErrorKind::NotFound, format!("no {what} has the id or address {text:?}"));
     let id = match uuid::Uuid::try_parse(text) {
         Ok(id) => id,
         Err(_) => {
             let address = EmailAddress::parse(text).map_err(|_| lost())?;
             let found = lookup::resolve(conn, &address)?;
-            let mut users = found.iter().filter(|r| r.record.table == "systemuser");
-            match (users.next(), users.next()) {
+            let mut found = found.iter().filter(|r| r.record.table == table);
+            match (found.next(), found.next()) {
                 (Some(one), None) => one.record.id,
                 (None, _) => return Err(lost().into()),
                 (Some(_), Some(_)) => {
                     return Err(Error::new(
                         ErrorKind::Invalid,
-                        format!("several users have the address {address}; give the id"),
+                        format!(
+                            "several records of the table {table} have the address {address}; give the id"
+                        ),
                     )
                     .into());
                 }
@@ -287,7 +295,7 @@ fn user(conn: &Connection, text: &str) -> DbResult<Id> {
         }
     };
     let there: bool = conn
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM systemuser WHERE systemuserid = ?1)")?
+        .prepare_cached(&format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE {table}id = ?1)"))?
         .query_row([Id(id)], |r| r.get(0))?;
     if there { Ok(Id(id)) } else { Err(lost().into()) }
 }
