@@ -4,11 +4,13 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use email_router_crm::{Attachment, OrganizationSettings};
-use email_router_model::{Headers, RawMessage};
+use email_router_model::RawMessage;
 
 use super::mime::{self, Part, Structure};
 use super::roles::{Role, Versions, roles};
-use super::{calendar, charset, decode, fields, file_name, html, leading_blank, protection, winmail};
+use super::{
+    Message, calendar, charset, decode, fields, file_name, html, leading_blank, protection, winmail,
+};
 use crate::ParseCaps;
 
 /// At most this many lines about what was left out; one more says how many there were.
@@ -405,11 +407,8 @@ impl Gathered {
             // in base64 against the rules (RFC 2046 5.2.1) its header section has to be decoded; its subject stands near its beginning
             let beginning = part.body.start..part.body.end.min(part.body.start + 64 * 1024);
             let (beginning, _) = decode::decode(bytes.slice(beginning), part.encoding);
-            let subject = Headers::new(&beginning)
-                .iter()
-                .find(|f| f.is("Subject"))
-                .and_then(|f| fields::unstructured(&fields::utf8_or_1252(f.raw_value).0));
-            return file_name::of_message(subject.as_deref());
+            let subject = Message::from_headers(&beginning, &self.caps).subject;
+            return file_name::of_message(Some(&subject));
         }
         format!("part-{}.{extension}", index + 1)
     }
