@@ -20,6 +20,7 @@ mod roles;
 mod winmail;
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use bytes::Bytes;
 use email_router_crm::Priority;
@@ -110,9 +111,7 @@ impl Message {
     /// unknown until the whole message is there.
     #[must_use]
     pub fn from_headers(bytes: &[u8], caps: &ParseCaps) -> Self {
-        let skip = leading_blank(bytes);
-        let end = skip + header::section_end(&bytes[skip..]);
-        Self::read(Bytes::copy_from_slice(&bytes[skip..end]), caps)
+        Self::read(Bytes::copy_from_slice(&bytes[section(bytes)]), caps)
     }
 
     /// Reads the header section of a whole message; the bytes are shared, not copied. The content digest is computed only
@@ -120,9 +119,9 @@ impl Message {
     #[must_use]
     pub fn parse(raw: &RawMessage, caps: &ParseCaps) -> Self {
         let bytes = raw.bytes();
-        let skip = leading_blank(bytes);
-        let end = skip + header::section_end(&bytes[skip..]);
-        let mut message = Self::read(bytes.slice(skip..end), caps);
+        let section = section(bytes);
+        let skip = section.start;
+        let mut message = Self::read(bytes.slice(section), caps);
         message.whole = true;
         message.received = raw.received.or(message.received);
         message.conversation_id.clone_from(&raw.conversation_id);
@@ -222,9 +221,7 @@ impl Message {
                 header.len(),
                 caps.max_header_bytes
             ));
-            // cut behind a whole line, so that no field is read in half
-            let cut = header[..caps.max_header_bytes].iter().rposition(|&b| b == b'\n').map_or(0, |n| n + 1);
-            header.truncate(cut);
+            header.truncate(within_caps(&header, caps));
         }
         let fields = Headers::new(&header);
         let mut raw = RawFields::default();
@@ -305,6 +302,20 @@ pub fn fuzz_parse(bytes: &[u8]) -> usize {
     let headers_alone = Message::from_headers(bytes, &caps);
     debug_assert_eq!(headers_alone.subject, message.subject);
     message.content(&raw, &caps, &email_router_crm::OrganizationSettings::default()).attachments.len()
+}
+
+/// Where the header section of a message stands.
+pub(crate) fn section(message: &[u8]) -> Range<usize> {
+    let start = leading_blank(message);
+    start..start + header::section_end(&message[start..])
+}
+
+/// How much of a header section is read. It is cut behind a whole line, so that no field is read in half.
+pub(crate) fn within_caps(section: &[u8], caps: &ParseCaps) -> usize {
+    if section.len() <= caps.max_header_bytes {
+        return section.len();
+    }
+    section[..caps.max_header_bytes].iter().rposition(|&b| b == b'\n').map_or(0, |n| n + 1)
 }
 
 /// Line ends and a byte order mark before the first field: some programs write them.
