@@ -290,7 +290,7 @@ impl Gathered {
             _ if protection::is_smime(part) => return self.smime(bytes, index, part, within),
             _ if winmail::is_winmail(part) => return self.winmail(bytes, index, part),
             "text/calendar" if self.calendar.is_none() && part.body.len() <= 1024 * 1024 => {
-                let (decoded, _) = decode::decode(bytes.slice(part.body.clone()), part.encoding);
+                let (decoded, _) = decode::body(bytes, part);
                 self.calendar = Some(charset::decode(&decoded, part.charset.as_deref()).0);
             }
             _ => {}
@@ -347,7 +347,7 @@ impl Gathered {
         let smallest = decode::smallest_size(body, part.encoding, self.settings.max_upload_file_size);
         let mut problem = None;
         let content = || {
-            let (content, what) = decode::decode(bytes.slice(part.body.clone()), part.encoding);
+            let (content, what) = decode::body(bytes, part);
             problem = what;
             content
         };
@@ -415,7 +415,7 @@ impl Gathered {
 
     /// The body with its transfer encoding undone; not copied when there is none.
     fn decoded(&mut self, bytes: &Bytes, index: usize, part: &Part) -> Bytes {
-        let (decoded, problem) = decode::decode(bytes.slice(part.body.clone()), part.encoding);
+        let (decoded, problem) = decode::body(bytes, part);
         if let Some(problem) = problem {
             self.note(format!("part {}: {problem}", index + 1));
         }
