@@ -13,7 +13,7 @@ use email_router_crm::{
 use email_router_engine::decide::{Decider, MailboxContext, OrganizationView};
 use email_router_engine::message::Message;
 use email_router_engine::ports::{CrmIndex, DecisionNote, DecisionQuery};
-use email_router_engine::{DecisionRecord, Verdict};
+use email_router_engine::{DecisionRecord, KeptHeader, Verdict};
 use email_router_model::{
     ActivityId, Classified as _, EmailAddress, MessageId, OrganizationId, RecordRef, Scope, Timestamp,
 };
@@ -65,10 +65,13 @@ pub struct ReplayOutcome {
     pub delivered: (u64, u64),
     /// Messages that could not be decided anew: their header section was not kept, their mailbox is gone, they cannot be read.
     pub passed_over: u64,
+    /// Of these, with a header section that is too long to be kept. They can be given to a replay themselves ([`ReplaySource::Path`]).
+    pub too_long: u64,
 }
 
 impl Service {
-    /// What was decided about the message with this Message-ID, or about the activity with this id, newest first.
+    /// What was decided about the message with this Message-ID, or about the activity with this id, newest first. [`DecisionNote::kept`] says
+    /// whether [`Self::replay`] can decide about it again.
     ///
     /// # Errors
     /// [`Error::Request`] for a text that is neither; the state store's.
@@ -89,7 +92,9 @@ impl Service {
     /// nothing.
     ///
     /// The CRM is looked at as it was when a message came: the e-mail that it became, and all that came after it, do not count. Records
-    /// and addresses are those of today. Both decisions are made from the header section.
+    /// and addresses are those of today. Both decisions are made from the header section. Of one that was longer than 32 KiB the state has
+    /// the fields that decisions read, which decide the same; where those alone are longer, the message is passed over
+    /// ([`ReplayOutcome::too_long`]) rather than decided from a part of them.
     ///
     /// # Errors
     /// [`Error::Request`] for a change that cannot be made or an unknown mailbox; what the CRM or the source says.
@@ -111,6 +116,7 @@ impl Service {
                     let (Some(header), Ok(named)) = (&note.header, self.mailbox(note.mailbox.as_str()))
                     else {
                         replay.outcome.passed_over += 1;
+                        replay.outcome.too_long += u64::from(matches!(note.kept, KeptHeader::TooLong { .. }));
                         continue;
                     };
                     let message = Message::from_headers(header, &named.settings.caps);

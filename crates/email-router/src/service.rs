@@ -1,33 +1,34 @@
 //! The router as a service: a configuration file in, mail moving, until it is told to stop.
 
+mod files;
+mod watching;
+
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
-use email_router_config::{
-    Deployment, DeploymentTarget, Finding, LoadError, LoadOutcome, Published, Reload, Reloader, SecretStore,
-    Settings, key_file_of,
-};
+use email_router_config::{Deployment, Finding, Reloader, SecretStore, Settings};
 use email_router_crm::{CrmClient, CrmMailbox, embedded::EmbeddedCrm};
 use email_router_engine::decide::{Decider, MailboxContext, OrganizationView};
-use email_router_engine::ports::{
-    CrmIndex, Event, NoObserver, Observer, ProviderDirection, ProviderEvent, ProviderStatus,
-};
+use email_router_engine::ports::{CrmIndex, NoObserver, Observer, ProviderStatus};
 use email_router_engine::router::{Plan, Router, RouterParts, RunReport};
-use email_router_engine::state_memory::MemoryState;
 use email_router_engine::{DecisionRecord, IncomingSettings, ReferenceSigner, StateStore};
 use email_router_model::{
-    Clock, Direction, EmailAddress, Entropy, Headers, Mailbox, MailboxId, RawMessage, RecordRef, Secret,
-    SystemClock, SystemEntropy, Timestamp,
+    Clock, Direction, EmailAddress, Entropy, Headers, Mailbox, MailboxId, RawMessage, RecordRef, SystemClock,
+    SystemEntropy, Timestamp,
 };
-use email_router_state::SqliteState;
 use tokio::sync::{Mutex, RwLock, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use crate::assemble::{Assembled, Thresholds, Unserved, assemble, thresholds};
 use crate::{Error, Result};
+
+pub(crate) use files::crm_file;
+pub use files::{publish, rotate_secrets, settings};
+
+use files::{load_error, open_state, reference_key};
+use watching::secrets_stamp;
 
 /// How old the view of the CRM may be by which a single message is judged.
 const VIEW_AGE: Duration = Duration::from_secs(5);
@@ -84,9 +85,6 @@ pub struct Service {
     lock_file: PathBuf,
     organizations: Vec<Organization>,
 }
-
-/// How long the ledger keeps what became of a sent e-mail, for reports: 90 days after the attempt. What is open stays for ever.
-const LEDGER_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// One deployment of the configuration.
 #[derive(Debug)]
@@ -470,260 +468,6 @@ impl Service {
             Err(TryLockError::Error(source)) => Err(io(source)),
         }
     }
-
-    /// Drops the statuses of what no organization serves any more. (Each router sees to its own while it runs.)
-    async fn forget_statuses(&self) -> Result<()> {
-        let mut served = Vec::new();
-        for Plan { incoming, outgoing, .. } in self.organizations.iter().map(Organization::plan) {
-            served.extend(incoming.iter().map(|r| (r.mailbox.id.clone(), ProviderDirection::Incoming)));
-            served.extend(outgoing.iter().map(|r| (r.mailbox.id.clone(), ProviderDirection::Outgoing)));
-        }
-        Ok(self.state.retain_statuses(&served).await.map(drop)?)
-    }
-
-    /// Forgets what the state has kept long enough, so that its file does not grow for ever.
-    async fn prune(&self) {
-        let before = self.now().checked_sub(LEDGER_KEPT).unwrap_or(email_router_model::Timestamp::MIN);
-        match self.state.prune(before).await {
-            Ok(0) => {}
-            Ok(entries) => tracing::info!(entries, "old entries of the send ledger were removed"),
-            Err(error) => {
-                tracing::warn!(%error, "old entries of the send ledger could not be removed; it is tried again")
-            }
-        }
-        let settings = self.settings().await;
-        let router = &settings.router;
-        let before = self.now().checked_sub(router.decision_retention).unwrap_or(Timestamp::MIN);
-        match self.state.prune_decisions(before, router.decisions_kept.into()).await {
-            Ok(0) => {}
-            Ok(decisions) => tracing::info!(decisions, "old decisions were removed"),
-            Err(error) => tracing::warn!(%error, "old decisions could not be removed; it is tried again"),
-        }
-    }
-
-    /// Watches file and CRM and hands new plans to the routers; never ends.
-    async fn watch(&self, plans: &[watch::Sender<Arc<Plan>>]) {
-        // only one `run` at a time watches the file
-        let mut reloader = self.reloader.lock().await;
-        let (mut looked, mut updated) = (Instant::now(), Instant::now());
-        // organizations that do not have their plan yet: the CRM could not be asked, and is asked again
-        let mut waiting = vec![false; plans.len()];
-        let mut taking_over = false;
-        loop {
-            let mut settings = self.settings().await;
-            let shortest = Duration::from_millis(100);
-            let next_look = looked + settings.system.config_refresh_period.max(shortest);
-            let next_update = updated + settings.system.config_update_period.max(shortest);
-            tokio::time::sleep_until(next_look.min(next_update)).await;
-            let now = Instant::now();
-            let mut due = now >= next_update;
-            if now >= next_look {
-                looked = now;
-                let next = self.look(&mut reloader, &settings).await;
-                self.options.observer.event(&Event::ConfigurationRefresh { changed: next.is_some() });
-                taking_over |= next.is_some();
-                due |= next.is_some();
-                settings = next.unwrap_or(settings);
-                due |= self.passwords_changed(&settings).await;
-            }
-            if due {
-                self.prune().await;
-                updated = now;
-                waiting.fill(true);
-            }
-            for ((organization, plan), waiting) in self.organizations.iter().zip(plans).zip(&mut waiting) {
-                if *waiting {
-                    *waiting = !self.replan(&settings, organization, plan).await;
-                }
-            }
-            if taking_over && !waiting.contains(&true) {
-                taking_over = false;
-                tracing::info!(file = %self.path.display(), "the new configuration is in use");
-            }
-        }
-    }
-
-    /// The new settings, where the file has some that can be used.
-    async fn look(&self, reloader: &mut Reloader, settings: &Settings) -> Option<Arc<Settings>> {
-        match reloader.poll() {
-            Reload::Unchanged => None,
-            Reload::Changed(outcome) => {
-                let LoadOutcome { settings: new, findings, .. } = *outcome;
-                for finding in &findings {
-                    tracing::warn!(%finding, "configuration");
-                }
-                if needs_restart(settings, &new) {
-                    tracing::warn!(
-                        "deployments, StateFile, LogFile, ReferenceKeyFile or StatusListener changed: restart the router to take that over; the rest is taken over now"
-                    );
-                }
-                warn_of_turned_profiles(settings, &new);
-                let new = Some(Arc::new(new)).filter(|new| **new != *settings)?;
-                *self.settings.write().await = Arc::clone(&new);
-                Some(new)
-            }
-            Reload::Refused(error) => {
-                tracing::error!(%error, "the new configuration is not used; the settings in use stay");
-                None
-            }
-        }
-    }
-
-    /// Whether a file changed since the passwords were read; they are to be read again then.
-    async fn passwords_changed(&self, settings: &Arc<Settings>) -> bool {
-        let mut seen = self.secrets.lock().await;
-        // an error means that the program is ending
-        let Ok(now) = secrets_stamp(settings).await else { return false };
-        let changed = std::mem::replace(&mut *seen, now) != now;
-        if changed {
-            tracing::info!("a file of the passwords or of their key changed; they are read again");
-        }
-        changed
-    }
-
-    /// Makes the plan of an organization anew; `false` when the CRM could not be asked.
-    async fn replan(
-        &self,
-        settings: &Settings,
-        organization: &Organization,
-        plan: &watch::Sender<Arc<Plan>>,
-    ) -> bool {
-        let Some(deployment) = settings.deployment(&organization.name) else { return true };
-        match organization.crm.mailboxes().await {
-            Ok(listed) => {
-                organization.router.renew_view().await;
-                let secrets = SecretStore::new(settings.router.secret_key_file.clone());
-                let assembled = assemble(settings, deployment, &listed, &secrets);
-                self.announce_unserved(&assembled.unserved);
-                organization.set_unserved(assembled.unserved);
-                plan.send_replace(Arc::new(assembled.plan));
-                true
-            }
-            Err(error) => {
-                tracing::warn!(%error, deployment = organization.name, "users and queues could not be read from the CRM, which is tried again soon; what was served stays served");
-                false
-            }
-        }
-    }
-
-    fn announce_unserved(&self, unserved: &[Unserved]) {
-        for Unserved { mailbox, direction, reason } in unserved {
-            tracing::warn!(%mailbox, reason, "not served");
-            let both = [ProviderDirection::Incoming, ProviderDirection::Outgoing];
-            let directions: &[ProviderDirection] = match direction {
-                Some(Direction::Incoming) => &both[..1],
-                Some(Direction::Outgoing) => &both[1..],
-                None => &both,
-            };
-            for direction in directions {
-                self.options.observer.event(&Event::Provider {
-                    mailbox,
-                    direction: *direction,
-                    what: ProviderEvent::LoadFailed,
-                });
-            }
-        }
-    }
-}
-
-/// The settings of a configuration file; warnings are left out.
-///
-/// # Errors
-/// [`Error::Configuration`] with all findings.
-pub fn settings(path: &Path) -> Result<Settings> {
-    load(path).map(|outcome| outcome.settings)
-}
-
-/// Checks a new configuration and puts it in the place of `path`, atomically; the findings that come back are warnings. `from` is where the bytes come from:
-/// findings name it, since that is the file to correct.
-///
-/// # Errors
-/// [`Error::Configuration`] when the new one has errors, else what kept it from being written; the file is as it was then.
-pub fn publish(path: &Path, new: &[u8], from: &Path) -> Result<Published> {
-    let renamed = |mut findings: Vec<Finding>| {
-        findings.iter_mut().filter(|f| f.path == path).for_each(|f| f.path = from.to_owned());
-        findings
-    };
-    match email_router_config::publish(path, new) {
-        Ok(published) => Ok(Published { findings: renamed(published.findings), ..published }),
-        Err(email_router_config::PublishError::Invalid(findings)) => {
-            let findings = renamed(findings);
-            let message = email_router_config::PublishError::Invalid(findings.clone()).to_string();
-            Err(Error::Configuration { message, findings })
-        }
-        Err(error) => Err(Error::Request(error.to_string())),
-    }
-}
-
-/// Exchanges the key of the encrypted passwords; returns how many were encrypted anew.
-///
-/// # Errors
-/// [`Error::Request`] with what is wrong; every password can still be decrypted then.
-pub fn rotate_secrets(path: &Path) -> Result<usize> {
-    let request = |e: &dyn std::error::Error| Error::Request(e.to_string());
-    let store = SecretStore::new(key_file_of(path).map_err(|e| request(&e))?);
-    let rotated = email_router_config::rotate(path, &store, &SystemEntropy).map_err(|e| request(&e))?;
-    Ok(rotated.secrets)
-}
-
-/// Loads the configuration; errors keep all findings.
-pub(crate) fn load(path: &Path) -> Result<LoadOutcome> {
-    Settings::load(path).map_err(load_error)
-}
-
-fn load_error(error: LoadError) -> Error {
-    match error {
-        LoadError::Unreadable(cause) => Error::Configuration {
-            message: format!("{cause}; say --config FILE, or see the README for a first configuration"),
-            findings: Vec::new(),
-        },
-        invalid => {
-            Error::Configuration { message: invalid.to_string(), findings: invalid.findings().to_vec() }
-        }
-    }
-}
-
-/// [`SecretStore::stamp`] of everything that these settings read.
-async fn secrets_stamp(settings: &Arc<Settings>) -> Result<u64> {
-    let settings = Arc::clone(settings);
-    blocking(move || SecretStore::new(settings.router.secret_key_file.clone()).stamp(settings.secrets()))
-        .await
-}
-
-fn open_state(file: &Path, look: bool) -> Result<Arc<dyn StateStore>> {
-    if !look {
-        return Ok(Arc::new(SqliteState::open(file)?));
-    }
-    Ok(match SqliteState::open_to_look(file)? {
-        Some(state) => Arc::new(state),
-        None => Arc::new(MemoryState::new()),
-    })
-}
-
-/// The key of references. Who only looks makes none, and is told where it may not be read: references are then ids like any other.
-async fn reference_key(file: PathBuf, options: &OpenOptions) -> Result<Secret> {
-    let (look, entropy) = (options.look, Arc::clone(&options.entropy));
-    blocking(move || match look {
-        false => email_router_config::reference_key(&file, &*entropy),
-        true => match email_router_config::reference_key::read(&file) {
-            Ok(Some(key)) => Ok(key),
-            Ok(None) => Ok(email_router_config::reference_key::fresh(&*entropy)),
-            Err(error) => {
-                tracing::warn!(%error, "references that this router has signed are not recognised here");
-                Ok(email_router_config::reference_key::fresh(&*entropy))
-            }
-        },
-    })
-    .await?
-    .map_err(|error| Error::Request(error.to_string()))
-}
-
-/// The CRM file of a deployment; `None` for a type that this version does not serve.
-pub(crate) fn crm_file(deployment: &Deployment) -> Option<&Path> {
-    match &deployment.target {
-        DeploymentTarget::Embedded { path } => Some(path),
-        _ => None,
-    }
 }
 
 /// What serves a deployment; `None` for a type that this version does not serve.
@@ -766,30 +510,6 @@ async fn organization(
         assembled,
         unserved,
     }))
-}
-
-/// What a change of the settings cannot bring about while running.
-fn needs_restart(old: &Settings, new: &Settings) -> bool {
-    let targets = |s: &Settings| {
-        s.deployments.iter().map(|d| (d.name.to_lowercase(), d.target.clone())).collect::<Vec<_>>()
-    };
-    targets(old) != targets(new)
-        || old.router.state_file != new.router.state_file
-        || old.system.log_file != new.system.log_file
-        || old.router.reference_key_file != new.router.reference_key_file
-        || old.router.status_listener != new.router.status_listener
-}
-
-/// "Direction cannot be changed after saving": publishing refuses it, a file changed by hand is taken as it is.
-fn warn_of_turned_profiles(old: &Settings, new: &Settings) {
-    for profile in &new.profiles {
-        let (name, direction) = (&profile.name, profile.direction);
-        if let Some(was) = old.profile(name).map(|was| was.direction).filter(|was| *was != direction) {
-            tracing::warn!(
-                "profile {name} was {was} and is {direction} now; give a profile of another direction another name"
-            );
-        }
-    }
 }
 
 pub(crate) fn is_called(mailbox: &Mailbox, text: &str) -> bool {

@@ -14,7 +14,7 @@ use crate::ports::{
     QuarantineItem, RecipientFates, RecipientWords, Settled, StateStore,
 };
 use crate::record::Step;
-use crate::{DecisionRecord, ReasonCode, StateError, Verdict};
+use crate::{DecisionRecord, KeptHeader, ReasonCode, StateError, Verdict};
 
 /// Opens the stores of one adapter.
 pub trait Stores: Debug + Send + Sync {
@@ -601,6 +601,7 @@ fn note(n: u128, message_id: &str, minute: i64) -> DecisionNote {
         mailbox: mailbox("ann"),
         received: Some(at(minute)),
         record,
+        kept: KeptHeader::Shortened { bytes: 40_000 },
         header: n.is_multiple_of(2).then(|| Bytes::from(format!("Subject: {n}\r\n\r\n"))),
     }
 }

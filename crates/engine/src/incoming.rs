@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use email_router_crm::{CrmClient, Delivered, DeliveryReport, IncomingEmail};
 use email_router_model::{
-    Classified, Clock, Entropy, Headers, MailboxId, MailboxKind, RawMessage, RemoteId, Retry, Scope,
+    Classified, Clock, Entropy, MailboxId, MailboxKind, RawMessage, RemoteId, Retry, Scope,
 };
 use email_router_transport::{ErrorKind as TransportErrorKind, ReceiveOptions};
 use tokio::sync::watch;
@@ -202,12 +202,14 @@ impl IncomingParts {
                 };
             tell(&record);
             if !dry_run && settings.decisions != KeepDecisions::None {
+                let (header, kept) = settings.decisions.header(Some(raw.bytes()), &settings.caps);
                 let note = DecisionNote {
                     at: self.clock.now(),
                     mailbox: context.mailbox.id.clone(),
                     received: raw.received,
                     record: record.clone(),
-                    header: settings.decisions.header(Some(Headers::new(raw.bytes()).as_bytes())),
+                    kept,
+                    header,
                 };
                 self.state.note_decisions(&[note]).await?;
             }

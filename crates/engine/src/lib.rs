@@ -21,6 +21,7 @@ pub mod decide;
 pub mod error;
 pub mod guard;
 pub mod incoming;
+mod kept;
 pub mod message;
 pub mod outgoing;
 pub mod ports;
@@ -34,6 +35,7 @@ pub mod state_memory;
 pub mod conformance;
 
 pub use error::{Error, ErrorKind, Result};
+pub use kept::KeptHeader;
 pub use ports::{CorrelationIndex, Event, Observer, StateError, StateStore};
 pub use record::{DecisionRecord, ReasonCode, Verdict};
 pub use reference::ReferenceSigner;

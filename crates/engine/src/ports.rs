@@ -13,7 +13,7 @@ use email_router_model::{
 use email_router_transport::RecipientResult;
 use serde::{Deserialize, Serialize};
 
-use crate::{DecisionRecord, Verdict};
+use crate::{DecisionRecord, KeptHeader, Verdict};
 
 // ---------------------------------------------------------------------------------------------------------------- state
 
@@ -152,7 +152,10 @@ pub struct DecisionNote {
     pub received: Option<Timestamp>,
     /// The decision.
     pub record: DecisionRecord,
-    /// The header section of the message, when it is to be kept and not too large: enough to decide anew (`replay`).
+    /// What of its header section is kept.
+    #[serde(default)]
+    pub kept: KeptHeader,
+    /// That: enough to decide anew (`replay`).
     #[serde(skip)]
     pub header: Option<Bytes>,
 }

@@ -41,22 +41,10 @@ pub enum KeepDecisions {
     None,
     /// The record of the decision: sender, subject, every step.
     Records,
-    /// The record and the header section of the message (up to 32 KiB), so that the decision can be made anew under other settings.
+    /// The record and the header section of the message, so that the decision can be made anew under other settings. What of it is kept, and
+    /// up to which length: [`KeptHeader`](crate::KeptHeader).
     #[default]
     WithHeaders,
-}
-
-impl KeepDecisions {
-    /// Longer header sections are not kept: cut ones would give another decision.
-    const MAX_HEADER_BYTES: usize = 32 * 1024;
-
-    /// The header section as it is kept.
-    #[must_use]
-    pub fn header(self, section: Option<&[u8]>) -> Option<bytes::Bytes> {
-        section
-            .filter(|bytes| self == Self::WithHeaders && bytes.len() <= Self::MAX_HEADER_BYTES)
-            .map(bytes::Bytes::copy_from_slice)
-    }
 }
 
 impl Default for IncomingSettings {

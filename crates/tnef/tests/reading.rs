@@ -364,3 +364,18 @@ proptest! {
         prop_assert_eq!((found.rtf, found.problem), (rtf.into_bytes(), None));
     }
 }
+
+/// attOemCodepage may name a code page of DOS.
+#[test]
+fn text_in_the_code_pages_of_dos() {
+    for (page, expected) in [(437, "Grüße ¢"), (850, "Grüße ø")] {
+        let bytes = Stream::new(page)
+            .message(attribute::SUBJECT, b"Gr\x81\xe1e \x9b\0")
+            .message(attribute::BODY, b"\x9c 5\0")
+            .bytes();
+        let tnef = read(&bytes);
+        assert_eq!(tnef.defects, [""; 0], "{page}");
+        assert_eq!(tnef.message.subject.as_deref(), Some(expected));
+        assert_eq!(tnef.message.text.as_deref(), Some("£ 5"));
+    }
+}

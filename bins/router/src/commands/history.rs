@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use email_router::OpenOptions;
 use email_router::crm::FilteringMethod;
-use email_router::engine::Verdict;
+use email_router::engine::{KeptHeader, Verdict};
 use email_router::history::{PolicyChange, ReplayChange, ReplaySource};
 use email_router::model::{EmailAddress, Timestamp};
 use serde_json::json;
@@ -23,6 +23,9 @@ pub(crate) async fn why(global: &Global, id: &str) -> email_router::Result<ExitC
     for note in &notes {
         output::line(&format!("{}  in {}", note.at, note.mailbox)).map_err(printing)?;
         output::line(&note.record.to_string()).map_err(printing)?;
+        if matches!(note.kept, KeptHeader::Shortened { .. } | KeptHeader::TooLong { .. }) {
+            output::line(&note.kept.to_string()).map_err(printing)?;
+        }
     }
     if notes.is_empty() {
         output::line(&format!(
@@ -53,9 +56,15 @@ pub(crate) async fn replay(global: &Global, args: &ReplayArgs) -> email_router::
         })
         .await?;
     printed.map_err(printing)?;
+    let too_long = match outcome.too_long {
+        0 => String::new(),
+        n => format!(
+            "; {n} of them with a header section too long to be kept: give replay those messages as files"
+        ),
+    };
     let summary = format!(
         "{} message{} decided anew: {} unchanged, {} changed; delivered {} now, {} then; {} passed over (header not kept, mailbox gone, or \
-         unreadable). nothing was written",
+         unreadable{too_long}). nothing was written",
         outcome.messages,
         if outcome.messages == 1 { "" } else { "s" },
         outcome.unchanged,

@@ -1,6 +1,6 @@
 //! `why` and `replay`.
 
-use crate::support::{World, mail};
+use crate::support::{World, mail, maildir_config};
 
 #[test]
 fn why_shows_what_was_noted_when_the_message_came() {
@@ -59,4 +59,25 @@ fn replay_shows_what_another_filter_would_change_and_writes_nothing() {
         .complains("hashmaxcount is 0; it must be 1 to 1000");
     world.run(["replay", "--filter", "nobody@example.com=0"]).with_code(1).complains("nobody@example.com");
     world.run(["replay", "--since", "yesterday"]).with_code(1).complains("2026-11-01T00:00:00Z");
+}
+
+#[test]
+fn a_header_section_that_is_too_long_is_named_by_both() {
+    let world = World::maildir();
+    let larger = maildir_config("", "").replace("<MaxMessageSize>20000<", "<MaxMessageSize>90000<");
+    world.write("EmailAgent.xml", &larger);
+    let people: String = (0..900).map(|n| format!(",\n person-{n}@a-long-domain.x.example")).collect();
+    let to = format!("ann@example.com{people}");
+    world.deliver("ann@example.com", "1", &mail("tom@example.net", &to, "longest"));
+    world.deliver("ann@example.com", "2", &mail("tom@example.net", "ann@example.com", "short"));
+    world.run(["run", "--once"]).ok();
+    world
+        .run(["why", "<longest@example.net>"])
+        .ok()
+        .says("bytes) is too long to be kept, so that replay passes");
+    world
+        .run(["replay"])
+        .ok()
+        .says("1 passed over")
+        .says("1 of them with a header section too long to be kept");
 }

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use email_router_model::{Headers, MailboxKind, RawMessage, RemoteId, Timestamp};
+use email_router_model::{MailboxKind, RawMessage, RemoteId, Timestamp};
 use email_router_transport::{Capability, Part, Stub};
 use tokio::time::Instant;
 
@@ -45,7 +45,7 @@ impl Read {
 
     /// The header section, where anything was read.
     pub(super) fn header(&self) -> Option<&[u8]> {
-        let whole = self.whole.as_ref().map(|raw| Headers::new(raw.bytes()).as_bytes());
+        let whole = self.whole.as_ref().map(|raw| &raw.bytes()[crate::message::section(raw.bytes())]);
         whole.or(self.headers.as_deref())
     }
 }

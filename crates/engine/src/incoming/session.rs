@@ -395,12 +395,14 @@ impl<'a> Session<'a> {
             at: now,
         };
         let header = job.read.header().filter(|_| record.verdict != Verdict::LeftAlone);
+        let (header, kept) = self.route.settings.decisions.header(header, &self.route.settings.caps);
         let note = DecisionNote {
             at: now,
             mailbox: self.route.mailbox.id.clone(),
             received: stub.received,
             record,
-            header: self.route.settings.decisions.header(header),
+            kept,
+            header,
         };
         Ok(Some((end, note)))
     }

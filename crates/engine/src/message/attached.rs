@@ -4,7 +4,7 @@ use bytes::Bytes;
 use email_router_model::{Headers, RawMessage};
 
 use super::mime::{self, Part};
-use super::{fields, file_name, leading_blank, report};
+use super::{decode, fields, file_name, leading_blank};
 use crate::ParseCaps;
 
 /// At most this many attached messages are routed; a rule attaches one.
@@ -43,7 +43,7 @@ impl Attached {
                 .parts
                 .iter()
                 .filter(|p| !p.is_multipart && p.mime_type.starts_with("text/"))
-                .any(|part| looks_inline(&report::decoded(bytes, part)));
+                .any(|part| looks_inline(&decode::body(bytes, part).0));
         }
         found
     }
@@ -55,13 +55,9 @@ impl Attached {
         let is_tnef = matches!(part.mime_type.as_str(), "application/ms-tnef" | "application/vnd.ms-tnef")
             || name.as_deref().is_some_and(|n| n.eq_ignore_ascii_case("winmail.dat"));
         if matches!(part.mime_type.as_str(), "message/rfc822" | "message/global") || is_eml {
-            let content = match part.encoding {
-                mime::Encoding::Identity => bytes.slice(part.body.clone()),
-                _ => report::decoded(bytes, part).into(),
-            };
-            self.add(content, wrapper, name.as_deref().unwrap_or("the attached message"));
+            self.add(decode::body(bytes, part).0, wrapper, name.as_deref().unwrap_or("the attached message"));
         } else if is_tnef {
-            self.tnef(&report::decoded(bytes, part), wrapper, caps);
+            self.tnef(&decode::body(bytes, part).0, wrapper, caps);
         }
     }
 

@@ -174,25 +174,102 @@ fn mostly_wrong(text: &str, bytes: &[u8]) -> bool {
 
 /// What bytes without a usable label are: UTF-8, Japanese with escapes, else what they look like. The name of what they were read as too.
 fn detect(bytes: &[u8]) -> (String, &'static str) {
-    if has_japanese_escapes(bytes)
-        && let (text, true) = strict(encoding_rs::ISO_2022_JP, bytes)
-    {
+    if let Some(text) = japanese(bytes) {
         return (text, "iso-2022-jp");
     }
     if let Ok(text) = std::str::from_utf8(bytes) {
         return (text.to_owned(), "utf-8");
     }
+    guess(bytes).read(bytes)
+}
+
+/// Text in Japanese escapes, where all of it is.
+fn japanese(bytes: &[u8]) -> Option<String> {
+    if !has_japanese_escapes(bytes) {
+        return None;
+    }
+    encoding_rs::ISO_2022_JP
+        .decode_without_bom_handling_and_without_replacement(bytes)
+        .map(|text| text.into_owned())
+}
+
+/// How bytes are read that are not UTF-8 and that no label explains.
+#[derive(Debug, Clone, Copy)]
+enum Guess {
+    /// As UTF-8, and as windows-1252 what is none.
+    MostlyUtf8,
+    As(&'static Encoding),
+}
+
+impl Guess {
+    fn read(self, bytes: &[u8]) -> (String, &'static str) {
+        match self {
+            Self::MostlyUtf8 => {
+                (fields::utf8_or_1252(bytes).0.into_owned(), "utf-8, with windows-1252 between")
+            }
+            Self::As(encoding) => (strict(encoding, bytes).0, encoding.name()),
+        }
+    }
+}
+
+/// What the bytes look like.
+fn guess(bytes: &[u8]) -> Guess {
     if mostly_utf8(bytes) {
-        return (fields::utf8_or_1252(bytes).0.into_owned(), "utf-8, with windows-1252 between");
+        return Guess::MostlyUtf8;
     }
     let mut detector = EncodingDetector::new(Iso2022JpDetection::Deny);
     detector.feed(&bytes[..bytes.len().min(LOOKED_AT)], true);
     let encoding = detector.guess(None, Utf8Detection::Deny);
     match strict(encoding, bytes) {
-        (text, true) => (text, encoding.name()),
         // cut off within a character, or not what it looked like
-        (text, false) if !mostly_wrong(&text, bytes) => (text, encoding.name()),
-        _ => (windows_1252(bytes).into_owned(), "windows-1252"),
+        (text, false) if mostly_wrong(&text, bytes) => Guess::As(encoding_rs::WINDOWS_1252),
+        _ => Guess::As(encoding),
+    }
+}
+
+/// How the text in the fields of one header section is read where it stands raw, against RFC 2047, which wants encoded words.
+///
+/// What is UTF-8 is UTF-8 (RFC 6532 3.1 allows it), whatever else the header says. The other fields were written by one program, and one of
+/// them alone is too short to tell its charset; so all of them are looked at together: as the charset that the Content-Type of the message
+/// names, where every byte fits it, else as what they look like. Only the header section counts, so that a decision made from it alone is the
+/// one made from the whole message.
+#[derive(Debug)]
+pub(super) struct RawText(Guess);
+
+impl RawText {
+    /// `values` of the fields that hold text; `label` of the Content-Type.
+    pub(super) fn of<'v>(
+        values: impl Iterator<Item = &'v [u8]>,
+        label: impl FnOnce() -> Option<String>,
+    ) -> Self {
+        let mut pool: Vec<u8> = Vec::new();
+        for value in values.filter(|v| std::str::from_utf8(v).is_err()) {
+            pool.extend_from_slice(value);
+            pool.push(b'\n');
+        }
+        if pool.is_empty() {
+            return Self(Guess::MostlyUtf8);
+        }
+        let declared = match declared(&label().map(|l| normalise(&l)).unwrap_or_default()) {
+            // in eight bits it is the charset that it is brought to
+            Declared::Known(encoding) | Declared::SevenBit(_, encoding) => Some(encoding),
+            Declared::Unicode | Declared::Other(_) | Declared::Unknown => None,
+        };
+        // a header section has no room for UTF-16: its names and line ends are ASCII
+        let fits = declared.filter(|e| e.is_ascii_compatible() && strict(e, &pool).1);
+        Self(fits.map_or_else(|| guess(&pool), Guess::As))
+    }
+
+    /// The text of one of the fields, and what it was read as where that was not to be expected.
+    pub(super) fn read<'v>(&self, value: &'v [u8]) -> (Cow<'v, str>, Option<&'static str>) {
+        if let Some(text) = japanese(value) {
+            return (Cow::Owned(text), Some("iso-2022-jp"));
+        }
+        if let Ok(text) = std::str::from_utf8(value) {
+            return (Cow::Borrowed(text), None);
+        }
+        let (text, encoding) = self.0.read(value);
+        (Cow::Owned(text), Some(encoding))
     }
 }
 

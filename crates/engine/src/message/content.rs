@@ -4,11 +4,13 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use email_router_crm::{Attachment, OrganizationSettings};
-use email_router_model::{Headers, RawMessage};
+use email_router_model::RawMessage;
 
 use super::mime::{self, Part, Structure};
 use super::roles::{Role, Versions, roles};
-use super::{calendar, charset, decode, fields, file_name, html, leading_blank, protection, winmail};
+use super::{
+    Message, calendar, charset, decode, fields, file_name, html, leading_blank, protection, winmail,
+};
 use crate::ParseCaps;
 
 /// At most this many lines about what was left out; one more says how many there were.
@@ -288,7 +290,7 @@ impl Gathered {
             _ if protection::is_smime(part) => return self.smime(bytes, index, part, within),
             _ if winmail::is_winmail(part) => return self.winmail(bytes, index, part),
             "text/calendar" if self.calendar.is_none() && part.body.len() <= 1024 * 1024 => {
-                let (decoded, _) = decode::decode(bytes.slice(part.body.clone()), part.encoding);
+                let (decoded, _) = decode::body(bytes, part);
                 self.calendar = Some(charset::decode(&decoded, part.charset.as_deref()).0);
             }
             _ => {}
@@ -345,7 +347,7 @@ impl Gathered {
         let smallest = decode::smallest_size(body, part.encoding, self.settings.max_upload_file_size);
         let mut problem = None;
         let content = || {
-            let (content, what) = decode::decode(bytes.slice(part.body.clone()), part.encoding);
+            let (content, what) = decode::body(bytes, part);
             problem = what;
             content
         };
@@ -405,18 +407,15 @@ impl Gathered {
             // in base64 against the rules (RFC 2046 5.2.1) its header section has to be decoded; its subject stands near its beginning
             let beginning = part.body.start..part.body.end.min(part.body.start + 64 * 1024);
             let (beginning, _) = decode::decode(bytes.slice(beginning), part.encoding);
-            let subject = Headers::new(&beginning)
-                .iter()
-                .find(|f| f.is("Subject"))
-                .and_then(|f| fields::unstructured(&fields::utf8_or_1252(f.raw_value).0));
-            return file_name::of_message(subject.as_deref());
+            let subject = Message::from_headers(&beginning, &self.caps).subject;
+            return file_name::of_message(Some(&subject));
         }
         format!("part-{}.{extension}", index + 1)
     }
 
     /// The body with its transfer encoding undone; not copied when there is none.
     fn decoded(&mut self, bytes: &Bytes, index: usize, part: &Part) -> Bytes {
-        let (decoded, problem) = decode::decode(bytes.slice(part.body.clone()), part.encoding);
+        let (decoded, problem) = decode::body(bytes, part);
         if let Some(problem) = problem {
             self.note(format!("part {}: {problem}", index + 1));
         }

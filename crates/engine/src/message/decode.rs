@@ -5,7 +5,12 @@ use mail_parser::decoders::base64::base64_decode;
 use mail_parser::decoders::quoted_printable::quoted_printable_decode;
 
 use super::fields;
-use super::mime::Encoding;
+use super::mime::{Encoding, Part};
+
+/// The body of a part of a message without its transfer encoding; and what was wrong with it.
+pub(super) fn body(message: &Bytes, part: &Part) -> (Bytes, Option<&'static str>) {
+    decode(message.slice(part.body.clone()), part.encoding)
+}
 
 /// The body without its transfer encoding, not copied when there is none; and what was wrong with it.
 pub(super) fn decode(body: Bytes, encoding: Encoding) -> (Bytes, Option<&'static str>) {

@@ -19,6 +19,9 @@ mod report;
 mod roles;
 mod winmail;
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use bytes::Bytes;
 use email_router_crm::Priority;
 use email_router_model::{
@@ -29,6 +32,9 @@ pub use attached::Attached;
 pub use content::Content;
 pub(crate) use fields::clean_line;
 pub use report::Report;
+
+use charset::RawText;
+use parameters::Structured;
 
 use crate::ParseCaps;
 use crate::guard::{Automatic, AutomaticKind};
@@ -105,9 +111,7 @@ impl Message {
     /// unknown until the whole message is there.
     #[must_use]
     pub fn from_headers(bytes: &[u8], caps: &ParseCaps) -> Self {
-        let skip = leading_blank(bytes);
-        let end = skip + header::section_end(&bytes[skip..]);
-        Self::read(Bytes::copy_from_slice(&bytes[skip..end]), caps)
+        Self::read(Bytes::copy_from_slice(&bytes[section(bytes)]), caps)
     }
 
     /// Reads the header section of a whole message; the bytes are shared, not copied. The content digest is computed only
@@ -115,9 +119,9 @@ impl Message {
     #[must_use]
     pub fn parse(raw: &RawMessage, caps: &ParseCaps) -> Self {
         let bytes = raw.bytes();
-        let skip = leading_blank(bytes);
-        let end = skip + header::section_end(&bytes[skip..]);
-        let mut message = Self::read(bytes.slice(skip..end), caps);
+        let section = section(bytes);
+        let skip = section.start;
+        let mut message = Self::read(bytes.slice(section), caps);
         message.whole = true;
         message.received = raw.received.or(message.received);
         message.conversation_id.clone_from(&raw.conversation_id);
@@ -217,9 +221,7 @@ impl Message {
                 header.len(),
                 caps.max_header_bytes
             ));
-            // cut behind a whole line, so that no field is read in half
-            let cut = header[..caps.max_header_bytes].iter().rposition(|&b| b == b'\n').map_or(0, |n| n + 1);
-            header.truncate(cut);
+            header.truncate(within_caps(&header, caps));
         }
         let fields = Headers::new(&header);
         let mut raw = RawFields::default();
@@ -229,7 +231,10 @@ impl Message {
         for name in raw.repeated() {
             defects.push(format!("{name} stands there more than once; the first counts"));
         }
-        let mut reader = Reader { caps, defects, beyond_caps: too_long };
+        let raw_text = RawText::of(raw.texts(), || {
+            raw.content_type.and_then(|v| Structured::parse(v).get("charset").map(str::to_owned))
+        });
+        let mut reader = Reader { caps, raw_text, defects, beyond_caps: too_long };
         let mut from = reader.mailboxes("From", &raw.from);
         let first_valid = from.iter().position(|p| p.address.is_some()).unwrap_or(0);
         let from = (!from.is_empty()).then(|| from.swap_remove(first_valid));
@@ -245,7 +250,7 @@ impl Message {
         let mut message = Self {
             digest: None,
             whole: false,
-            message_id: raw.message_id.and_then(|v| MessageId::parse(&reader.text("Message-ID", v))),
+            message_id: raw.message_id.and_then(|v| MessageId::parse(&reader.code("Message-ID", v))),
             from_field: fields::clean_line(&from_field.join(", "), 1000),
             from,
             sender: raw.sender.and_then(|v| reader.mailboxes("Sender", &[v]).into_iter().next()),
@@ -299,6 +304,20 @@ pub fn fuzz_parse(bytes: &[u8]) -> usize {
     message.content(&raw, &caps, &email_router_crm::OrganizationSettings::default()).attachments.len()
 }
 
+/// Where the header section of a message stands.
+pub(crate) fn section(message: &[u8]) -> Range<usize> {
+    let start = leading_blank(message);
+    start..start + header::section_end(&message[start..])
+}
+
+/// How much of a header section is read. It is cut behind a whole line, so that no field is read in half.
+pub(crate) fn within_caps(section: &[u8], caps: &ParseCaps) -> usize {
+    if section.len() <= caps.max_header_bytes {
+        return section.len();
+    }
+    section[..caps.max_header_bytes].iter().rposition(|&b| b == b'\n').map_or(0, |n| n + 1)
+}
+
 /// Line ends and a byte order mark before the first field: some programs write them.
 fn leading_blank(bytes: &[u8]) -> usize {
     let bom = if bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
@@ -322,6 +341,7 @@ struct RawFields<'a> {
     thread_index: Option<&'a [u8]>,
     date: Option<&'a [u8]>,
     received: Option<&'a [u8]>,
+    content_type: Option<&'a [u8]>,
     importance: Option<&'a [u8]>,
     x_priority: Option<&'a [u8]>,
     priority: Option<&'a [u8]>,
@@ -342,6 +362,16 @@ impl<'a> RawFields<'a> {
             ("Date", self.dates),
         ];
         counts.into_iter().filter(|(_, count)| *count > 1).map(|(name, _)| name)
+    }
+
+    /// Of the fields that hold text for people: subject and names.
+    fn texts(&self) -> impl Iterator<Item = &'a [u8]> + use<'_, 'a> {
+        [&self.from, &self.to, &self.cc, &self.bcc, &self.reply_to]
+            .into_iter()
+            .flatten()
+            .chain(&self.sender)
+            .chain(&self.subject)
+            .copied()
     }
 
     fn note(&mut self, name: &[u8], value: &'a [u8]) {
@@ -377,6 +407,7 @@ impl<'a> RawFields<'a> {
             b"thread-index" => (None, Some(&mut self.thread_index)),
             b"date" => (None, Some(&mut self.date)),
             b"received" => (None, Some(&mut self.received)),
+            b"content-type" => (None, Some(&mut self.content_type)),
             b"importance" => (None, Some(&mut self.importance)),
             b"x-priority" => (None, Some(&mut self.x_priority)),
             b"priority" => (None, Some(&mut self.priority)),
@@ -397,20 +428,34 @@ impl<'a> RawFields<'a> {
 /// Turns values into what they say and collects what was wrong with them.
 struct Reader<'c> {
     caps: &'c ParseCaps,
+    raw_text: RawText,
     defects: Vec<String>,
     beyond_caps: bool,
 }
 
 impl Reader<'_> {
-    fn text<'v>(&mut self, name: &str, value: &'v [u8]) -> std::borrow::Cow<'v, str> {
-        let (text, valid) = fields::utf8_or_1252(value);
-        if !valid {
-            let defect = format!("{name} has bytes that are not UTF-8; they were read as windows-1252");
-            if !self.defects.contains(&defect) {
-                self.defects.push(defect);
-            }
+    /// A field that people write.
+    fn text<'v>(&mut self, name: &str, value: &'v [u8]) -> Cow<'v, str> {
+        let (text, read_as) = self.raw_text.read(value);
+        if let Some(encoding) = read_as {
+            self.defect(format!("{name} names no charset; it was read as {}", encoding.to_ascii_lowercase()));
         }
         text
+    }
+
+    /// A field that programs write: an id, a date. What an id says must not depend on how other fields were read.
+    fn code<'v>(&mut self, name: &str, value: &'v [u8]) -> Cow<'v, str> {
+        let (text, valid) = fields::utf8_or_1252(value);
+        if !valid {
+            self.defect(format!("{name} has bytes that are not UTF-8; they were read as windows-1252"));
+        }
+        text
+    }
+
+    fn defect(&mut self, defect: String) {
+        if !self.defects.contains(&defect) {
+            self.defects.push(defect);
+        }
     }
 
     fn mailboxes(&mut self, name: &str, values: &[&[u8]]) -> Vec<Participant> {
@@ -460,7 +505,7 @@ impl Reader<'_> {
 
     fn ids(&mut self, name: &str, value: Option<&[u8]>, limit: usize) -> Vec<MessageId> {
         let Some(value) = value else { return Vec::new() };
-        let text = self.text(name, value);
+        let text = self.code(name, value);
         // encoded words may not stand here (RFC 2047 5), but Python's standard library writes ids that are longer than a line so
         let decoded = if text.contains("=?") { fields::unstructured(&text) } else { None };
         let mut ids: Vec<MessageId> = MessageId::parse_list(decoded.as_deref().unwrap_or(&text)).collect();
@@ -473,7 +518,7 @@ impl Reader<'_> {
     }
 
     fn date(&mut self, name: &str, value: &[u8]) -> Option<Timestamp> {
-        let text = self.text(name, value);
+        let text = self.code(name, value);
         let date = fields::date(&text);
         if date.is_none() {
             self.defects.push(format!("{name} {:?} is no date", fields::clean_line(&text, 60)));

@@ -7,8 +7,8 @@
 use email_router_crm::{DeliveryAction, RecipientReport};
 use email_router_model::{ActivityId, EmailAddress, Headers, MessageId, RawMessage};
 
-use super::mime::{self, Encoding, Part};
-use super::{Message, clean_line, fields, leading_blank};
+use super::mime;
+use super::{Message, clean_line, decode, fields, leading_blank};
 use crate::ParseCaps;
 use crate::guard::AutomaticKind;
 
@@ -52,7 +52,7 @@ impl Report {
             match part.mime_type.as_str() {
                 "message/delivery-status" | "message/global-delivery-status" => {
                     report.form = "RFC 3464";
-                    report.status(&decoded(bytes, part));
+                    report.status(&decode::body(bytes, part).0);
                 }
                 "message/rfc822"
                 | "text/rfc822-headers"
@@ -61,7 +61,7 @@ impl Report {
                 | "message/rfc822-headers"
                     if report.returned_header.is_none() =>
                 {
-                    report.returned(&decoded(bytes, part));
+                    report.returned(&decode::body(bytes, part).0);
                 }
                 _ => {}
             }
@@ -69,7 +69,7 @@ impl Report {
         if report.recipients.is_empty() {
             // none of the standard parts: a text tells
             let text = structure.parts.iter().find(|p| !p.is_multipart && p.mime_type.starts_with("text/"));
-            let text = text.map(|part| decoded(bytes, part)).unwrap_or_default();
+            let text = text.map(|part| decode::body(bytes, part).0).unwrap_or_default();
             report.text(&text, message);
         }
         (!report.recipients.is_empty()).then_some(report)
@@ -279,19 +279,6 @@ fn addressed_paragraphs(text: &str) -> Vec<(EmailAddress, String)> {
     found
 }
 
-/// The body of a part with its transfer encoding undone, as far as it matters here.
-pub(super) fn decoded(bytes: &[u8], part: &Part) -> Vec<u8> {
-    use mail_parser::decoders::base64::base64_decode;
-    use mail_parser::decoders::quoted_printable::quoted_printable_decode;
-    let body = &bytes[part.body.clone()];
-    let decoded = match part.encoding {
-        Encoding::Identity => None,
-        Encoding::Base64 => fields::guarded(|| base64_decode(body)).flatten(),
-        Encoding::QuotedPrintable => fields::guarded(|| quoted_printable_decode(body)).flatten(),
-    };
-    decoded.unwrap_or_else(|| body.to_vec())
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -355,6 +342,20 @@ mod tests {
             Content-Type: message/rfc822\nContent-Transfer-Encoding: base64\n\nTWVzc2FnZS1JRDogPGFAYj4NClN1YmplY3Q6IHgNCg0KYm9keQ0K\n--b--\n";
         let found = report(text).unwrap();
         assert_eq!(told(&found), ["j\u{fc}rgen@x.example failed 5.1.2 -"]);
+        assert_eq!(found.message_ids, [MessageId::parse("<a@b>").unwrap()]);
+    }
+
+    /// What is no proper transfer encoding is read as far as it goes, as in any other part.
+    #[test]
+    fn a_damaged_transfer_encoding_hides_nothing() {
+        let status = "Reporting-MTA: dns; mx.example\n\nFinal-Recipient: rfc822; bob=40x.example\nAction: failed\nX-Odd: 100 =ZZ\n";
+        let text = format!(
+            "Return-Path: <>\nFrom: postmaster@mx.example\nContent-Type: multipart/report; boundary=b\n\n--b\n\
+             Content-Type: message/delivery-status\nContent-Transfer-Encoding: quoted-printable\n\n{status}--b\n\
+             Content-Type: message/rfc822\nContent-Transfer-Encoding: base64\n\nTWVzc2FnZS1JRDog!PGFAYj4NClN1YmplY3Q6IHgNCg0KYm9keQ0K\n--b--\n"
+        );
+        let found = report(&text).unwrap();
+        assert_eq!(told(&found), ["bob@x.example failed - -"]);
         assert_eq!(found.message_ids, [MessageId::parse("<a@b>").unwrap()]);
     }
 

@@ -323,3 +323,59 @@ fn ids_in_encoded_words() {
     assert_eq!(ids(&message.in_reply_to), ["<13e70a8e-5773-408f-837a-9604aef215ab.0db8837c@shop.example>"]);
     assert_eq!(ids(&message.references), ["<root@x>", "<last@x>"]);
 }
+
+/// One short field says too little about its charset; all of them together say enough.
+#[test]
+fn raw_fields_are_looked_at_together() {
+    let gbk = |text: &str| encoding_rs::GBK.encode(text).0.into_owned();
+    let read = |from: &str, to: &str| {
+        let bytes = [&b"From: "[..], &gbk(from), b"\r\nTo: ", &gbk(to), b"\r\n\r\n"].concat();
+        let message = Message::from_headers(&bytes, &ParseCaps::default());
+        message.from.unwrap().raw
+    };
+    assert_eq!(
+        read("报价 <z@example.test>", "华东区销售管理部 <inbox@fabrikam.test>"),
+        "报价 <z@example.test>"
+    );
+    // which proves something only if it is not found out alone
+    assert_ne!(read("报价 <z@example.test>", "inbox@fabrikam.test"), "报价 <z@example.test>");
+}
+
+/// An id is the same whatever stands in the fields around it: the identity of a message depends on it.
+#[test]
+fn ids_do_not_depend_on_the_charset_of_the_text() {
+    let bytes =
+        b"Content-Type: text/plain; charset=koi8-r\r\nSubject: \xf0\xd2\xc9\r\nMessage-ID: <\xe9@x>\r\n\r\n";
+    let message = Message::from_headers(bytes, &ParseCaps::default());
+    assert_eq!(message.subject, "При");
+    assert_eq!(message.message_id, MessageId::parse("<é@x>"));
+}
+
+proptest! {
+    /// What the body says, and in which charset, changes nothing in how the header section is read.
+    #[test]
+    fn raw_text_reads_the_same_without_the_body(
+        subject in proptest::collection::vec(any::<u8>(), 0..40),
+        name in proptest::collection::vec(0x1b..=0xff_u8, 0..20),
+        label in 0..6_usize,
+        multipart: bool,
+        body in proptest::collection::vec(any::<u8>(), 0..80),
+    ) {
+        let label = ["utf-8", "shift_jis", "koi8-r", "iso-8859-1", "utf-16", "x-what"][label];
+        let one_line = |bytes: Vec<u8>| bytes.into_iter().filter(|b| !b"\r\n".contains(b)).collect::<Vec<u8>>();
+        let content_type = format!("text/plain; charset={label}\r\n\r\n");
+        let bytes = [
+            &b"Message-ID: <1@x>\r\nSubject: "[..], &one_line(subject),
+            b"\r\nFrom: \"", &one_line(name), b"\" <ann@example.test>\r\nContent-Type: ",
+            if multipart { b"multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Type: " } else { b"" },
+            content_type.as_bytes(),
+            &body,
+        ]
+        .concat();
+        let caps = ParseCaps::default();
+        let whole = Message::parse(&RawMessage::new(bytes.clone()), &caps);
+        let mut alone = Message::from_headers(&bytes, &caps);
+        alone.whole = true;
+        prop_assert_eq!(alone, whole);
+    }
+}

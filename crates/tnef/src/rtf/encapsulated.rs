@@ -312,8 +312,8 @@ impl Reader {
     fn flush(&mut self) {
         if !self.pending.is_empty() {
             let pending = std::mem::take(&mut self.pending);
-            let text = match text::encoding(self.group.code_page) {
-                Some(encoding) => encoding.decode_without_bom_handling(&pending).0,
+            let text = match text::code_page(self.group.code_page) {
+                Some(page) => page.decode(&pending),
                 None => encoding_rs::WINDOWS_1252.decode_without_bom_handling(&pending).0,
             };
             self.push(&text);

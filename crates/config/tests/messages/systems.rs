@@ -1,0 +1,253 @@
+//! Rules of one kind of mail system or CRM.
+
+use super::*;
+
+#[test]
+fn exchange_online() {
+    profile(ONLINE, &[], &[]);
+    profile(
+        ONLINE,
+        &[("<UserType>Administrator</UserType>", "")],
+        &[
+            "E.xml:3: error: profile \"EO\": UserType is missing; give one of Administrator, User [missing-element]",
+            "E.xml:3: error: profile \"EO\": AccessType belongs to outgoing ExchangeOnline with OtherSpecified and UserType \
+         Administrator only [invalid-combination]",
+        ],
+    );
+    profile(
+        ONLINE,
+        &[("<AccessType>SendAs</AccessType>", "")],
+        &[
+            "E.xml:3: error: profile \"EO\": AccessType is missing; give one of DelegateAccess, SendAs [missing-element]",
+        ],
+    );
+    profile(
+        ONLINE,
+        &[("Administrator", "User"), ("<AccessType>SendAs</AccessType>", "")],
+        &[
+            "E.xml:3: warning: profile \"EO\": UserName has no effect: with UserType User the mailbox's address is the name \
+         [ignored-element]",
+        ],
+    );
+    profile(
+        ONLINE,
+        &[("<UseAutodiscover>true</UseAutodiscover>", "<UseSsl>false</UseSsl>")],
+        &[
+            "E.xml:3: error: profile \"EO\": ExchangeWebServicesUrl is missing; give the complete URL, which ends in \
+         EWS/Exchange.asmx, or set UseAutodiscover to true [missing-element]",
+            "E.xml:3: error: profile \"EO\": UseSsl cannot be used like this: ExchangeOnline always uses https; remove it \
+         [invalid-combination]",
+        ],
+    );
+    let url = |url: &str| format!("<ExchangeWebServicesUrl>{url}</ExchangeWebServicesUrl>");
+    let auto = "<UseAutodiscover>true</UseAutodiscover>";
+    profile(ONLINE, &[(auto, &url("https://m.example/EWS/Exchange.asmx"))], &[]);
+    profile(
+        ONLINE,
+        &[(auto, &url("https://m.example/"))],
+        &[
+            "E.xml:3: warning: profile \"EO\": ExchangeWebServicesUrl does not end in EWS/Exchange.asmx; give the complete URL \
+         [invalid-value]",
+        ],
+    );
+    profile(
+        ONLINE,
+        &[(auto, &url("http://m.example/EWS/Exchange.asmx"))],
+        &[
+            "E.xml:3: error: profile \"EO\": ExchangeWebServicesUrl must begin with https:// for ExchangeOnline \
+         [invalid-combination]",
+        ],
+    );
+    profile(
+        ONLINE,
+        &[(auto, &url("https://me:geheim@m.example/EWS/Exchange.asmx"))],
+        &[
+            "E.xml:3: error: profile \"EO\": ExchangeWebServicesUrl holds a name or password; use UserName and Password instead \
+         [clear-text-password]",
+        ],
+    );
+}
+
+#[test]
+fn one_file_for_each_embedded_crm() {
+    let second = EMBEDDED.replace(">D<", ">E<").replace("crm.db", ".//crm.db");
+    says(
+        &file("", &[], &[EMBEDDED, &second], &[], ""),
+        &[
+            "E.xml:6: error: deployment \"E\": Path ././/crm.db is the CRM of the deployment at line 5 already; give each \
+         deployment a file of its own [shared-source]",
+        ],
+    );
+    says(&file("", &[], &[EMBEDDED, &second.replace("crm.db", "other.db")], &[], ""), &[]);
+}
+
+#[test]
+fn deployment_families() {
+    let company = "<Deployment><Name>C</Name><Type>MyCompany</Type><Url>https://crm.example/Org</Url>\
+                   <AccessCredentials>LocalSystemAccount</AccessCredentials></Deployment>";
+    let provider = "<Deployment><Name>P</Name><Type>OnlineServiceProvider</Type><Url>https://p.example/Org</Url>\
+                    <UserName>u</UserName><Password>env:P</Password></Deployment>";
+    let online = "<Deployment><Name>O</Name><Type>CrmOnline</Type><Url>https://disco.crm.dynamics.com/Org</Url>\
+                  <UserName>u</UserName><Password>env:O</Password></Deployment>";
+    says(&file("", &[], &[company, provider], &[], ""), &[]);
+    says(
+        &file("", &[], &[company, online], &[], ""),
+        &[
+            "E.xml:6: error: deployment \"O\": Type CrmOnline cannot stand beside deployment \"C\" of type MyCompany at line 5; \
+         one router serves either MyCompany and OnlineServiceProvider, or CrmOnline, or Embedded \
+         [mixed-deployment-families]",
+        ],
+    );
+    says(
+        &file("", &[], &[provider, online], &[], "").replace("https://p", "http://p"),
+        &[
+            "E.xml:5: error: deployment \"P\": Url begins with http://, so credentials would travel without encryption; use \
+         https://, or set AllowHttp to true [unencrypted-deployment]",
+            "E.xml:6: error: deployment \"O\": Type CrmOnline cannot stand beside deployment \"P\" of type \
+         OnlineServiceProvider at line 5; one router serves either MyCompany and OnlineServiceProvider, or CrmOnline, or \
+         Embedded [mixed-deployment-families]",
+        ],
+    );
+    says(
+        &file("", &[], &[EMBEDDED, online], &[], ""),
+        &[
+            "E.xml:6: error: deployment \"O\": Type CrmOnline cannot stand beside deployment \"D\" of type Embedded at line 5; \
+         one router serves either MyCompany and OnlineServiceProvider, or CrmOnline, or Embedded \
+         [mixed-deployment-families]",
+        ],
+    );
+    let allow = "<AllowEmbeddedBesideOthers>true</AllowEmbeddedBesideOthers>";
+    says(
+        &file("", &[], &[EMBEDDED, online], &[], allow),
+        &[
+            "E.xml:6: warning: deployment \"O\": Type CrmOnline stands beside deployment \"D\" of type Embedded, as \
+         AllowEmbeddedBesideOthers allows [mixed-deployment-families]",
+        ],
+    );
+    // the embedded CRM in front does not open a way for the other two to mix, in whatever order they come
+    let error = |line: u32, name: &str, kind: &str, other: &str, other_kind: &str, at: u32| {
+        format!(
+            "E.xml:{line}: error: deployment \"{name}\": Type {kind} cannot stand beside deployment \"{other}\" of type \
+             {other_kind} at line {at}; one router serves either MyCompany and OnlineServiceProvider, or CrmOnline, or Embedded \
+             [mixed-deployment-families]"
+        )
+    };
+    let warning = |line: u32, name: &str, kind: &str, other: &str, other_kind: &str| {
+        format!(
+            "E.xml:{line}: warning: deployment \"{name}\": Type {kind} stands beside deployment \"{other}\" of type {other_kind}, \
+             as AllowEmbeddedBesideOthers allows [mixed-deployment-families]"
+        )
+    };
+    for (three, expected) in [
+        (
+            [EMBEDDED, company, online],
+            [warning(6, "C", "MyCompany", "D", "Embedded"), error(7, "O", "CrmOnline", "C", "MyCompany", 6)],
+        ),
+        (
+            [company, EMBEDDED, online],
+            [warning(6, "D", "Embedded", "C", "MyCompany"), error(7, "O", "CrmOnline", "C", "MyCompany", 5)],
+        ),
+        (
+            [online, company, EMBEDDED],
+            [error(6, "C", "MyCompany", "O", "CrmOnline", 5), warning(7, "D", "Embedded", "O", "CrmOnline")],
+        ),
+    ] {
+        assert_eq!(findings(&file("", &[], &three, &[], allow)), expected);
+    }
+    let local =
+        online.replace("<UserName>", "<AccessCredentials>LocalSystemAccount</AccessCredentials><UserName>");
+    says(
+        &file("", &[], &[&local], &[], ""),
+        &[
+            "E.xml:5: error: deployment \"O\": AccessCredentials LocalSystemAccount cannot be used with CrmOnline; allowed: \
+         OtherSpecified [invalid-combination]",
+        ],
+    );
+    // valid, but nobody can serve it yet: an error only for mailboxes that are worked on
+    let smtp_user =
+        USER.replace("<IncomingProfile>In</IncomingProfile>", "").replace("<Password>env:ANN</Password>", "");
+    says(
+        &file("", &[SMTP], &[company], &[&smtp_user], ""),
+        &[
+            "E.xml:7: error: user \"Ann\": belongs to deployment \"C\" of type MyCompany, which this version cannot serve yet; it \
+         serves Embedded; disable the mailbox or move it [not-in-this-version]",
+        ],
+    );
+    let disabled = smtp_user.replace("</Name>", "</Name><Disabled>true</Disabled>");
+    says(&file("", &[SMTP], &[company], &[&disabled], ""), &[]);
+    // 6.2 and 6.3: user-specified credentials depend on the edition
+    let own = |base: &str| {
+        let (from, to) = (
+            "<AuthenticationType>Anonymous</AuthenticationType>",
+            "<AuthenticationType>ClearText</AuthenticationType>",
+        );
+        let who = "<AccessCredentials>UserSpecified</AccessCredentials></ConfigurationProfile>";
+        base.replace(from, to).replace("</ConfigurationProfile>", who)
+    };
+    let online_own = ONLINE
+        .replace("OtherSpecified", "UserSpecified")
+        .replace("<UserName>admin@a.example</UserName>", "")
+        .replace("<Password>env:EO</Password>", "")
+        .replace("<UserType>Administrator</UserType><AccessType>SendAs</AccessType>", "");
+    for (kind, place, pop, smtp) in [
+        ("MyCompany", company, true, true),
+        ("OnlineServiceProvider", provider, false, true),
+        ("CrmOnline", online, false, false),
+        ("Embedded", EMBEDDED, true, true),
+    ] {
+        let refused = |mailbox: &str, profile: &str| {
+            let mailbox = mailbox.replace("</Name>", "</Name><Disabled>true</Disabled>");
+            let found = findings(&file("", &[profile], &[place], &[&mailbox], ""));
+            let refused =
+                found.iter().filter(|f| f.contains("with AccessCredentials UserSpecified cannot be used in"));
+            let refused: Vec<_> = refused.collect();
+            assert!(
+                refused
+                    .iter()
+                    .all(|f| f.contains(&format!("in a deployment of type {kind}; allowed: MyCompany, ")))
+            );
+            assert_eq!(refused.len(), found.len(), "{found:?}");
+            !refused.is_empty()
+        };
+        let reads = USER.replace("<OutgoingProfile>Out</OutgoingProfile>", "");
+        let sends = USER.replace("<IncomingProfile>In</IncomingProfile>", "");
+        assert_eq!(refused(&reads, POP), !pop, "POP3 and {kind}");
+        assert_eq!(refused(&sends, &own(SMTP)), !smtp, "SMTP and {kind}");
+        assert!(
+            !refused(&sends.replace(">Out<", ">EO<"), &online_own),
+            "outgoing Exchange Online and {kind}"
+        );
+    }
+    let disabled = USER.replace("</Name>", "</Name><Disabled>true</Disabled>");
+    says(
+        &file("", &[POP, SMTP], &[provider], &[&disabled], ""),
+        &[
+            "E.xml:8: error: user \"Ann\": profile \"In\" (incoming Pop3) with AccessCredentials UserSpecified cannot be used in \
+         a deployment of type OnlineServiceProvider; allowed: MyCompany, Embedded [invalid-combination]",
+        ],
+    );
+}
+
+#[test]
+fn not_in_this_version() {
+    let ntlm = POP.replace("ClearText", "Ntlm");
+    says(
+        &file("", &[&ntlm, SMTP], &[EMBEDDED], &[USER], ""),
+        &[
+            "E.xml:8: error: user \"Ann\": profile \"In\" has AuthenticationType Ntlm, which this version cannot serve yet; it \
+         serves ClearText, Apop; disable the mailbox or give it another profile [not-in-this-version]",
+        ],
+    );
+    let user = USER.replace(">Out<", ">EO<");
+    says(
+        &file("", &[POP, ONLINE], &[EMBEDDED], &[&user], ""),
+        &[
+            "E.xml:3: warning: profile \"In\": ServerType Pop3 stands beside an ExchangeOnline profile at line 4; Microsoft \
+         advises one router for Exchange Online and another for the rest; set AllowMixedServers to true to accept it \
+         [mixed-servers]",
+            "E.xml:8: error: user \"Ann\": profile \"EO\" has ServerType ExchangeOnline, which this version cannot serve yet; it \
+         serves Pop3, Smtp, Maildir; disable the mailbox or give it another profile [not-in-this-version]",
+        ],
+    );
+    says(&file("", &[POP, ONLINE], &[], &[], "<AllowMixedServers>true</AllowMixedServers>"), &[]);
+}
