@@ -45,7 +45,8 @@ fn main() {
     if let (true, Some((port, ca))) = (part("tls"), source.tls()) {
         let mut table = Comparison::default();
         for _ in 0..rounds() {
-            table.add("raw pipelined, TLS", None, run("raw", port, Some(&ca), 1, 0));
+            table.add("raw pipelined, files, TLS", None, run("raw-files", port, Some(&ca), 1, 0));
+            table.add("raw pipelined, ends counted, TLS", None, run("raw", port, Some(&ca), 1, 0));
             table.add("Pop3Transport, TLS", Some(0.85), run("ours", port, Some(&ca), 1, ALL));
             others(&mut table, &source, Some((port, &ca)));
         }
@@ -59,6 +60,7 @@ fn main() {
 fn one(source: &Source, count: usize, bytes: u64) {
     let mut table = Comparison::default();
     for _ in 0..rounds() {
+        table.add("raw pipelined, files", None, run("raw-files", source.port(), None, 1, 0));
         table.add("raw pipelined, ends counted", None, run("raw", source.port(), None, 1, 0));
         table.add("raw pipelined, kept in memory", None, run("raw-memory", source.port(), None, 1, 0));
         table.add("Pop3Transport", Some(0.85), run("ours", source.port(), None, 1, ALL));
@@ -76,7 +78,8 @@ fn one(source: &Source, count: usize, bytes: u64) {
 fn eight(source: &Source, count: usize, bytes: u64) {
     let mut table = Comparison::default();
     for _ in 0..rounds() {
-        table.add("raw pipelined, 8 threads", None, run("raw", source.port(), None, 8, 0));
+        table.add("raw pipelined, files, 8 threads", None, run("raw-files", source.port(), None, 8, 0));
+        table.add("raw pipelined, ends counted, 8 threads", None, run("raw", source.port(), None, 8, 0));
         table.add("Pop3Transport, 8 mailboxes", Some(0.85), run("ours", source.port(), None, 8, ALL));
     }
     table.print("8 mailboxes at once", 8 * count, 8 * bytes);

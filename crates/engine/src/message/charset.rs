@@ -180,7 +180,10 @@ fn detect(bytes: &[u8]) -> (String, &'static str) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         return (text.to_owned(), "utf-8");
     }
-    guess(bytes).read(bytes)
+    match guess(bytes) {
+        (Guess::As(encoding), Some(text)) => (text, encoding.name()),
+        (guess, _) => guess.read(bytes),
+    }
 }
 
 /// Text in Japanese escapes, where all of it is.
@@ -212,18 +215,18 @@ impl Guess {
     }
 }
 
-/// What the bytes look like.
-fn guess(bytes: &[u8]) -> Guess {
+/// What the bytes look like; and their text, where it was made to find that out: large ones are not to be decoded twice.
+fn guess(bytes: &[u8]) -> (Guess, Option<String>) {
     if mostly_utf8(bytes) {
-        return Guess::MostlyUtf8;
+        return (Guess::MostlyUtf8, None);
     }
     let mut detector = EncodingDetector::new(Iso2022JpDetection::Deny);
     detector.feed(&bytes[..bytes.len().min(LOOKED_AT)], true);
     let encoding = detector.guess(None, Utf8Detection::Deny);
     match strict(encoding, bytes) {
         // cut off within a character, or not what it looked like
-        (text, false) if mostly_wrong(&text, bytes) => Guess::As(encoding_rs::WINDOWS_1252),
-        _ => Guess::As(encoding),
+        (text, false) if mostly_wrong(&text, bytes) => (Guess::As(encoding_rs::WINDOWS_1252), None),
+        (text, _) => (Guess::As(encoding), Some(text)),
     }
 }
 
@@ -257,7 +260,7 @@ impl RawText {
         };
         // a header section has no room for UTF-16: its names and line ends are ASCII
         let fits = declared.filter(|e| e.is_ascii_compatible() && strict(e, &pool).1);
-        Self(fits.map_or_else(|| guess(&pool), Guess::As))
+        Self(fits.map_or_else(|| guess(&pool).0, Guess::As))
     }
 
     /// The text of one of the fields, and what it was read as where that was not to be expected.
