@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
 use email_router_benches::child::{self, Run, Values};
-use email_router_benches::peers::{PASSWORD, Source, user};
+use email_router_benches::peers::{Source, user};
 use email_router_benches::raw::{self, Keep};
 use email_router_benches::table::{Comparison, median, verdict};
 use email_router_benches::{corpus, disk_folder, is_smoke, number, ours, rounds, router};
@@ -63,14 +63,7 @@ fn client(what: &str, args: &[String]) -> Values {
     if what.starts_with("raw") {
         let folder = disk_folder();
         let keep = if what == "raw-files" { Keep::Files(folder.path()) } else { Keep::Count };
-        let work = || {
-            std::thread::scope(|scope| {
-                for n in 0..mailboxes {
-                    scope.spawn(move || raw::pop3_connect_and_drain(port, None, &user(n), PASSWORD, keep));
-                }
-            });
-        };
-        return Run::measure(work).1.values();
+        return Run::measure(|| raw::pop3_drain_all(port, None, mailboxes, keep)).1.values();
     }
     if what == "sqlite" {
         return Run::measure(|| into_bare_sqlite(port, mailboxes, mailboxes * count)).1.values();
@@ -112,13 +105,8 @@ fn into_bare_sqlite(port: u16, mailboxes: usize, messages: usize) {
     .unwrap();
     let (sender, receiver) = sync_channel(16);
     std::thread::scope(|scope| {
-        for n in 0..mailboxes {
-            let sender = sender.clone();
-            scope.spawn(move || {
-                raw::pop3_connect_and_drain(port, None, &user(n), PASSWORD, Keep::Send(&sender))
-            });
-        }
-        drop(sender);
+        // the channel ends with the thread that has its sender
+        scope.spawn(move || raw::pop3_drain_all(port, None, mailboxes, Keep::Send(&sender)));
         while let Ok(first) = receiver.recv() {
             let transaction = bare.transaction().unwrap();
             for raw in std::iter::once(first).chain(receiver.try_iter().take(63)) {

@@ -131,16 +131,7 @@ fn client(what: &str, args: &[String]) -> Values {
             _ => Keep::Memory,
         };
         let tls = ca.as_deref().map(raw::tls);
-        let drain = |n: usize| raw::pop3_connect_and_drain(port, tls.as_ref(), &user(n), PASSWORD, keep);
-        let drain = &drain;
-        let work = || {
-            std::thread::scope(|scope| {
-                for n in 0..mailboxes {
-                    scope.spawn(move || drain(n));
-                }
-            });
-        };
-        Run::measure(work).1
+        Run::measure(|| raw::pop3_drain_all(port, tls.as_ref(), mailboxes, keep)).1
     };
     run.values()
 }

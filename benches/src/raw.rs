@@ -11,6 +11,8 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
+use crate::peers::{PASSWORD, user};
+
 /// What is done with the messages.
 #[derive(Debug, Clone, Copy)]
 pub enum Keep<'a> {
@@ -76,6 +78,15 @@ pub fn pop3_connect_and_drain(
             pop3_drain(StreamOwned::new(client, tcp), user, password, keep)
         }
     }
+}
+
+/// Reads so many mailboxes of [`crate::peers`] at once, a thread each.
+pub fn pop3_drain_all(port: u16, tls: Option<&Arc<ClientConfig>>, mailboxes: usize, keep: Keep<'_>) {
+    std::thread::scope(|scope| {
+        for n in 0..mailboxes {
+            scope.spawn(move || pop3_connect_and_drain(port, tls, &user(n), PASSWORD, keep));
+        }
+    });
 }
 
 /// TLS that trusts this authority only.

@@ -1,10 +1,11 @@
 //! `why` and `replay` about messages whose header section is longer than what is kept.
 #![allow(clippy::unwrap_used)] // helpers of tests
 
+mod support;
+
 use std::path::Path;
 
 use email_router::crm::FilteringMethod;
-use email_router::crm::embedded::admin::fields;
 use email_router::engine::{KeptHeader, Verdict};
 use email_router::history::{PolicyChange, ReplayChange, ReplaySource};
 use email_router::model::{EmailAddress, Timestamp};
@@ -30,15 +31,8 @@ async fn routed(folder: &Path, messages: &[&str]) -> Service {
         std::fs::write(folder.join(format!("here@example.com/new/{n}.a")), text).unwrap();
     }
     let service = Service::open(&file, OpenOptions::default()).await.unwrap();
-    let queue = [
-        ("name", "here"),
-        ("emailaddress", "here@example.com"),
-        ("emailrouteraccessapproval", "1"),
-        ("incomingemaildeliverymethod", "2"),
-        ("incomingemailfilteringmethod", "0"),
-    ];
     let admin = service.organization(None).unwrap().embedded().admin();
-    admin.add("queue", &fields(queue)).await.unwrap();
+    support::add_queue(&admin, "here", "here@example.com").await;
     drop(service);
     let service = Service::open(&file, OpenOptions::default()).await.unwrap();
     let (_open, stop) = watch::channel(false);

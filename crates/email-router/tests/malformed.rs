@@ -3,6 +3,8 @@
 // a helper of a test that cannot go on fails the test
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+mod support;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +12,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use email_router::crm::ParticipationType;
-use email_router::crm::embedded::admin::fields;
 use email_router::engine::{DecisionRecord, Event, Observer, Verdict};
 use email_router::model::read_file_capped;
 use email_router::{OpenOptions, Service};
@@ -100,15 +101,8 @@ async fn every_malformed_message_has_the_outcome_of_the_table() {
     fs::write(folder.path().join("mail/new/zz-fine"), good).unwrap();
 
     let service = Service::open(&config, OpenOptions::default()).await.unwrap();
-    let queue = [
-        ("name", "Inbox"),
-        ("emailaddress", "inbox@fabrikam.test"),
-        ("incomingemailfilteringmethod", "0"),
-        ("incomingemaildeliverymethod", "2"),
-        ("emailrouteraccessapproval", "1"),
-    ];
     let admin = service.organization(None).unwrap().embedded().admin();
-    admin.add("queue", &fields(queue)).await.unwrap();
+    support::add_queue(&admin, "Inbox", "inbox@fabrikam.test").await;
     drop(service);
 
     let heard = Arc::new(Heard::default());

@@ -1,10 +1,11 @@
 //! What somebody who watches the router gets to see: log entries and metrics.
 #![allow(clippy::unwrap_used)] // helpers of tests
 
+mod support;
+
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use email_router::crm::embedded::admin::fields;
 use email_router::engine::ports::LedgerEntry;
 use email_router::metrics::MetricsObserver;
 use email_router::model::{ActivityId, ManualClock, MessageId, Timestamp};
@@ -62,15 +63,7 @@ async fn one_span_for_each_message_with_its_decision_and_metrics_beyond_the_coun
     let service = Service::open(&file, options()).await.unwrap();
     let admin = service.organization(None).unwrap().embedded().admin();
     for name in ["here", "gone"] {
-        let address = format!("{name}@example.com");
-        let queue = [
-            ("name", name),
-            ("emailaddress", address.as_str()),
-            ("emailrouteraccessapproval", "1"),
-            ("incomingemaildeliverymethod", "2"),
-            ("incomingemailfilteringmethod", "0"),
-        ];
-        admin.add("queue", &fields(queue)).await.unwrap();
+        support::add_queue(&admin, name, &format!("{name}@example.com")).await;
     }
     drop(service);
     let service = Service::open(&file, options()).await.unwrap();
@@ -168,14 +161,7 @@ async fn one_deployment_that_fails_does_not_stop_the_others() {
     });
     // what the CRM learns now is taken over later: the configuration is still watched
     let admin = service.organization(Some("crm")).unwrap().embedded().admin();
-    let queue = [
-        ("name", "Here"),
-        ("emailaddress", "here@example.com"),
-        ("incomingemailfilteringmethod", "0"),
-        ("incomingemaildeliverymethod", "2"),
-        ("emailrouteraccessapproval", "1"),
-    ];
-    admin.add("queue", &fields(queue)).await.unwrap();
+    support::add_queue(&admin, "Here", "here@example.com").await;
     let text = "From: a@x.example\r\nTo: here@example.com\r\nSubject: hello\r\nMessage-ID: <1@x.example>\r\n\r\nhi\r\n";
     std::fs::write(folder.path().join("here@example.com/new/1.a"), text).unwrap();
     std::fs::write(&file, two.replace("<Name>Gone<", "<Name>Far<")).unwrap();

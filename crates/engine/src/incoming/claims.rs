@@ -12,9 +12,6 @@ use crate::decide::{Decider, OrganizationView};
 use crate::message::Message;
 use email_router_crm::UnknownSender;
 
-/// Hexadecimal digits of the 22 bytes of a Thread-Index that all mails of a conversation share.
-const ROOT_DIGITS: usize = 44;
-
 /// What decisions can find a message by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
@@ -70,8 +67,7 @@ impl Claims {
         let named = message.in_reply_to.iter().chain(&message.references).chain(&own);
         claims.keys.extend(named.map(|id| Key::Id(id.as_str().to_owned())));
         claims.keys.extend(message.identity().map(Key::Id));
-        let root = message.thread_index.as_deref().and_then(|index| index.get(..ROOT_DIGITS));
-        claims.keys.extend(root.map(|root| Key::Root(root.to_owned())));
+        claims.keys.extend(message.conversation_root().map(|root| Key::Root(root.to_owned())));
         claims.keys.extend(message.conversation_id.clone().map(Key::Conversation));
         let tokens = view.tokens().find(&message.subject).into_iter();
         claims.keys.extend(tokens.map(|t| Key::Token(t.text.to_lowercase())));

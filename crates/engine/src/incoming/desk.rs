@@ -95,6 +95,18 @@ pub(super) enum Work {
     ViewOutdated,
 }
 
+impl Work {
+    /// Of work on a whole message with users and queues that are new enough, which ends in no other way.
+    pub(super) fn decided(self) -> Result<Routed> {
+        match self {
+            Self::Routed(routed) => Ok(*routed),
+            Self::WantsBody | Self::ViewOutdated => Err(Error::message(
+                "nothing was decided about the whole message, which is a fault of this program",
+            )),
+        }
+    }
+}
+
 /// What work on a message needs.
 #[derive(Clone)]
 pub(super) struct Desk<'a> {

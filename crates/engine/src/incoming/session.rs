@@ -37,12 +37,17 @@ pub(super) struct Session<'a> {
     pub(super) removed: Vec<RemoteId>,
 }
 
+/// What was read of a message first.
+enum First {
+    /// The header section, which may settle it, once it is its turn.
+    Headers(Message),
+    All(Reading),
+}
+
 /// How reading a message ended.
 enum Reading {
     /// There is nothing more to do about it.
     Ended(Ended),
-    /// Its header section may settle it, once it is its turn.
-    Headers(Message),
     /// It is to be worked on.
     Whole(Message),
 }
@@ -206,20 +211,23 @@ impl<'a> Session<'a> {
             let span = message_span(&mailbox, Some(&candidate.stub.id));
             let mut job = Job::new(candidate);
             // boxed, as below: these futures are large, and would be copied from frame to frame
-            let reading = Box::pin(self.read(&mut job, threshold)).instrument(span.clone());
-            let mut reading = team.meanwhile(reading).await;
-            if let Ok(Reading::Headers(message)) = &reading {
-                self.wait_for_turn(&mut team, &mut outcome, message).await;
-                if !outcome.broken.is_empty() {
-                    break;
+            let first = Box::pin(self.read(&mut job, threshold)).instrument(span.clone());
+            let reading = match team.meanwhile(first).await {
+                Ok(First::All(reading)) => Ok(reading),
+                Ok(First::Headers(message)) => {
+                    self.wait_for_turn(&mut team, &mut outcome, &message).await;
+                    if !outcome.broken.is_empty() {
+                        break;
+                    }
+                    let judging = Box::pin(self.judge_headers(&mut job, &message, threshold));
+                    team.meanwhile(judging.instrument(span.clone())).await
                 }
-                let judging = Box::pin(self.judge_headers(&mut job, message, threshold));
-                reading = team.meanwhile(judging.instrument(span.clone())).await;
-            }
+                Err(error) => Err(error),
+            };
             // what was listed of its size need not be true
             let bytes = job.read.bytes();
             match reading {
-                Ok(Reading::Whole(message) | Reading::Headers(message)) => {
+                Ok(Reading::Whole(message)) => {
                     let claims = self.wait_for_turn(&mut team, &mut outcome, &message).await;
                     if !outcome.broken.is_empty() {
                         break;
@@ -267,7 +275,9 @@ impl<'a> Session<'a> {
                 let routed = match result {
                     Ok(Ended::Routed(routed)) => Ok(Some(routed)),
                     Ok(Ended::Gone) => Ok(None),
-                    Ok(Ended::ViewOutdated(message)) => self.work_again(&job, &message).await.map(Some),
+                    Ok(Ended::ViewOutdated(message)) => {
+                        self.work_again(&job, &message).await.and_then(Work::decided).map(Some)
+                    }
                     Err(error) => Err(error),
                 };
                 self.finish(&job, routed, elapsed).await
@@ -412,27 +422,27 @@ impl<'a> Session<'a> {
     }
 
     /// Reads a message, a large one its header section first.
-    async fn read(&mut self, job: &mut Job, threshold: Option<Timestamp>) -> Result<Reading> {
+    async fn read(&mut self, job: &mut Job, threshold: Option<Timestamp>) -> Result<First> {
         let settings = &self.route.settings;
-        let routed = |record| Ok(Reading::Ended(Ended::Routed(Routed { record, corrupt: false })));
+        let ended = |ended| Ok(First::All(Reading::Ended(ended)));
         if job.candidate.attempts >= settings.max_attempts {
-            return self.park(job).await.map(|routed| Reading::Ended(Ended::Routed(routed)));
+            return ended(Ended::Routed(self.park(job).await?));
         }
         if job.candidate.part == Part::Headers {
             let headers = match &job.candidate.stub.headers {
                 Some(listed) => Some(listed.clone()),
                 None => gone_is_none(self.inbox.headers(&job.candidate.stub.id).await)?,
             };
-            let Some(headers) = headers else { return Ok(Reading::Ended(Ended::Gone)) };
+            let Some(headers) = headers else { return ended(Ended::Gone) };
             let message = Message::from_headers(job.read.headers.insert(headers), &settings.caps);
             if let Some(record) = self.desk().too_old(&job.candidate.stub, &message, threshold) {
-                return routed(record);
+                return ended(Ended::Routed(Routed { record, corrupt: false }));
             }
             if !message.needs_body() {
-                return Ok(Reading::Headers(message));
+                return Ok(First::Headers(message));
             }
         }
-        self.read_whole(job, threshold).await
+        self.read_whole(job, threshold).await.map(First::All)
     }
 
     /// Decides about the header section; where that settles nothing, the message is read whole.
@@ -444,8 +454,7 @@ impl<'a> Session<'a> {
     ) -> Result<Reading> {
         let mut work = self.desk().work(job, message, false).await?;
         if matches!(work, Work::ViewOutdated) {
-            self.renew_view().await?;
-            work = self.desk().work(job, message, true).await?;
+            work = self.work_again(job, message).await?;
         }
         match work {
             Work::Routed(routed) => Ok(Reading::Ended(Ended::Routed(*routed))),
@@ -465,12 +474,9 @@ impl<'a> Session<'a> {
     }
 
     /// Works on a message with users and queues that are new enough.
-    async fn work_again(&mut self, job: &Job, message: &Message) -> Result<Routed> {
+    async fn work_again(&mut self, job: &Job, message: &Message) -> Result<Work> {
         self.renew_view().await?;
-        match self.desk().work(job, message, true).await? {
-            Work::Routed(routed) => Ok(*routed),
-            Work::WantsBody | Work::ViewOutdated => Err(undecided()),
-        }
+        self.desk().work(job, message, true).await
     }
 
     /// Reads settings, users and queues again, unless that was done a moment ago and would not help.
@@ -611,18 +617,12 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Work ends in this way only before the whole message was read, or before the view was renewed.
-fn undecided() -> Error {
-    Error::message("nothing was decided about the whole message, which is a fault of this program")
-}
-
 /// Works on a message whose turn it is.
 async fn work(desk: Desk<'_>, job: Job, message: Message, span: tracing::Span) -> Done {
     let result = desk.work(&job, &message, false).instrument(span.clone()).await;
     let ended = result.and_then(|work| match work {
-        Work::Routed(routed) => Ok(Ended::Routed(*routed)),
         Work::ViewOutdated => Ok(Ended::ViewOutdated(message)),
-        Work::WantsBody => Err(undecided()),
+        work => work.decided().map(Ended::Routed),
     });
     Done::new(job, ended, span)
 }

@@ -50,8 +50,6 @@ pub(super) struct Team<'a> {
     working: FuturesUnordered<BoxFuture<'a, (usize, Done)>>,
     /// Ended, and not handed back yet.
     done: BTreeMap<usize, Done>,
-    /// One ended with an error that is not its own, so the others would meet it too.
-    failing: bool,
     /// What each message that was not handed back ties to others, and its bytes.
     claims: BTreeMap<usize, (Claims, u64)>,
     claimed: Claimed,
@@ -76,9 +74,9 @@ impl<'a> Team<'a> {
         self.handed_back == self.started
     }
 
-    /// Whether no further message is to be read.
+    /// Whether one that was not handed back ended with an error that is not its own, so that a further message would meet it too.
     pub(super) fn is_failing(&self) -> bool {
-        self.failing
+        self.done.values().any(|d| d.result.as_ref().is_err_and(|error| error.scope() > Scope::Message))
     }
 
     /// Starts work on the next message of the mailbox.
@@ -90,7 +88,7 @@ impl<'a> Team<'a> {
     /// The next message of the mailbox has ended already.
     pub(super) fn ended(&mut self, bytes: u64, done: Done) {
         let number = self.add(Claims::default(), bytes);
-        self.put(number, done);
+        self.done.insert(number, done);
     }
 
     fn add(&mut self, claims: Claims, bytes: u64) -> usize {
@@ -102,11 +100,6 @@ impl<'a> Team<'a> {
         number
     }
 
-    fn put(&mut self, number: usize, done: Done) {
-        self.failing |= done.result.as_ref().is_err_and(|error| error.scope() > Scope::Message);
-        self.done.insert(number, done);
-    }
-
     /// Lets the work go on while something else is awaited.
     pub(super) async fn meanwhile<T>(&mut self, other: impl Future<Output = T>) -> T {
         let mut other = std::pin::pin!(other);
@@ -115,7 +108,7 @@ impl<'a> Team<'a> {
                 biased;
                 value = &mut other => return value,
                 Some((number, done)) = self.working.next(), if !self.working.is_empty() => {
-                    self.put(number, done);
+                    self.done.insert(number, done);
                 }
             }
         }
@@ -124,7 +117,7 @@ impl<'a> Team<'a> {
     /// Waits until the work on one more message has ended.
     pub(super) async fn one_more(&mut self) {
         if let Some((number, done)) = self.working.next().await {
-            self.put(number, done);
+            self.done.insert(number, done);
         }
     }
 

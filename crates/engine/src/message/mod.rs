@@ -23,7 +23,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
-use email_router_crm::Priority;
+use email_router_crm::{EmailLookup, Priority};
 use email_router_model::{
     ActivityId, Direction, EmailAddress, Headers, MessageId, OrganizationId, RawMessage, Timestamp, header,
 };
@@ -158,6 +158,12 @@ impl Message {
         let mut content = Content::read(raw, caps, settings);
         content.incomplete |= self.beyond_caps;
         content
+    }
+
+    /// The 22 bytes of the Thread-Index that all mails of a conversation share, as lower-case hexadecimal; `None` where it is shorter.
+    #[must_use]
+    pub fn conversation_root(&self) -> Option<&str> {
+        self.thread_index.as_deref()?.get(..EmailLookup::ROOT_DIGITS)
     }
 
     /// What tells this message from every other: its Message-ID, or `sha256:` and [`RawMessage::content_digest`] when it has none. `None`

@@ -8,15 +8,12 @@ use crate::Result;
 use crate::decide::Trace;
 use crate::ports::CorrelationIndex;
 
-/// Hexadecimal digits of the 22 bytes that all mails of a conversation share.
-const ROOT_DIGITS: usize = 44;
-
 pub(super) async fn find(
     question: &Question<'_>,
     index: &dyn CorrelationIndex,
     trace: &mut Trace,
 ) -> Result<Option<Hit>> {
-    let root = question.message.thread_index.as_deref().and_then(|index| index.get(..ROOT_DIGITS));
+    let root = question.message.conversation_root();
     let id = question.message.conversation_id.as_deref();
     if root.is_none() && id.is_none() {
         trace.step("correlate conversation_index", "there is no conversation id and no Thread-Index");
