@@ -3,40 +3,140 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use email_router_model::{Mailbox, MailboxId, Secret};
+use async_trait::async_trait;
+use email_router_model::{Classified, Mailbox, MailboxId, Retry, Scope, Secret};
 
-/// A user name and the secret that proves it.
+/// A name and what proves it.
 ///
-/// The user name is shown in `Debug`, the secret never.
+/// The name is shown in `Debug`, the proof never.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// The name to log in with.
+    /// The name to log in with. With [`Proof::BearerToken`] the mailbox that is opened; with [`Proof::ProcessIdentity`] empty, or the Kerberos principal
+    /// to take from the ticket cache or keytab.
     pub user: String,
-    /// The password.
-    pub secret: Secret,
+    /// What proves it.
+    pub proof: Proof,
+}
+
+/// What proves who somebody is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Proof {
+    /// A password.
+    Password(Secret),
+    /// An OAuth 2.0 access token (RFC 6750).
+    BearerToken(Secret),
+    /// The identity this process runs under: its Kerberos ticket cache, or the machine's keytab.
+    ProcessIdentity,
 }
 
 impl Credentials {
     /// This name and password.
     #[must_use]
-    pub fn new(user: impl Into<String>, secret: Secret) -> Self {
-        Self { user: user.into(), secret }
+    pub fn new(user: impl Into<String>, password: Secret) -> Self {
+        Self { user: user.into(), proof: Proof::Password(password) }
+    }
+
+    /// This access token, for the mailbox of this name.
+    #[must_use]
+    pub fn bearer(user: impl Into<String>, token: Secret) -> Self {
+        Self { user: user.into(), proof: Proof::BearerToken(token) }
+    }
+
+    /// The identity of the process.
+    #[must_use]
+    pub fn process_identity() -> Self {
+        Self { user: String::new(), proof: Proof::ProcessIdentity }
+    }
+
+    /// The password, where that is the proof.
+    #[must_use]
+    pub fn password(&self) -> Option<&Secret> {
+        match &self.proof {
+            Proof::Password(secret) => Some(secret),
+            _ => None,
+        }
+    }
+
+    /// The access token, where that is the proof.
+    #[must_use]
+    pub fn token(&self) -> Option<&Secret> {
+        match &self.proof {
+            Proof::BearerToken(secret) => Some(secret),
+            _ => None,
+        }
+    }
+
+    /// What must never be shown: password or token.
+    #[must_use]
+    pub fn secret(&self) -> Option<&Secret> {
+        self.password().or_else(|| self.token())
     }
 }
 
 /// Tells a transport with which credentials a mailbox is opened.
 ///
-/// Called at the start of each session, from any task; it answers from memory and does not block. Closures of the same shape
-/// are sources too.
+/// Called at the start of each session, from any task. Most sources answer from memory; one of OAuth 2.0 may ask the token service, once for all who
+/// wait. Closures of the shape `Fn(&Mailbox) -> Option<Credentials>` are sources too.
+#[async_trait]
 pub trait CredentialSource: Send + Sync {
     /// The credentials for this mailbox; `None` when there are none, which means anonymous access where the protocol knows that
     /// (SMTP) and an error where it does not (POP3).
-    fn credentials(&self, mailbox: &Mailbox) -> Option<Credentials>;
+    ///
+    /// # Errors
+    /// [`CredentialError`] where a token or ticket cannot be had.
+    async fn credentials(&self, mailbox: &Mailbox) -> Result<Option<Credentials>, CredentialError>;
+
+    /// The mail system refused these credentials: a token that was kept must not be given out again. Nothing happens by default.
+    fn refused(&self, _mailbox: &Mailbox, _credentials: &Credentials) {}
 }
 
+#[async_trait]
 impl<F: Fn(&Mailbox) -> Option<Credentials> + Send + Sync> CredentialSource for F {
-    fn credentials(&self, mailbox: &Mailbox) -> Option<Credentials> {
-        self(mailbox)
+    async fn credentials(&self, mailbox: &Mailbox) -> Result<Option<Credentials>, CredentialError> {
+        Ok(self(mailbox))
+    }
+}
+
+/// Why there are no credentials although there should be. Contains no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct CredentialError {
+    /// What happened.
+    pub fault: CredentialFault,
+    /// What happened, as a person would say it; names the token service or ticket cache, and its words.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+    /// May it be tried again?
+    pub retry: Retry,
+    /// How much has to stop.
+    pub scope: Scope,
+}
+
+/// The kinds of [`CredentialError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CredentialFault {
+    /// The token service or the key distribution centre refuses the identity itself.
+    Refused,
+    /// It asks to come back later.
+    Throttled,
+    /// It cannot be reached, or answers nonsense.
+    Unavailable,
+    /// What was configured cannot be used.
+    Settings,
+}
+
+impl Classified for CredentialError {
+    fn retry(&self) -> Retry {
+        self.retry
+    }
+    fn scope(&self) -> Scope {
+        self.scope
+    }
+    fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
     }
 }
 
@@ -68,12 +168,19 @@ impl SharedCredentials {
     }
 }
 
-impl CredentialSource for SharedCredentials {
-    fn credentials(&self, mailbox: &Mailbox) -> Option<Credentials> {
+impl SharedCredentials {
+    fn of(&self, mailbox: &Mailbox) -> Option<Credentials> {
         match self.by_mailbox.get(&mailbox.id) {
             Some(password) => Some(Credentials::new(mailbox.login_name(), password.clone())),
             None => self.account.clone(),
         }
+    }
+}
+
+#[async_trait]
+impl CredentialSource for SharedCredentials {
+    async fn credentials(&self, mailbox: &Mailbox) -> Result<Option<Credentials>, CredentialError> {
+        Ok(self.of(mailbox))
     }
 }
 
@@ -105,11 +212,11 @@ mod tests {
     fn a_mailbox_of_its_own_beats_the_account() {
         let source = SharedCredentials::account(Credentials::new("svc", "s3cr3t-svc".into()))
             .with_mailbox("ann".into(), "s3cr3t-ann".into());
-        let ann = source.credentials(&mailbox("ann", None)).unwrap();
-        assert_eq!((ann.user.as_str(), ann.secret.expose()), ("ann@example.com", "s3cr3t-ann"));
-        assert_eq!(source.credentials(&mailbox("ann", Some("CORP\\ann"))).unwrap().user, "CORP\\ann");
-        assert_eq!(source.credentials(&mailbox("bob", None)).unwrap().user, "svc");
-        assert!(SharedCredentials::none().credentials(&mailbox("bob", None)).is_none());
+        let ann = source.of(&mailbox("ann", None)).unwrap();
+        assert_eq!((ann.user.as_str(), ann.password().unwrap().expose()), ("ann@example.com", "s3cr3t-ann"));
+        assert_eq!(source.of(&mailbox("ann", Some("CORP\\ann"))).unwrap().user, "CORP\\ann");
+        assert_eq!(source.of(&mailbox("bob", None)).unwrap().user, "svc");
+        assert!(SharedCredentials::none().of(&mailbox("bob", None)).is_none());
         let shown = format!("{source:?} {ann:?}");
         assert!(!shown.contains("s3cr3t"), "{shown}");
     }

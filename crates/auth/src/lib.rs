@@ -20,7 +20,9 @@ mod credentials;
 mod mechanisms;
 mod pick;
 
-pub use credentials::{CredentialSource, Credentials, SharedCredentials};
+pub use credentials::{
+    CredentialError, CredentialFault, CredentialSource, Credentials, Proof, SharedCredentials,
+};
 pub use mechanisms::{CramMd5, Login, Plain, apop_digest};
 pub use pick::{Channel, PickError, STRONGEST_FIRST, pick};
 
@@ -62,8 +64,9 @@ pub trait Mechanism: std::fmt::Debug + Send + Sync {
     /// A fresh exchange for this user.
     ///
     /// # Errors
-    /// [`AuthError::Unrepresentable`] when name or password cannot be sent with this mechanism.
-    fn begin(&self, credentials: &Credentials) -> Result<Box<dyn Exchange>, AuthError>;
+    /// [`AuthError::Unrepresentable`] when name or password cannot be sent with this mechanism, [`AuthError::WrongProof`] when it wants
+    /// another proof than the credentials have.
+    fn begin(&self, credentials: &Credentials, channel: &Channel) -> Result<Box<dyn Exchange>, AuthError>;
 }
 
 /// Why an exchange cannot go on. Contains neither name nor password nor the challenge.
@@ -83,6 +86,14 @@ pub enum AuthError {
         mechanism: &'static str,
         /// What is wrong with it.
         why: &'static str,
+    },
+    /// The mechanism takes another kind of proof than there is.
+    #[error("{mechanism} needs {wants}, and there is none for this mailbox")]
+    WrongProof {
+        /// Name of the mechanism.
+        mechanism: &'static str,
+        /// `a password`, `an access token`, `a Kerberos ticket`.
+        wants: &'static str,
     },
     /// The user name or password has a character that cannot be sent.
     #[error("the {what} contains {character}, which {mechanism} cannot send")]

@@ -6,7 +6,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use md5::{Digest, Md5};
 use zeroize::Zeroizing;
 
-use crate::{AuthError, Credentials, Exchange, Mechanism, Response};
+use crate::{AuthError, Channel, Credentials, Exchange, Mechanism, Response};
 
 /// `PLAIN` (RFC 4616): authorization identity (left empty: the server derives it), name and password, separated by NUL.
 #[derive(Debug, Clone, Copy, Default)]
@@ -28,9 +28,9 @@ impl Mechanism for Plain {
     fn shows_password(&self) -> bool {
         true
     }
-    fn begin(&self, credentials: &Credentials) -> Result<Box<dyn Exchange>, AuthError> {
-        no_nul(self.name(), credentials)?;
-        let (user, secret) = (credentials.user.as_bytes(), credentials.secret.expose().as_bytes());
+    fn begin(&self, credentials: &Credentials, _: &Channel) -> Result<Box<dyn Exchange>, AuthError> {
+        let password = password(self.name(), credentials)?;
+        let (user, secret) = (credentials.user.as_bytes(), password.expose().as_bytes());
         let mut message = Zeroizing::new(Vec::with_capacity(user.len() + secret.len() + 2));
         message.push(0);
         message.extend_from_slice(user);
@@ -61,11 +61,11 @@ impl Mechanism for Login {
     fn shows_password(&self) -> bool {
         true
     }
-    fn begin(&self, credentials: &Credentials) -> Result<Box<dyn Exchange>, AuthError> {
-        no_nul(self.name(), credentials)?;
+    fn begin(&self, credentials: &Credentials, _: &Channel) -> Result<Box<dyn Exchange>, AuthError> {
+        let password = password(self.name(), credentials)?;
         let bytes = |text: &str| Zeroizing::new(text.as_bytes().to_vec());
         // taken from the end
-        Ok(Box::new(LoginExchange(vec![bytes(credentials.secret.expose()), bytes(&credentials.user)])))
+        Ok(Box::new(LoginExchange(vec![bytes(password.expose()), bytes(&credentials.user)])))
     }
 }
 
@@ -90,14 +90,14 @@ impl Mechanism for CramMd5 {
     fn shows_password(&self) -> bool {
         false
     }
-    fn begin(&self, credentials: &Credentials) -> Result<Box<dyn Exchange>, AuthError> {
+    fn begin(&self, credentials: &Credentials, _: &Channel) -> Result<Box<dyn Exchange>, AuthError> {
         // the answer is "name space digest": RFC 2195 section 2 leaves the name free, spaces in it included
-        no_nul(self.name(), credentials)?;
-        Ok(Box::new(CramExchange(Some(credentials.clone()))))
+        let password = password(self.name(), credentials)?.clone();
+        Ok(Box::new(CramExchange(Some((credentials.user.clone(), password)))))
     }
 }
 
-struct CramExchange(Option<Credentials>);
+struct CramExchange(Option<(String, Secret)>);
 
 impl Exchange for CramExchange {
     fn mechanism(&self) -> &'static str {
@@ -108,18 +108,19 @@ impl Exchange for CramExchange {
     }
     fn step(&mut self, challenge: &[u8]) -> Result<Response, AuthError> {
         const MECHANISM: &str = "CRAM-MD5";
-        let credentials = self.0.take().ok_or(AuthError::UnexpectedChallenge { mechanism: MECHANISM })?;
+        let (user, password) =
+            self.0.take().ok_or(AuthError::UnexpectedChallenge { mechanism: MECHANISM })?;
         // an empty challenge would make the answer good for every session: refuse to give it
         if challenge.is_empty() {
             return Err(AuthError::BadChallenge { mechanism: MECHANISM, why: "it is empty" });
         }
-        let mac = <Hmac<Md5> as KeyInit>::new_from_slice(credentials.secret.expose().as_bytes());
+        let mac = <Hmac<Md5> as KeyInit>::new_from_slice(password.expose().as_bytes());
         let Ok(mut mac) = mac else {
             // HMAC takes keys of every length (RFC 2104 section 2), so this is not reached
             return Err(AuthError::BadChallenge { mechanism: MECHANISM, why: "no key" });
         };
         mac.update(challenge);
-        let mut answer = Zeroizing::new(credentials.user.clone().into_bytes());
+        let mut answer = Zeroizing::new(user.into_bytes());
         answer.push(b' ');
         answer.extend_from_slice(hex(&mac.finalize().into_bytes()).as_bytes());
         Ok(answer)
@@ -139,23 +140,30 @@ pub fn apop_digest(timestamp: &str, secret: &Secret) -> String {
     hex(&md5.finalize())
 }
 
-/// NUL separates the fields of PLAIN (RFC 4616 section 2) and ends strings in every server written in C.
-fn no_nul(mechanism: &'static str, credentials: &Credentials) -> Result<(), AuthError> {
-    for (what, text) in [("user name", credentials.user.as_str()), ("password", credentials.secret.expose())]
-    {
+/// The password, if there is one and it can be sent: NUL separates the fields of PLAIN (RFC 4616 section 2) and ends strings in every
+/// server written in C.
+fn password<'a>(mechanism: &'static str, credentials: &'a Credentials) -> Result<&'a Secret, AuthError> {
+    let Some(password) = credentials.password() else {
+        return Err(AuthError::WrongProof { mechanism, wants: "a password" });
+    };
+    for (what, text) in [("user name", credentials.user.as_str()), ("password", password.expose())] {
         if text.contains('\0') {
             return Err(AuthError::Unrepresentable { mechanism, what, character: "a NUL character" });
         }
     }
-    Ok(())
+    Ok(password)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn channel() -> Channel {
+        Channel::tls("smtp", "mail.example.com", 587, None)
+    }
+
     fn begin(mechanism: &dyn Mechanism, user: &str, password: &str) -> Box<dyn Exchange> {
-        mechanism.begin(&Credentials::new(user, password.into())).unwrap()
+        mechanism.begin(&Credentials::new(user, password.into()), &channel()).unwrap()
     }
 
     #[test]
@@ -201,9 +209,12 @@ mod tests {
     #[test]
     fn nul_is_refused_and_the_error_shows_no_secret() {
         for mechanism in [&Plain as &dyn Mechanism, &Login, &CramMd5] {
-            let error = mechanism.begin(&Credentials::new("tim", "hun\0ter2".into())).err().unwrap();
+            let error =
+                mechanism.begin(&Credentials::new("tim", "hun\0ter2".into()), &channel()).err().unwrap();
             assert!(!error.to_string().contains("hun") && error.to_string().contains("password"), "{error}");
-            assert!(mechanism.begin(&Credentials::new("t\0im", "x".into())).is_err());
+            let token = Credentials::bearer("tim", "tok3n".into());
+            assert!(matches!(mechanism.begin(&token, &channel()), Err(AuthError::WrongProof { .. })));
+            assert!(mechanism.begin(&Credentials::new("t\0im", "x".into()), &channel()).is_err());
         }
     }
 }

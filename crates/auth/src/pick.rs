@@ -6,19 +6,45 @@ use crate::{AuthError, CramMd5, Credentials, Exchange, Login, Mechanism, Plain};
 /// LOGIN because it is the standardized one.
 pub const STRONGEST_FIRST: &[&dyn Mechanism] = &[&CramMd5, &Plain, &Login];
 
-/// What protects the bytes on their way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where an exchange takes place: what protects the bytes on their way, and whom they go to.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Channel {
     /// TLS is established.
     pub encrypted: bool,
     /// The administrator allows the password to be sent without TLS.
     pub cleartext_allowed: bool,
+    /// The service as Kerberos names it (the first part of a service principal name): `pop`, `imap`, `smtp`, `HTTP`.
+    pub service: &'static str,
+    /// The server's host name, as it was configured.
+    pub host: String,
+    /// The server's port.
+    pub port: u16,
+    /// The channel binding `tls-server-end-point` (RFC 5929 section 4): the digest of the server's certificate; `None` without TLS, or where the
+    /// certificate's signature names no digest.
+    pub server_end_point: Option<Vec<u8>>,
 }
 
 impl Channel {
+    /// A channel without TLS to this server.
+    #[must_use]
+    pub fn clear(service: &'static str, host: impl Into<String>, port: u16, cleartext_allowed: bool) -> Self {
+        Self { encrypted: false, cleartext_allowed, service, host: host.into(), port, server_end_point: None }
+    }
+
+    /// A channel inside TLS to this server.
+    #[must_use]
+    pub fn tls(
+        service: &'static str,
+        host: impl Into<String>,
+        port: u16,
+        server_end_point: Option<Vec<u8>>,
+    ) -> Self {
+        Self { encrypted: true, cleartext_allowed: false, service, host: host.into(), port, server_end_point }
+    }
+
     /// Whether a password may be written to this channel.
     #[must_use]
-    pub fn may_show_password(self) -> bool {
+    pub fn may_show_password(&self) -> bool {
         self.encrypted || self.cleartext_allowed
     }
 }
@@ -54,7 +80,7 @@ pub fn pick<'a>(
     offered: impl IntoIterator<Item = &'a str>,
     mechanisms: &[&dyn Mechanism],
     credentials: &Credentials,
-    channel: Channel,
+    channel: &Channel,
 ) -> Result<Box<dyn Exchange>, PickError> {
     let offered: Vec<&str> = offered.into_iter().collect();
     let known: Vec<&&dyn Mechanism> = mechanisms
@@ -62,7 +88,7 @@ pub fn pick<'a>(
         .filter(|m| offered.iter().any(|name| name.eq_ignore_ascii_case(m.name())))
         .collect();
     if let Some(best) = known.iter().find(|m| channel.may_show_password() || !m.shows_password()) {
-        return Ok(best.begin(credentials)?);
+        return Ok(best.begin(credentials, channel)?);
     }
     if known.is_empty() {
         let offered = if offered.is_empty() { "nothing".to_owned() } else { offered.join(" ") };
@@ -80,19 +106,19 @@ mod tests {
 
     #[test]
     fn strongest_that_the_channel_allows() {
-        let tls = Channel { encrypted: true, cleartext_allowed: false };
-        let bare = Channel { encrypted: false, cleartext_allowed: false };
-        let risky = Channel { encrypted: false, cleartext_allowed: true };
+        let tls = Channel::tls("pop", "localhost", 995, None);
+        let bare = Channel::clear("pop", "localhost", 110, false);
+        let risky = Channel::clear("pop", "localhost", 110, true);
         let credentials = Credentials::new("tim", "hunter2".into());
         for (offered, channel, expected) in [
-            ("LOGIN PLAIN CRAM-MD5", tls, Ok("CRAM-MD5")),
-            ("LOGIN PLAIN", tls, Ok("PLAIN")),
-            ("login", tls, Ok("LOGIN")),
-            ("PLAIN CRAM-MD5", bare, Ok("CRAM-MD5")),
-            ("PLAIN LOGIN", bare, Err(PickError::CleartextRefused { offered: "PLAIN and LOGIN".into() })),
-            ("PLAIN LOGIN", risky, Ok("PLAIN")),
-            ("NTLM", tls, Err(PickError::NothingInCommon { offered: "NTLM".into() })),
-            ("", tls, Err(PickError::NothingInCommon { offered: "nothing".into() })),
+            ("LOGIN PLAIN CRAM-MD5", &tls, Ok("CRAM-MD5")),
+            ("LOGIN PLAIN", &tls, Ok("PLAIN")),
+            ("login", &tls, Ok("LOGIN")),
+            ("PLAIN CRAM-MD5", &bare, Ok("CRAM-MD5")),
+            ("PLAIN LOGIN", &bare, Err(PickError::CleartextRefused { offered: "PLAIN and LOGIN".into() })),
+            ("PLAIN LOGIN", &risky, Ok("PLAIN")),
+            ("NTLM", &tls, Err(PickError::NothingInCommon { offered: "NTLM".into() })),
+            ("", &tls, Err(PickError::NothingInCommon { offered: "nothing".into() })),
         ] {
             let got = pick(offered.split_whitespace(), STRONGEST_FIRST, &credentials, channel);
             assert_eq!(got.map(|e| e.mechanism()), expected, "{offered} on {channel:?}");

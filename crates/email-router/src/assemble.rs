@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use email_router_auth::{CredentialSource, Credentials};
+use async_trait::async_trait;
+use email_router_auth::{CredentialError, CredentialSource, Credentials};
 use email_router_config::{
     AuthenticationType, Credentials as Whose, DecisionHistory, Deployment, InDoubtPolicy as Policy, Location,
     MailSource, MailboxSettings, Profile, SecretStore, Settings,
@@ -399,9 +400,10 @@ pub(crate) struct Accounts {
     known: HashMap<MailboxId, Credentials>,
 }
 
+#[async_trait]
 impl CredentialSource for Accounts {
-    fn credentials(&self, mailbox: &Mailbox) -> Option<Credentials> {
-        self.known.get(&mailbox.id).cloned()
+    async fn credentials(&self, mailbox: &Mailbox) -> Result<Option<Credentials>, CredentialError> {
+        Ok(self.known.get(&mailbox.id).cloned())
     }
 }
 

@@ -46,6 +46,24 @@ pub trait Classified: std::error::Error {
     }
 }
 
+/// Which fault kept TLS from being established.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TlsFault {
+    /// The certificate's time is over, or not yet come.
+    Expired,
+    /// The peer sent bytes in clear after STARTTLS was agreed: an injection attack (CVE-2011-0411 and kin).
+    Injection,
+    /// The server does not offer TLS although it is required.
+    NotOffered,
+    /// Something else in the handshake; the message tells.
+    Other,
+    /// Self-signed, or signed by an authority nobody here trusts.
+    UnknownIssuer,
+    /// The certificate is for another name.
+    WrongName,
+}
+
 impl fmt::Display for Retry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -32,7 +32,7 @@ pub mod secret;
 pub use address::{AddressError, EmailAddress};
 pub use caps::{CapError, read_capped, read_file_capped};
 pub use clock::{Clock, Entropy, ManualClock, SeededEntropy, SystemClock, SystemEntropy};
-pub use error::{Classified, Retry, Scope};
+pub use error::{Classified, Retry, Scope, TlsFault};
 pub use header::{HeaderField, Headers};
 pub use ids::{ActivityId, Direction, MailboxId, MessageId, OrganizationId, RecordRef, RemoteId};
 pub use mailbox::{Mailbox, MailboxKind};

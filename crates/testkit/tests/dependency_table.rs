@@ -13,7 +13,7 @@ use serde_json::Value;
 /// Line of the table and folders on it, from the root of the workspace.
 const TABLE: &[(u8, &[&str])] = &[
     (0, &["crates/model", "crates/tnef"]),
-    (1, &["crates/auth", "crates/config"]),
+    (1, &["crates/auth", "crates/config", "crates/tls"]),
     (2, &["crates/http"]),
     (3, &["crates/crm", "crates/transport"]),
     (4, &["crates/engine"]),

@@ -212,6 +212,19 @@ pub struct Stub {
     pub received: Option<Timestamp>,
     /// The header section, when it had to be read for the listing.
     pub headers: Option<Bytes>,
+    /// The conversation the mail system put it into (Exchange's and Graph's `conversationId`); `None` where it has none.
+    pub conversation_id: Option<String>,
+    /// The message class (`PR_MESSAGE_CLASS`: `IPM.Note`, `IPM.Schedule.Meeting.Request`), where the mail system has classes (Exchange). An adapter
+    /// lists items of every class; which of them are mail for the CRM is the caller's decision.
+    pub message_class: Option<String>,
+}
+
+impl Stub {
+    /// A message of which nothing but its id is known.
+    #[must_use]
+    pub fn new(id: RemoteId) -> Self {
+        Self { id, size: None, received: None, headers: None, conversation_id: None, message_class: None }
+    }
 }
 
 /// A part of a message, for [`Inbox::prefetch`].

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use email_router_model::{Classified, Retry, Scope};
 
+pub use email_router_model::TlsFault;
+
 use crate::RecipientResult;
 
 /// What every fallible call of this crate returns.
@@ -70,24 +72,6 @@ pub enum ErrorKind {
     TooLarge,
     /// The transport or the server cannot do this at all.
     Unsupported,
-}
-
-/// Which fault kept TLS from being established.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum TlsFault {
-    /// The certificate's time is over, or not yet come.
-    Expired,
-    /// The peer sent bytes in clear after STARTTLS was agreed: an injection attack (CVE-2011-0411 and kin).
-    Injection,
-    /// The server does not offer TLS although it is required.
-    NotOffered,
-    /// Something else in the handshake; the message tells.
-    Other,
-    /// Self-signed, or signed by an authority nobody here trusts.
-    UnknownIssuer,
-    /// The certificate is for another name.
-    WrongName,
 }
 
 impl Error {
@@ -221,6 +205,50 @@ impl Error {
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
         self.retry == Retry::InDoubt
+    }
+}
+
+#[cfg(feature = "net")]
+impl From<email_router_auth::CredentialError> for Error {
+    fn from(cause: email_router_auth::CredentialError) -> Self {
+        use email_router_auth::CredentialFault as F;
+        let kind = match cause.fault {
+            F::Refused => ErrorKind::Authentication,
+            F::Throttled => ErrorKind::Throttled,
+            F::Settings => ErrorKind::Settings,
+            _ => ErrorKind::ConnectionLost,
+        };
+        let error = Self::new(kind, cause.message.clone()).with_retry(cause.retry).with_scope(cause.scope);
+        let error = match &cause.hint {
+            Some(hint) => error.with_hint(hint.clone()),
+            None => error,
+        };
+        error.with_source(cause)
+    }
+}
+
+#[cfg(feature = "http")]
+impl From<email_router_http::Error> for Error {
+    /// Whether a request that was sent is in doubt only the adapter knows: it asks [`email_router_http::Error::was_sent`] first.
+    fn from(cause: email_router_http::Error) -> Self {
+        use email_router_http::ErrorKind as H;
+        let kind = match cause.kind() {
+            H::Authentication => ErrorKind::Authentication,
+            H::ConnectionLost => ErrorKind::ConnectionLost,
+            H::NameResolution => ErrorKind::NameResolution,
+            H::Proxy | H::Refused => ErrorKind::Refused,
+            H::Settings => ErrorKind::Settings,
+            H::Timeout => ErrorKind::Timeout,
+            H::Tls(fault) => ErrorKind::Tls(fault),
+            H::TooLarge => ErrorKind::TooLarge,
+            _ => ErrorKind::Protocol,
+        };
+        let error = Self::new(kind, cause.to_string()).with_retry(cause.retry()).with_scope(cause.scope());
+        let error = match cause.hint() {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        };
+        error.with_source(cause)
     }
 }
 

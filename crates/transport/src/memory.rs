@@ -434,7 +434,8 @@ impl Inbox for MemoryInbox {
                 let costly = self.transport.capability.costly_listing;
                 let headers = costly.then(|| Bytes::copy_from_slice(m.message.headers().as_bytes()));
                 let (size, received) = (Some(m.message.size()), m.message.received);
-                return Ok(Some(Stub { id: shown, size, received, headers }));
+                let conversation_id = m.message.conversation_id.clone();
+                return Ok(Some(Stub { size, received, headers, conversation_id, ..Stub::new(shown) }));
             }
         }
         Ok(None)

@@ -195,7 +195,7 @@ impl Store {
             }
             let received = metadata.as_ref().and_then(modified);
             let size = metadata.map(|m| m.len());
-            stubs.push_back(Stub { id, size, received, headers: None });
+            stubs.push_back(Stub { size, received, ..Stub::new(id) });
             self.budget -= 1;
         }
         Ok(stubs)

@@ -18,7 +18,7 @@ mod wire;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use email_router_auth::{CredentialSource, Credentials, SharedCredentials};
+pub use email_router_auth::{CredentialError, CredentialSource, Credentials, SharedCredentials};
 pub(crate) use redact::Redactor;
 pub use stream::Stream;
 pub use tls::TlsConnector;

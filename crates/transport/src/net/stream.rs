@@ -34,6 +34,14 @@ impl Stream {
             _ => "TLS 1.3",
         })
     }
+
+    /// The channel binding of the server's certificate (RFC 5929 section 4); `None` in clear.
+    #[must_use]
+    pub fn server_end_point(&self) -> Option<Vec<u8>> {
+        let Self::Tls(tls) = self else { return None };
+        let certificate = tls.get_ref().1.peer_certificates()?.first()?;
+        email_router_tls::server_end_point(certificate)
+    }
 }
 
 impl AsyncRead for Stream {

@@ -3,18 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use email_router_model::read_file_capped;
-use rustls::ClientConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls_platform_verifier::Verifier;
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 
 use super::{Endpoint, Stream, TlsMode, fault};
 use crate::{Error, ErrorKind, Result};
-
-/// The largest file of certificates that is read, in bytes.
-const CA_FILE_CAP: u64 = 4 * 1024 * 1024;
 
 /// Establishes TLS; built once for each transport, shared by its sessions (and their TLS session tickets with it).
 ///
@@ -41,31 +34,13 @@ impl TlsConnector {
     /// # Errors
     /// [`ErrorKind::Settings`] when a file cannot be read or holds no certificate; the message names the file.
     pub fn new(extra_ca_files: &[PathBuf]) -> Result<Self> {
-        let mut roots = Vec::new();
-        for path in extra_ca_files {
-            let wrong = |why: String| {
-                Error::new(ErrorKind::Settings, format!("the CA file {}: {why}", path.display()))
-                    .with_hint("ExtraCaFiles takes PEM files with the certificates of authorities")
-            };
-            let pem = read_file_capped(path, CA_FILE_CAP).map_err(|e| wrong(e.to_string()))?;
-            let before = roots.len();
-            for certificate in CertificateDer::pem_slice_iter(&pem) {
-                roots.push(certificate.map_err(|e| wrong(format!("is not valid PEM: {e}")))?);
+        let config = email_router_tls::client_config(extra_ca_files).map_err(|error| {
+            let settings = Error::new(ErrorKind::Settings, error.message);
+            match error.hint {
+                Some(hint) => settings.with_hint(hint),
+                None => settings,
             }
-            if roots.len() == before {
-                return Err(wrong("holds no certificate".to_owned()));
-            }
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let failed = |e: rustls::Error| Error::new(ErrorKind::Settings, format!("TLS cannot be set up: {e}"));
-        let verifier = Verifier::new_with_extra_roots(roots, Arc::clone(&provider)).map_err(failed)?;
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .map_err(failed)?
-            // "dangerous" is rustls' word for any verifier that comes from outside; this one checks everything
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth();
+        })?;
         Ok(Self(Some(tokio_rustls::TlsConnector::from(Arc::new(config)))))
     }
 

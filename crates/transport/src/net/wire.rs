@@ -104,6 +104,12 @@ impl Wire {
         self.stream.as_ref().and_then(Stream::tls_version)
     }
 
+    /// The channel binding of the server's certificate; `None` in clear.
+    #[must_use]
+    pub fn server_end_point(&self) -> Option<Vec<u8>> {
+        self.stream.as_ref().and_then(Stream::server_end_point)
+    }
+
     /// Starts an operation that may take the operation timeout of the endpoint.
     pub fn arm(&mut self) {
         self.deadline = Instant::now() + self.timeout;

@@ -3,7 +3,7 @@
 use email_router_auth::{
     Channel, Credentials, Exchange, Login, Mechanism, PickError, Plain, STRONGEST_FIRST, apop_digest, pick,
 };
-use email_router_model::Scope;
+use email_router_model::{Scope, Secret};
 use zeroize::Zeroizing;
 
 use super::error::{Stage, refused, violated};
@@ -141,13 +141,14 @@ impl Session {
         settings: &Pop3Settings,
         steps: &mut Vec<ProbeStep>,
     ) -> Result<()> {
-        let channel =
-            Channel { encrypted: self.wire.is_encrypted(), cleartext_allowed: settings.cleartext_allowed };
-        self.secrets.add(credentials.secret.expose());
-        let how = match self.choose(credentials, settings.login, channel)? {
+        let channel = self.channel(settings);
+        if let Some(secret) = credentials.secret() {
+            self.secrets.add(secret.expose());
+        }
+        let how = match self.choose(credentials, settings.login, &channel)? {
             Chosen::Sasl(exchange) => self.sasl(exchange).await?,
             Chosen::Apop(timestamp) => {
-                let digest = apop_digest(&timestamp, &credentials.secret);
+                let digest = apop_digest(&timestamp, self.password(credentials)?);
                 self.secrets.add(&digest);
                 let digest = self.argument("password digest", &digest)?;
                 let name = self.argument("user name", &credentials.user)?;
@@ -157,7 +158,7 @@ impl Session {
             }
             Chosen::UserPass => {
                 let name = self.argument("user name", &credentials.user)?;
-                let password = self.argument("password", credentials.secret.expose())?;
+                let password = self.argument("password", self.password(credentials)?.expose())?;
                 // together where the server allows it (RFC 2449 section 6.6); both answers are read, the first refusal counts
                 self.push(&Command::User(name), 0);
                 let together = self.capabilities.pipelining;
@@ -181,7 +182,24 @@ impl Session {
         Ok(())
     }
 
-    fn choose(&self, credentials: &Credentials, method: LoginMethod, channel: Channel) -> Result<Chosen> {
+    fn channel(&self, settings: &Pop3Settings) -> Channel {
+        let endpoint = &settings.endpoint;
+        match self.wire.is_encrypted() {
+            true => Channel::tls("pop", &endpoint.host, endpoint.port, self.wire.server_end_point()),
+            false => Channel::clear("pop", &endpoint.host, endpoint.port, settings.cleartext_allowed),
+        }
+    }
+
+    fn password<'a>(&self, credentials: &'a Credentials) -> Result<&'a Secret> {
+        credentials.password().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Settings,
+                format!("{}: this login method needs a password, and there is none", self.wire.place()),
+            )
+        })
+    }
+
+    fn choose(&self, credentials: &Credentials, method: LoginMethod, channel: &Channel) -> Result<Chosen> {
         let offered = || self.capabilities.sasl.iter().map(String::as_str);
         match method {
             LoginMethod::Apop => match &self.timestamp {
@@ -200,12 +218,12 @@ impl Session {
             LoginMethod::Strongest | LoginMethod::Password => {
                 let user_pass =
                     self.capabilities.user || !self.capabilities.known || self.capabilities.sasl.is_empty();
-                let hidden = Channel { encrypted: false, cleartext_allowed: false };
+                let hidden = Channel { encrypted: false, cleartext_allowed: false, ..channel.clone() };
                 let (all, may_hide): (&[&dyn Mechanism], bool) = match method {
                     LoginMethod::Password => (&[&Plain, &Login], false),
                     _ => (STRONGEST_FIRST, true),
                 };
-                if let Ok(exchange) = pick(offered(), all, credentials, hidden) {
+                if let Ok(exchange) = pick(offered(), all, credentials, &hidden) {
                     return Ok(Chosen::Sasl(exchange));
                 }
                 if let (Some(timestamp), false, true) = (&self.timestamp, channel.encrypted, may_hide) {

@@ -444,7 +444,7 @@ impl Inbox for Pop3Inbox {
             if !self.needs_identity(&entry) {
                 self.at += 1;
                 let id = RemoteId::new(entry.uid.unwrap_or_default());
-                return Ok(Some(Stub { id, size: entry.size, received: None, headers: None }));
+                return Ok(Some(Stub { size: entry.size, ..Stub::new(id) }));
             }
             // have the next header sections under way too; whole messages only a few
             let ahead = if self.top { 64 } else { 4 };
@@ -460,7 +460,7 @@ impl Inbox for Pop3Inbox {
             let identified = self.identify(index).await?;
             self.at = index + 1;
             if let Some((id, headers)) = identified {
-                return Ok(Some(Stub { id, size: entry.size, received: None, headers }));
+                return Ok(Some(Stub { size: entry.size, headers, ..Stub::new(id) }));
             }
         }
         Ok(None)

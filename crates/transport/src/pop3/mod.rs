@@ -74,7 +74,7 @@ impl Pop3Transport {
     }
 
     async fn log_in(&self, mailbox: &Mailbox, steps: &mut Vec<ProbeStep>) -> Result<Session> {
-        let Some(credentials) = self.settings.credentials.credentials(mailbox) else {
+        let Some(credentials) = self.settings.credentials.credentials(mailbox).await? else {
             return Err(Error::new(
                 ErrorKind::Settings,
                 format!("{self}: there are no credentials for the {mailbox}"),
@@ -84,7 +84,11 @@ impl Pop3Transport {
             ));
         };
         let mut session = Session::open(&self.settings, &self.tls, steps).await?;
-        session.log_in(&credentials, &self.settings, steps).await?;
+        let logged_in = session.log_in(&credentials, &self.settings, steps).await;
+        if logged_in.as_ref().is_err_and(|e| e.kind() == ErrorKind::Authentication) {
+            self.settings.credentials.refused(mailbox, &credentials);
+        }
+        logged_in?;
         Ok(session)
     }
 }

@@ -82,13 +82,16 @@ impl Connection {
             (None, Some(ip)) => HeloName::literal(ip),
             (None, None) => HeloName::literal(std::net::Ipv4Addr::LOCALHOST.into()),
         };
-        let secret = credentials.as_ref().map(|c| c.secret.clone());
+        let secret = credentials.as_ref().and_then(|c| c.secret().cloned());
         let mut machine = Opening::new(OpeningRules {
             helo,
             tls: settings.endpoint.tls,
             credentials,
             mechanisms: settings.mechanisms.clone(),
             cleartext_allowed: settings.allow_cleartext_password,
+            host: settings.endpoint.host.clone(),
+            port: settings.endpoint.port,
+            server_end_point: wire.server_end_point(),
         });
         let mut this = Self {
             wire,
@@ -146,7 +149,7 @@ impl Connection {
                     self.no_injection()?;
                     self.wire.arm_for(settings.endpoint.connect_timeout);
                     self.wire.start_tls(tls, &settings.endpoint.host).await?;
-                    machine.secured();
+                    machine.secured(self.wire.server_end_point());
                 }
                 Step::Done => return Ok(()),
             }

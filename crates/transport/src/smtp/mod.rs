@@ -142,11 +142,18 @@ impl SmtpTransport {
         Ok(())
     }
 
-    async fn open(&self, credentials: Option<Credentials>) -> Result<Connection> {
-        Connection::open(&self.settings, &self.tls, credentials).await
+    async fn open(&self, mailbox: &Mailbox, credentials: Option<Credentials>) -> Result<Connection> {
+        let opened = Connection::open(&self.settings, &self.tls, credentials.clone()).await;
+        if let (Err(error), Some(credentials)) = (&opened, &credentials)
+            && error.kind() == ErrorKind::Authentication
+        {
+            self.credentials.refused(mailbox, credentials);
+        }
+        opened
     }
 
-    async fn send(&self, credentials: Option<Credentials>, plan: Plan<'_>) -> Result<(Sent, Lease)> {
+    async fn send(&self, sender: &Mailbox, plan: Plan<'_>) -> Result<(Sent, Lease)> {
+        let credentials = self.credentials.credentials(sender).await?;
         let mut fresh = false;
         loop {
             let mut lease = self.pool.lease(credentials.clone(), fresh).await;
@@ -154,7 +161,7 @@ impl SmtpTransport {
             let connection = match lease.connection() {
                 Some(connection) => connection,
                 None => {
-                    let opened = self.open(credentials.clone()).await?;
+                    let opened = self.open(sender, credentials.clone()).await?;
                     lease.put(opened)
                 }
             };
@@ -229,10 +236,10 @@ impl Transport for SmtpTransport {
         if access == Access::Incoming {
             return Err(unsupported(self, "read mailboxes"));
         }
-        let credentials = self.credentials.credentials(mailbox);
+        let credentials = self.credentials.credentials(mailbox).await?;
         // the bound of the pool holds for test access, too; what is idle makes room
         let mut lease = self.pool.lease(credentials.clone(), true).await;
-        let connection = lease.put(self.open(credentials).await?);
+        let connection = lease.put(self.open(mailbox, credentials).await?);
         let step = |what: String, warning: Option<String>| ProbeStep { what, warning };
         let mut steps = vec![step("connected".into(), None)];
         let encrypted = connection.tls_version();
@@ -275,7 +282,7 @@ impl Transport for SmtpTransport {
             dsn: options.dsn.as_ref(),
             eight_bit_anyway: self.settings.eight_bit == EightBit::SendAnyway,
         };
-        let (sent, lease) = self.send(self.credentials.credentials(sender), plan).await?;
+        let (sent, lease) = self.send(sender, plan).await?;
         match sent.ending {
             Ending::Clean => lease.give_back(),
             // behind the caller's back: a server that does not answer RSET must not hold up the result

@@ -43,16 +43,10 @@ async fn never_more_connections_than_allowed_over_all_logins() {
         ..SmtpOptions::default()
     })
     .await;
-    #[derive(Debug)]
-    struct Own;
-    impl CredentialSource for Own {
-        fn credentials(&self, mailbox: &Mailbox) -> Option<Credentials> {
-            Some(Credentials::new(mailbox.name.clone(), PASSWORD.into()))
-        }
-    }
+    let own = |mailbox: &Mailbox| Some(Credentials::new(mailbox.name.clone(), PASSWORD.into()));
     let mut settings = settings(server.port(), TlsMode::None);
     settings.pool.max_connections = 3;
-    let transport = Arc::new(SmtpTransport::new(settings, Arc::new(Own)).unwrap());
+    let transport = Arc::new(SmtpTransport::new(settings, Arc::new(own)).unwrap());
     let send = |name: &'static str| {
         let transport = Arc::clone(&transport);
         async move {

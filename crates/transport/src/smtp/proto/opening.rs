@@ -21,6 +21,12 @@ pub struct OpeningRules {
     pub mechanisms: Vec<String>,
     /// Whether a password may be sent without TLS.
     pub cleartext_allowed: bool,
+    /// The server's host name, as it was configured.
+    pub host: String,
+    /// The server's port.
+    pub port: u16,
+    /// With [`TlsMode::Implicit`] the channel binding of the server's certificate.
+    pub server_end_point: Option<Vec<u8>>,
 }
 
 /// Why a connection cannot be opened.
@@ -190,9 +196,10 @@ impl Opening {
         }
     }
 
-    /// TLS is established: everything learned before is forgotten (RFC 3207 4.2).
-    pub fn secured(&mut self) {
+    /// TLS is established, with this channel binding: everything learned before is forgotten (RFC 3207 4.2).
+    pub fn secured(&mut self, server_end_point: Option<Vec<u8>>) {
         self.encrypted = true;
+        self.rules.server_end_point = server_end_point;
         self.capabilities = Capabilities::default();
         self.state = State::SendEhlo;
     }
@@ -234,12 +241,19 @@ impl Opening {
             }
         }
         let Some(credentials) = &self.rules.credentials else { return self.go(State::Finished) };
-        let channel = Channel { encrypted: self.encrypted, cleartext_allowed: self.rules.cleartext_allowed };
+        let channel = Channel {
+            encrypted: self.encrypted,
+            cleartext_allowed: self.rules.cleartext_allowed,
+            service: "smtp",
+            host: self.rules.host.clone(),
+            port: self.rules.port,
+            server_end_point: self.rules.server_end_point.clone(),
+        };
         let wanted = &self.rules.mechanisms;
         let usable = |name: &str| wanted.is_empty() || wanted.iter().any(|w| w.eq_ignore_ascii_case(name));
         let mechanisms: Vec<_> = STRONGEST_FIRST.iter().copied().filter(|m| usable(m.name())).collect();
         let offered = self.capabilities.auth.iter().map(String::as_str);
-        match pick(offered, &mechanisms, credentials, channel) {
+        match pick(offered, &mechanisms, credentials, &channel) {
             Ok(exchange) => {
                 self.mechanism = Some(exchange.mechanism());
                 self.exchange = Some(exchange);
@@ -318,7 +332,7 @@ mod tests {
                 }
                 Step::Secure => {
                     assert_eq!(lines.next(), Some("T:"));
-                    machine.secured();
+                    machine.secured(None);
                 }
                 Step::Done => {
                     assert_eq!(lines.next(), None);
@@ -332,6 +346,9 @@ mod tests {
         OpeningRules {
             helo: HeloName::parse("me").unwrap(),
             tls,
+            host: "mail.example.com".into(),
+            port: 587,
+            server_end_point: None,
             credentials: login.then(|| Credentials::new("tim", "tanstaaftanstaaf".into())),
             mechanisms: Vec::new(),
             cleartext_allowed: false,

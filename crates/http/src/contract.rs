@@ -1,0 +1,232 @@
+//! What a client of HTTP can ask for.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use email_router_auth::Credentials;
+use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, Method, StatusCode};
+use url::Url;
+
+use crate::{Error, ErrorKind, Result};
+
+/// Sends one request and gives the answer, whatever its status.
+///
+/// # Contract
+/// - Calls may come from any task at the same time.
+/// - A status of 400 or more is an answer, not an error. A redirect is an answer, too: whoever asks decides whether it is followed.
+/// - Nothing is sent twice by itself, but on a connection that the server had closed while it was idle, and for the legs of an authentication
+///   exchange.
+/// - Dropping the future, or the body before its end, leaves no connection behind that a later request could read from.
+/// - No error, `Debug` or log line shows a secret.
+#[async_trait]
+pub trait HttpService: fmt::Debug + Send + Sync + 'static {
+    /// Sends a request; the answer's head has arrived when it returns, the body is read from [`Response::body`].
+    ///
+    /// # Errors
+    /// No answer came. [`Error::was_sent`] tells whether the server may have acted on the request.
+    async fn send(&self, request: Request) -> Result<Response>;
+}
+
+/// One request.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Request {
+    /// The method.
+    pub method: Method,
+    /// Where to; `http` or `https`, without user information.
+    pub url: Url,
+    /// The header, without `Authorization`, which comes from [`Self::login`].
+    pub headers: HeaderMap,
+    /// The body; may be empty.
+    pub body: Bytes,
+    /// Who asks; `None`: anonymous.
+    pub login: Option<Login>,
+    /// The largest body of the answer that is read, in bytes; beyond it is [`ErrorKind::TooLarge`].
+    pub max_body_bytes: u64,
+    /// The longest time without a byte of the answer (its head, then each piece of its body), in place of the client's; for requests whose
+    /// answer is long in coming.
+    pub patience: Option<Duration>,
+}
+
+impl Request {
+    /// A request without header, body and login; the answer may have 16 MiB.
+    #[must_use]
+    pub fn new(method: Method, url: Url) -> Self {
+        Self {
+            method,
+            url,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            login: None,
+            max_body_bytes: 16 * 1024 * 1024,
+            patience: None,
+        }
+    }
+
+    /// The same request with this body.
+    #[must_use]
+    pub fn with_body(mut self, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        self.headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        self.body = body.into();
+        self
+    }
+
+    /// The same request with a header field more, in place of one of the same name. The value must be valid already.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    /// The same request by this identity.
+    #[must_use]
+    pub fn with_login(mut self, login: Option<Login>) -> Self {
+        self.login = login;
+        self
+    }
+}
+
+/// Who asks, and how that is proven.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// How.
+    pub scheme: Scheme,
+    /// Who.
+    pub credentials: Credentials,
+}
+
+/// How a login is proven (the registered authentication schemes of HTTP).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Scheme {
+    /// `Basic` (RFC 7617): name and password with each request; refused without TLS unless [`HttpSettings::allow_cleartext_password`](crate::HttpSettings).
+    Basic,
+    /// `Bearer` (RFC 6750): an access token with each request; refused without TLS in the same way.
+    Bearer,
+    /// `NTLM`: proves a connection, not a request.
+    Ntlm,
+    /// `Negotiate` (RFC 4559): Kerberos where there is a ticket, else NTLM inside SPNEGO; proves a connection.
+    Negotiate,
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Basic => "Basic",
+            Self::Bearer => "Bearer",
+            Self::Ntlm => "NTLM",
+            Self::Negotiate => "Negotiate",
+        })
+    }
+}
+
+/// An answer whose head has arrived.
+#[derive(Debug)]
+pub struct Response {
+    /// The status.
+    pub status: StatusCode,
+    /// The header.
+    pub headers: HeaderMap,
+    /// The body, not read yet.
+    pub body: Body,
+}
+
+impl Response {
+    /// A header field as text; `None` where it is missing or not visible ASCII.
+    #[must_use]
+    pub fn header(&self, name: &HeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+/// Where a body comes from, piece by piece. Implemented by the client, and by tests.
+#[async_trait]
+pub trait BodySource: Send {
+    /// The next piece; `None` at the end.
+    async fn chunk(&mut self) -> Result<Option<Bytes>>;
+}
+
+/// The body of an answer, read piece by piece under a cap.
+pub struct Body {
+    source: Box<dyn BodySource>,
+    left: u64,
+    cap: u64,
+    place: String,
+}
+
+impl Body {
+    /// A body of at most `cap` bytes; `place` names the server in errors.
+    #[must_use]
+    pub fn new(source: Box<dyn BodySource>, cap: u64, place: String) -> Self {
+        Self { source, left: cap, cap, place }
+    }
+
+    /// A body that is here already; for tests.
+    #[must_use]
+    pub fn of(bytes: impl Into<Bytes>) -> Self {
+        struct Once(Option<Bytes>);
+        #[async_trait]
+        impl BodySource for Once {
+            async fn chunk(&mut self) -> Result<Option<Bytes>> {
+                Ok(self.0.take())
+            }
+        }
+        Self::new(Box::new(Once(Some(bytes.into()))), u64::MAX, "a test".to_owned())
+    }
+
+    /// The next piece, never empty; `None` at the end. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooLarge`] beyond the cap, network faults.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            let Some(piece) = self.source.chunk().await? else { return Ok(None) };
+            let length = piece.len() as u64;
+            if length > self.left {
+                let message = format!("{} answered with more than {} bytes", self.place, self.cap);
+                return Err(Error::new(ErrorKind::TooLarge, message).sent());
+            }
+            self.left -= length;
+            if length > 0 {
+                return Ok(Some(piece));
+            }
+        }
+    }
+
+    /// All of it.
+    ///
+    /// # Errors
+    /// As [`Self::chunk`].
+    pub async fn collect(mut self) -> Result<Bytes> {
+        let Some(first) = self.chunk().await? else { return Ok(Bytes::new()) };
+        let Some(second) = self.chunk().await? else { return Ok(first) };
+        let mut all = BytesMut::with_capacity((first.len() + second.len()) * 2);
+        all.extend_from_slice(&first);
+        all.extend_from_slice(&second);
+        while let Some(piece) = self.chunk().await? {
+            all.extend_from_slice(&piece);
+        }
+        Ok(all.freeze())
+    }
+
+    /// The beginning of it, as text for an error message; at most `most` bytes, whatever is wrong with the rest.
+    pub async fn excerpt(mut self, most: usize) -> String {
+        let mut all = Vec::new();
+        while all.len() < most {
+            match self.chunk().await {
+                Ok(Some(piece)) => all.extend_from_slice(&piece[..piece.len().min(most - all.len())]),
+                _ => break,
+            }
+        }
+        String::from_utf8_lossy(&all).into_owned()
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body").field("cap", &self.cap).field("left", &self.left).finish_non_exhaustive()
+    }
+}
