@@ -166,7 +166,7 @@ impl Inbox for Session {
         while let Some(path) = self.waiting.pop_front() {
             if let (Ok(about), Some(name)) = (path.metadata(), path.file_name()) {
                 let id = RemoteId::new(name.to_string_lossy());
-                return Ok(Some(Stub { id, size: Some(about.len()), received: None, headers: None }));
+                return Ok(Some(Stub { size: Some(about.len()), ..Stub::new(id) }));
             }
         }
         Ok(None)
