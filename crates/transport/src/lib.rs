@@ -24,6 +24,7 @@
 pub mod contract;
 pub mod error;
 pub mod layer;
+pub mod rules;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
