@@ -434,8 +434,14 @@ impl Inbox for MemoryInbox {
                 let costly = self.transport.capability.costly_listing;
                 let headers = costly.then(|| Bytes::copy_from_slice(m.message.headers().as_bytes()));
                 let (size, received) = (Some(m.message.size()), m.message.received);
-                let conversation_id = m.message.conversation_id.clone();
-                return Ok(Some(Stub { size, received, headers, conversation_id, ..Stub::new(shown) }));
+                return Ok(Some(Stub {
+                    size,
+                    received,
+                    headers,
+                    conversation_id: m.message.conversation_id.clone(),
+                    message_class: m.message.message_class.clone(),
+                    ..Stub::new(shown)
+                }));
             }
         }
         Ok(None)

@@ -235,6 +235,7 @@ fn check(s: &OrganizationSettings) -> Result<(), Error> {
     for (name, list) in [
         ("trackingprefixhistory", &s.tracking_prefix_history),
         ("blockedattachments", &s.blocked_attachments),
+        ("trackedmessageclasses", &s.tracked_message_classes),
         ("trustedauthservids", &s.trusted_authserv_ids),
     ] {
         if list.len() > MAX_ITEMS {
