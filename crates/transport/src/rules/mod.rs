@@ -1,6 +1,11 @@
-//! Server-side inbox rules, as far as the Rule Deployment Wizard needs them: what an adapter offers.
+//! Server-side inbox rules, as far as the Rule Deployment Wizard needs them: what an adapter offers ([`InboxRules`]), and what has to be done
+//! about a mailbox ([`RulePlan`]).
 //!
 //! The original's wizard put one rule into each chosen mailbox: forward a copy of what arrives, as an attachment, to the forward mailbox.
+
+mod plan;
+
+pub use plan::{RuleChange, RulePlan, RuleState, Wanted};
 
 use std::fmt::{Debug, Display};
 
