@@ -137,6 +137,7 @@ section! {
         graph_url "GraphUrl",
         exchange_version "ExchangeVersion",
         folder "Folder",
+        use_notifications "UseNotifications",
         delete_type "DeleteType",
         save_sent_items "SaveSentItems",
         kerberos_principal "KerberosPrincipal",

@@ -84,6 +84,8 @@ pub struct MailboxOptions {
     pub exchange_version: Option<ExchangeVersion>,
     /// The folder that is read; `None`: the inbox (IMAP).
     pub folder: Option<String>,
+    /// The mail system tells when mail arrives (IMAP IDLE, streaming notifications of Exchange Web Services), and the mailbox is read at once.
+    pub use_notifications: bool,
     /// What deleting a message means (Exchange).
     pub delete_type: DeleteType,
     /// A copy of what is sent is kept in Sent Items (Exchange).
@@ -130,6 +132,9 @@ pub(super) fn options(
         &wire.save_sent_items,
         "it belongs to outgoing Exchange",
     );
+    let tells = incoming && matches!(c.protocol, Protocol::Imap | Protocol::ExchangeWebServices);
+    let why = "it belongs to incoming IMAP and ExchangeWebServices";
+    only(cx, tells, "UseNotifications", &wire.use_notifications, why);
     let windows =
         c.auth == Auth::WindowsAuthentication && c.who == crate::words::AccessCredentials::LocalSystemAccount;
     let why = "it belongs to WindowsAuthentication with LocalSystemAccount";
@@ -154,6 +159,7 @@ pub(super) fn options(
         cloud: cx.word(s, "Cloud", &wire.cloud, Cloud::ALL).unwrap_or(Cloud::Public),
         exchange_version: cx.word(s, "ExchangeVersion", &wire.exchange_version, ExchangeVersion::ALL),
         folder: wire.folder.clone().filter(|_| imap),
+        use_notifications: cx.flag(s, "UseNotifications", &wire.use_notifications).unwrap_or(false) && tells,
         delete_type: cx
             .word(s, "DeleteType", &wire.delete_type, DeleteType::ALL)
             .unwrap_or(DeleteType::MoveToDeletedItems),

@@ -95,6 +95,7 @@ impl Transport for MaildirTransport {
             mark_read: receive,
             move_to_folder: receive,
             dispose_at_close: false,
+            notifies: false,
             find_submitted: matches!(delivery, Some(Delivery::Outbox { keeps_messages: true, .. })),
             per_recipient_results: matches!(delivery, Some(Delivery::Recipients { .. })),
             concurrent_submissions: None,
