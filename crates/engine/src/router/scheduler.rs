@@ -512,7 +512,7 @@ mod tests {
         let (entropy, now) = (SeededEntropy::new(1), Instant::now());
         let mut s = Scheduler::default();
         let a = route("a", "s", 9, 1);
-        s.replace(&[a.clone()], now, Duration::ZERO, &entropy);
+        s.replace(std::slice::from_ref(&a), now, Duration::ZERO, &entropy);
         assert_eq!(started(&mut s, now), ["a"]);
         s.succeeded(&a, false, now, &entropy);
         assert!(started(&mut s, now).is_empty());
