@@ -6,6 +6,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`tls`] | a throw-away authority and server certificates, good and bad |
+//! | [`ntlm`] | the server's side of NTLMv2, after [MS-NLMP] |
 //! | [`script`] | a server that plays prepared bytes and notes what it hears |
 //! | [`http`] | a small HTTP/1.1 server with answers from a closure |
 //! | [`oauth`] | a token service as that of Microsoft Entra ID |
@@ -17,6 +18,7 @@
 
 pub mod http;
 pub mod oauth;
+pub mod ntlm;
 pub mod pop3;
 pub mod script;
 pub mod smtp;
