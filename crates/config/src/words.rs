@@ -129,7 +129,7 @@ words! {
         /// Microsoft 365 Government, GCC High.
         UsGovernment,
         /// Microsoft 365 Government, DoD.
-        UsGovernmentDod,
+        UsDefense,
         /// Operated by 21Vianet in China.
         China,
     }
@@ -226,8 +226,6 @@ pub enum ExchangeVersion {
     Exchange2013,
     /// `Exchange2013_SP1`.
     Exchange2013Sp1,
-    /// `Exchange2015`.
-    Exchange2015,
     /// `Exchange2016`.
     Exchange2016,
 }
@@ -240,7 +238,6 @@ impl Word for ExchangeVersion {
         Self::Exchange2010Sp2,
         Self::Exchange2013,
         Self::Exchange2013Sp1,
-        Self::Exchange2015,
         Self::Exchange2016,
     ];
 
@@ -252,7 +249,6 @@ impl Word for ExchangeVersion {
             Self::Exchange2010Sp2 => "Exchange2010_SP2",
             Self::Exchange2013 => "Exchange2013",
             Self::Exchange2013Sp1 => "Exchange2013_SP1",
-            Self::Exchange2015 => "Exchange2015",
             Self::Exchange2016 => "Exchange2016",
         }
     }

@@ -118,7 +118,7 @@ pub async fn targets(path: &std::path::Path, only: &[String]) -> Result<Vec<Acce
 
 /// The users and queues of a deployment; none of one that this version does not serve.
 #[cfg(feature = "embedded")]
-async fn listed(deployment: &Deployment) -> Result<Vec<CrmMailbox>, Error> {
+pub(crate) async fn listed(deployment: &Deployment) -> Result<Vec<CrmMailbox>, Error> {
     let Some(file) = service::crm_file(deployment) else { return Ok(Vec::new()) };
     let file = file.to_owned();
     let open = move || EmbeddedCrm::open_to_look(file, Arc::new(SystemClock), Arc::new(SystemEntropy));
@@ -185,7 +185,7 @@ async fn one(
 }
 
 /// A stable word for a program that reads the result.
-fn fault(kind: ErrorKind) -> &'static str {
+pub(crate) fn fault(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::AccessDenied => "access-denied",
         ErrorKind::Authentication => "authentication",
@@ -211,7 +211,7 @@ fn fault(kind: ErrorKind) -> &'static str {
 }
 
 /// What to do where the error itself has no better advice.
-fn hint(kind: ErrorKind, access: Access) -> &'static str {
+pub(crate) fn hint(kind: ErrorKind, access: Access) -> &'static str {
     match kind {
         ErrorKind::AccessDenied => {
             "the account is valid on the server but may not open this mailbox: give it access to the mailbox, or use the mailbox's own credentials"

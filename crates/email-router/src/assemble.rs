@@ -7,11 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use email_router_auth::{CredentialError, CredentialSource, Credentials};
 use email_router_config::{
-    AuthenticationType, Credentials as Whose, DecisionHistory, Deployment, InDoubtPolicy as Policy, Location,
-    MailSource, MailboxSettings, Profile, SecretStore, Settings,
+    DecisionHistory, Deployment, InDoubtPolicy as Policy, Location, MailSource, MailboxSettings, Profile,
+    SecretStore, Settings,
 };
 use email_router_crm::{CrmMailbox, DeliveryMethod};
 use email_router_engine::router::{IncomingRoute, OutgoingRoute, Plan, Schedule, Server};
@@ -21,6 +19,7 @@ use email_router_transport::Transport;
 use serde::Serialize;
 
 use crate::access::AccessTarget;
+use crate::credentials::Sources;
 use crate::registry;
 
 /// Why a mailbox of the configuration is not served in a direction. The others are.
@@ -52,6 +51,7 @@ type Built = Result<(Arc<dyn Transport>, u64), String>;
 struct Transports<'a> {
     settings: &'a Settings,
     secrets: &'a SecretStore,
+    sources: Sources<'a>,
     mailboxes: &'a [MailboxSettings],
     built: HashMap<(String, Direction), Profiled>,
 }
@@ -74,7 +74,9 @@ pub fn assemble(
     let mut out = Assembled::default();
     let mailboxes = mailboxes_of(settings, deployment, listed, &mut out.unserved);
     let shared = shared_sources(settings, &mailboxes);
-    let mut transports = Transports { settings, secrets, mailboxes: &mailboxes, built: HashMap::new() };
+    let sources = Sources::new(settings, secrets);
+    let mut transports =
+        Transports { settings, secrets, sources, mailboxes: &mailboxes, built: HashMap::new() };
     // of several records with one address the first that uses the router, as in `mailboxes_of`
     let mut by_address: HashMap<(EmailAddress, MailboxKind), &CrmMailbox> = HashMap::new();
     let (using, others): (Vec<_>, Vec<_>) = listed.iter().partition(|m| !m.disabled && uses_router(m));
@@ -353,58 +355,26 @@ impl Transports<'_> {
         }
     }
 
-    fn build(&self, profile: &Profile, direction: Direction) -> Profiled {
-        let served = |m: &&MailboxSettings| {
-            self.settings.profile_of(m, direction).is_some_and(|p| p.name == profile.name)
-        };
-        let (mut known, mut missing) = (HashMap::new(), HashMap::new());
+    fn build(&mut self, profile: &Profile, direction: Direction) -> Profiled {
+        let served: Vec<&MailboxSettings> = self
+            .mailboxes
+            .iter()
+            .filter(|m| self.settings.profile_of(m, direction).is_some_and(|p| p.name == profile.name))
+            .collect();
         let mut folders: HashMap<MailboxId, PathBuf> = HashMap::new();
-        let mut stamp = DefaultHasher::new();
-        format!("{profile:?}").hash(&mut stamp);
-        for mailbox in self.mailboxes.iter().filter(served) {
+        for mailbox in &served {
             if let Some(folder) = self.settings.maildir(mailbox, direction) {
                 folders.insert(mailbox.mailbox.id.clone(), folder);
             }
-            let anonymous =
-                matches!(profile.authentication, AuthenticationType::Anonymous | AuthenticationType::None);
-            if anonymous || matches!(profile.credentials, Whose::LocalSystem) {
-                continue;
-            }
-            let (Some(login), Some(reference)) =
-                (self.settings.login(mailbox, direction), self.settings.password(mailbox, direction))
-            else {
-                missing.insert(
-                    mailbox.mailbox.id.clone(),
-                    "the mailbox has no Password, and its profile says UserSpecified".to_owned(),
-                );
-                continue;
-            };
-            match self.secrets.resolve(reference) {
-                Ok(secret) => {
-                    secret.expose().hash(&mut stamp);
-                    known.insert(mailbox.mailbox.id.clone(), Credentials::new(login, secret));
-                }
-                Err(error) => {
-                    missing.insert(mailbox.mailbox.id.clone(), error.to_string());
-                }
-            }
         }
-        let transport = registry::transport(profile, direction, Accounts { known }, folders)
-            .map(|t| (t, stamp.finish()))
+        let source = self.sources.of(profile, direction, &served);
+        let stamp = fingerprint(&(format!("{profile:?}"), source.stamp));
+        let transport = source
+            .credentials
+            .and_then(|credentials| registry::transport(profile, direction, credentials, folders, self.secrets))
+            .map(|transport| (transport, stamp))
             .map_err(|e| format!("profile {}: {e}", profile.name));
-        Profiled { transport, missing }
-    }
-}
-
-/// Name and password of each mailbox of a profile.
-pub(crate) struct Accounts {
-    known: HashMap<MailboxId, Credentials>,
-}
-
-#[async_trait]
-impl CredentialSource for Accounts {
-    async fn credentials(&self, mailbox: &Mailbox) -> Result<Option<Credentials>, CredentialError> {
-        Ok(self.known.get(&mailbox.id).cloned())
+        Profiled { transport, missing: source.missing }
     }
 }
 

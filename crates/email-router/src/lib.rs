@@ -6,12 +6,15 @@
 //! | your own transports or CRM | [`engine::router::Router`] with a [`engine::router::Plan`] of your own |
 //! | to check every mailbox | [`access`] |
 //! | to bring past mail in | [`backfill`] |
+//! | inbox rules that forward to the forward mailbox | [`rules`] |
 //!
 //! | feature (all on by default) | without it |
 //! |---|---|
 //! | `embedded` | no embedded CRM, which is the only one so far: no [`Service`], `backfill` and `quarantine`; the parts remain |
 //! | `maildir` | no Maildir adapter and no `backfill`, which reads files |
-//! | `pop3`, `smtp` | a profile of that kind answers with the feature to enable |
+//! | `pop3`, `imap`, `smtp`, `ews`, `graph` | a profile of that kind answers with the feature to enable |
+//! | `http` | no OAuth 2.0 for any of them; comes with `ews` and `graph` |
+//! | `kerberos` | no Local System Account for servers: the system's Kerberos library is never loaded |
 //!
 //! The crates below are re-exported under short names, so that one dependency is enough.
 #![warn(missing_docs)]
@@ -20,6 +23,7 @@ pub mod access;
 pub mod assemble;
 #[cfg(all(feature = "embedded", feature = "maildir"))]
 pub mod backfill;
+mod credentials;
 pub mod error;
 #[cfg(all(feature = "embedded", feature = "maildir"))]
 pub mod history;
@@ -28,6 +32,8 @@ pub mod metrics;
 #[cfg(feature = "embedded")]
 pub mod quarantine;
 mod registry;
+#[cfg(feature = "embedded")]
+pub mod rules;
 #[cfg(feature = "embedded")]
 pub mod service;
 

@@ -420,7 +420,7 @@ fn options_of_exchange_imap_and_kerberos() {
         &[
             "E.xml:3: error: profile \"EO\": Domain is \"not one\", which is no domain name [invalid-value]",
             "E.xml:3: error: profile \"EO\": ExchangeVersion is \"Exchange5\", which is not one of Exchange2007_SP1, Exchange2010, \
-         Exchange2010_SP1, Exchange2010_SP2, Exchange2013, Exchange2013_SP1, Exchange2015, Exchange2016 [unknown-value]",
+         Exchange2010_SP1, Exchange2010_SP2, Exchange2013, Exchange2013_SP1, Exchange2016 [unknown-value]",
         ],
     );
     for (proxy, expected) in [

@@ -1,0 +1,216 @@
+//! Who logs in by a profile: names and passwords, an application's tokens, Kerberos tickets, or nobody.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use email_router_auth::{CredentialError, CredentialSource, Credentials};
+use email_router_config::{
+    AuthenticationType, Credentials as Whose, MailboxSettings, Profile, SecretStore, Settings,
+};
+use email_router_model::{Direction, Mailbox, MailboxId};
+
+/// Who logs in for the mailboxes of a profile.
+pub(crate) struct Source {
+    /// The source, or why there is none for any mailbox.
+    pub(crate) credentials: Result<Arc<dyn CredentialSource>, String>,
+    /// Mailboxes whose password cannot be had, and why; the others are served.
+    pub(crate) missing: HashMap<MailboxId, String>,
+    /// Changes with every secret that it holds.
+    pub(crate) stamp: u64,
+}
+
+/// Puts the sources of profiles together; those of one application share its token.
+pub(crate) struct Sources<'a> {
+    settings: &'a Settings,
+    secrets: &'a SecretStore,
+    #[cfg(feature = "http")]
+    applications: HashMap<(email_router_config::Application, email_router_config::Cloud, String), email_router_http::oauth::OAuthSource>,
+}
+
+impl<'a> Sources<'a> {
+    pub(crate) fn new(settings: &'a Settings, secrets: &'a SecretStore) -> Self {
+        Self {
+            settings,
+            secrets,
+            #[cfg(feature = "http")]
+            applications: HashMap::new(),
+        }
+    }
+
+    /// The source of a profile for these mailboxes.
+    pub(crate) fn of(&mut self, profile: &Profile, direction: Direction, mailboxes: &[&MailboxSettings]) -> Source {
+        let mut stamp = DefaultHasher::new();
+        let anonymous =
+            matches!(profile.authentication, AuthenticationType::Anonymous | AuthenticationType::None);
+        let (credentials, missing) = match &profile.credentials {
+            _ if anonymous => (Ok(Arc::new(Accounts::default()) as Arc<dyn CredentialSource>), HashMap::new()),
+            Whose::LocalSystem => (kerberos(profile), HashMap::new()),
+            Whose::Application(application) => {
+                (self.application(profile, application, &mut stamp), HashMap::new())
+            }
+            Whose::UserSpecified | Whose::OtherSpecified { .. } | Whose::EachAddress { .. } => {
+                let (accounts, missing) = self.accounts(direction, mailboxes, &mut stamp);
+                (Ok(Arc::new(accounts) as Arc<dyn CredentialSource>), missing)
+            }
+        };
+        Source { credentials, missing, stamp: stamp.finish() }
+    }
+
+    fn accounts(
+        &self,
+        direction: Direction,
+        mailboxes: &[&MailboxSettings],
+        stamp: &mut DefaultHasher,
+    ) -> (Accounts, HashMap<MailboxId, String>) {
+        let (mut known, mut missing) = (HashMap::new(), HashMap::new());
+        for mailbox in mailboxes {
+            let (Some(login), Some(reference)) =
+                (self.settings.login(mailbox, direction), self.settings.password(mailbox, direction))
+            else {
+                missing.insert(
+                    mailbox.mailbox.id.clone(),
+                    "the mailbox has no Password, and its profile says UserSpecified".to_owned(),
+                );
+                continue;
+            };
+            match self.secrets.resolve(reference) {
+                Ok(secret) => {
+                    secret.expose().hash(stamp);
+                    known.insert(mailbox.mailbox.id.clone(), Credentials::new(login, secret));
+                }
+                Err(error) => {
+                    missing.insert(mailbox.mailbox.id.clone(), error.to_string());
+                }
+            }
+        }
+        (Accounts { known }, missing)
+    }
+
+    #[cfg(not(feature = "http"))]
+    fn application(
+        &mut self,
+        _: &Profile,
+        _: &email_router_config::Application,
+        _: &mut DefaultHasher,
+    ) -> Result<Arc<dyn CredentialSource>, String> {
+        Err("this program was built without OAuth 2.0; build it with the feature http".to_owned())
+    }
+
+    #[cfg(feature = "http")]
+    fn application(
+        &mut self,
+        profile: &Profile,
+        application: &email_router_config::Application,
+        stamp: &mut DefaultHasher,
+    ) -> Result<Arc<dyn CredentialSource>, String> {
+        use email_router_config::{ApplicationProof, Protocol};
+        use email_router_http::oauth::{
+            AssertionAlgorithm, ClientCertificate, ClientProof, OAuthSettings, OAuthSource,
+        };
+        use email_router_model::{SystemClock, SystemEntropy};
+        let cloud = crate::registry::cloud(profile.options.cloud);
+        let scope = application.scope.clone().unwrap_or_else(|| match profile.protocol {
+            Protocol::MicrosoftGraph => cloud.graph_scope(),
+            _ => cloud.outlook_scope(),
+        });
+        let proof = match &application.proof {
+            ApplicationProof::Secret(reference) => {
+                let secret = self.secrets.resolve(reference).map_err(|e| e.to_string())?;
+                secret.expose().hash(stamp);
+                ClientProof::Secret(secret)
+            }
+            ApplicationProof::Certificate { certificate_file, private_key_file } => {
+                let certificate =
+                    ClientCertificate::from_files(certificate_file, private_key_file, AssertionAlgorithm::Ps256)
+                        .map_err(|e| explained(&e))?;
+                certificate.thumbprint().hash(stamp);
+                ClientProof::Certificate(certificate)
+            }
+        };
+        let key = (application.clone(), profile.options.cloud, scope.clone());
+        if let Some(known) = self.applications.get(&key) {
+            return Ok(Arc::new(known.clone()));
+        }
+        let mut settings =
+            OAuthSettings::new(cloud, &application.tenant_id, &application.client_id, proof).with_scope(scope);
+        if let Some(authority) = &application.authority {
+            settings = settings.with_authority(authority.clone());
+        }
+        let http = crate::registry::http_client(profile, self.secrets)?;
+        let source = OAuthSource::new(settings, http, Arc::new(SystemClock), Arc::new(SystemEntropy))
+            .map_err(|e| explained(&e))?;
+        self.applications.insert(key, source.clone());
+        Ok(Arc::new(source))
+    }
+
+    /// Every application whose tokens the profiles use, with the name people know it by.
+    #[cfg(feature = "http")]
+    pub(crate) fn tokens(&self) -> Vec<(String, email_router_http::oauth::OAuthSource)> {
+        let mut all: Vec<_> = self
+            .applications
+            .iter()
+            .map(|((application, _, scope), source)| {
+                (format!("{} of {} for {scope}", application.client_id, application.tenant_id), source.clone())
+            })
+            .collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+}
+
+#[cfg(feature = "http")]
+fn explained(error: &CredentialError) -> String {
+    match &error.hint {
+        Some(hint) => format!("{error}; {hint}"),
+        None => error.to_string(),
+    }
+}
+
+/// The Kerberos tickets of the process, or of a keytab, for the server of a profile.
+#[cfg(feature = "kerberos")]
+fn kerberos(profile: &Profile) -> Result<Arc<dyn CredentialSource>, String> {
+    use email_router_config::{Location, Protocol};
+    use email_router_transport::net::{KerberosSettings, KerberosSource};
+    let service = match profile.protocol {
+        Protocol::Pop3 => "pop",
+        Protocol::Imap => "imap",
+        Protocol::Smtp => "smtp",
+        _ => "HTTP",
+    };
+    let host = match &profile.location {
+        Location::Server { host, .. } => host.clone(),
+        Location::WebServices(url) => url.host_str().unwrap_or_default().to_owned(),
+        // a Maildir needs nobody
+        Location::Folder(_) => return Ok(Arc::new(Accounts::default())),
+        Location::Autodiscover | Location::Graph(_) => {
+            return Err("LocalSystemAccount needs the server's name beforehand: give ExchangeWebServicesUrl in place of UseAutodiscover".to_owned());
+        }
+    };
+    let mut settings = KerberosSettings::new(service, host);
+    settings.principal.clone_from(&profile.options.kerberos.principal);
+    settings.keytab.clone_from(&profile.options.kerberos.keytab_file);
+    Ok(Arc::new(KerberosSource::new(settings)))
+}
+
+#[cfg(not(feature = "kerberos"))]
+fn kerberos(profile: &Profile) -> Result<Arc<dyn CredentialSource>, String> {
+    match profile.location {
+        email_router_config::Location::Folder(_) => Ok(Arc::new(Accounts::default())),
+        _ => Err("this program was built without Kerberos; build it with the feature kerberos".to_owned()),
+    }
+}
+
+/// Name and password of each mailbox of a profile.
+#[derive(Default)]
+struct Accounts {
+    known: HashMap<MailboxId, Credentials>,
+}
+
+#[async_trait]
+impl CredentialSource for Accounts {
+    async fn credentials(&self, mailbox: &Mailbox) -> Result<Option<Credentials>, CredentialError> {
+        Ok(self.known.get(&mailbox.id).cloned())
+    }
+}
