@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use email_router_model::{Classified, Mailbox, MailboxId, Retry, Scope, Secret};
@@ -11,8 +12,8 @@ use email_router_model::{Classified, Mailbox, MailboxId, Retry, Scope, Secret};
 /// The name is shown in `Debug`, the proof never.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// The name to log in with. With [`Proof::BearerToken`] the mailbox that is opened; with [`Proof::ProcessIdentity`] empty, or the Kerberos principal
-    /// to take from the ticket cache or keytab.
+    /// The name to log in with. With [`Proof::BearerToken`] the mailbox that is opened; with [`Proof::ProcessIdentity`] and
+    /// [`Proof::Tickets`] empty, or the Kerberos principal to take from the ticket cache or keytab.
     pub user: String,
     /// What proves it.
     pub proof: Proof,
@@ -28,6 +29,18 @@ pub enum Proof {
     BearerToken(Secret),
     /// The identity this process runs under: its Kerberos ticket cache, or the machine's keytab.
     ProcessIdentity,
+    /// Kerberos tickets from a place of their own.
+    Tickets(TicketStore),
+}
+
+/// Where Kerberos tickets lie, and the key that gets them. What is `None` is where the Kerberos library looks by itself (`KRB5CCNAME` and
+/// `KRB5_CLIENT_KTNAME`, then `krb5.conf`, then its defaults); with neither it is [`Proof::ProcessIdentity`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct TicketStore {
+    /// The ticket cache, with its kind: `FILE:/run/email-router/tickets`, `KCM:`, `MEMORY:name` (of this process).
+    pub cache: Option<String>,
+    /// The keytab whose key gets tickets where the cache has none that are good.
+    pub keytab: Option<PathBuf>,
 }
 
 impl Credentials {
@@ -47,6 +60,22 @@ impl Credentials {
     #[must_use]
     pub fn process_identity() -> Self {
         Self { user: String::new(), proof: Proof::ProcessIdentity }
+    }
+
+    /// Tickets of this principal (`svc-mail@EXAMPLE.COM`; empty: the one that the cache or keytab begins with).
+    #[must_use]
+    pub fn tickets(principal: impl Into<String>, store: TicketStore) -> Self {
+        Self { user: principal.into(), proof: Proof::Tickets(store) }
+    }
+
+    /// Where the Kerberos tickets are, where they are the proof.
+    #[must_use]
+    pub fn ticket_store(&self) -> Option<TicketStore> {
+        match &self.proof {
+            Proof::ProcessIdentity => Some(TicketStore::default()),
+            Proof::Tickets(store) => Some(store.clone()),
+            _ => None,
+        }
     }
 
     /// The password, where that is the proof.

@@ -11,18 +11,23 @@
 //! | [`CramMd5`] | RFC 2195 | no |
 //! | [`Plain`] | RFC 4616 | yes |
 //! | [`Login`] | draft-murchison-sasl-login | yes |
+//! | `Gssapi` (feature `kerberos`) | RFC 4752 | no |
 //! | [`apop_digest`] | RFC 1939 section 7 (POP3 only, no SASL) | no |
 //!
 //! New mechanisms (NTLM, XOAUTH2, Kerberos) implement the two traits; no list in this crate has to know them.
 #![warn(missing_docs)]
 
 mod credentials;
+#[cfg(feature = "kerberos")]
+mod kerberos;
 mod mechanisms;
 mod pick;
 
 pub use credentials::{
-    CredentialError, CredentialFault, CredentialSource, Credentials, Proof, SharedCredentials,
+    CredentialError, CredentialFault, CredentialSource, Credentials, Proof, SharedCredentials, TicketStore,
 };
+#[cfg(feature = "kerberos")]
+pub use kerberos::{Gssapi, Ticket, fetch_ticket};
 pub use mechanisms::{CramMd5, Login, Plain, apop_digest};
 pub use pick::{Channel, PickError, STRONGEST_FIRST, pick};
 
@@ -69,7 +74,7 @@ pub trait Mechanism: std::fmt::Debug + Send + Sync {
     fn begin(&self, credentials: &Credentials, channel: &Channel) -> Result<Box<dyn Exchange>, AuthError>;
 }
 
-/// Why an exchange cannot go on. Contains neither name nor password nor the challenge.
+/// Why an exchange cannot go on. Contains neither password nor challenge, and a name only where a ticket is missing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthError {
@@ -95,6 +100,9 @@ pub enum AuthError {
         /// `a password`, `an access token`, `a Kerberos ticket`.
         wants: &'static str,
     },
+    /// There is no Kerberos ticket for this server, or the server does not stand its test.
+    #[error(transparent)]
+    Ticket(#[from] CredentialError),
     /// The user name or password has a character that cannot be sent.
     #[error("the {what} contains {character}, which {mechanism} cannot send")]
     Unrepresentable {
