@@ -4,22 +4,29 @@
 //! meanwhile; [`fetch_ticket`] does that before a session begins, where blocking is allowed, and leaves the ticket in the cache, so that the
 //! exchange itself only computes. (It may look up the host's name in the DNS once more, unless `krb5.conf` says `dns_canonicalize_hostname = false`.)
 
-use std::path::Path;
+mod place;
+
 use std::time::Duration;
 
-use email_router_gssapi::{Context, Credential, Error, Fault, Mechanism as GssMechanism, Name, Step, Store};
+use email_router_gssapi::{Context, Mechanism as GssMechanism, Step};
 use email_router_model::{Retry, Scope};
 use zeroize::Zeroizing;
 
+use self::place::Place;
 use crate::{
-    AuthError, Channel, CredentialError, CredentialFault, Credentials, Exchange, Mechanism, Response,
-    TicketStore,
+    AuthError, Channel, CredentialError, CredentialFault, Credentials, Exchange, Mechanism, ProofKind,
+    Response, TicketStore,
 };
 
 /// `GSSAPI` (RFC 4752): Kerberos 5. Of the security layers that are negotiated after the login only "none" is accepted: what protects the mail is
 /// TLS. The mailbox that is opened is the one that the server knows the principal by; no other is asked for.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Gssapi;
+
+/// `GSS-SPNEGO`, the scheme `Negotiate` of HTTP (RFC 4559), for who has a ticket: SPNEGO that offers Kerberos, tied to the TLS connection where there is
+/// one. [`Negotiate`](crate::Negotiate) is its twin for who has a password.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct KerberosNegotiate;
 
 /// What [`fetch_ticket`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,12 +41,31 @@ impl Mechanism for Gssapi {
     fn name(&self) -> &'static str {
         "GSSAPI"
     }
+    fn wants(&self) -> ProofKind {
+        ProofKind::ProcessIdentity
+    }
     fn shows_password(&self) -> bool {
         false
     }
     fn begin(&self, credentials: &Credentials, channel: &Channel) -> Result<Box<dyn Exchange>, AuthError> {
         let handshake = Handshake::begin(self.name(), GssMechanism::Kerberos, credentials, channel)?;
         Ok(Box::new(GssapiExchange { handshake, layer_agreed: false }))
+    }
+}
+
+impl Mechanism for KerberosNegotiate {
+    fn name(&self) -> &'static str {
+        "GSS-SPNEGO"
+    }
+    fn wants(&self) -> ProofKind {
+        ProofKind::ProcessIdentity
+    }
+    fn shows_password(&self) -> bool {
+        false
+    }
+    fn begin(&self, credentials: &Credentials, channel: &Channel) -> Result<Box<dyn Exchange>, AuthError> {
+        let handshake = Handshake::begin(self.name(), GssMechanism::Spnego, credentials, channel)?;
+        Ok(Box::new(NegotiateExchange(handshake)))
     }
 }
 
@@ -88,7 +114,7 @@ impl Handshake {
         channel: &Channel,
     ) -> Result<Self, AuthError> {
         let Some(store) = credentials.ticket_store() else {
-            return Err(AuthError::WrongProof { mechanism, wants: "a Kerberos ticket" });
+            return Err(AuthError::WrongProof { mechanism, wants: ProofKind::ProcessIdentity.as_str() });
         };
         let (service, host) = (channel.service, channel.host.as_str());
         let place = Place { service, host, principal: &credentials.user, store: &store };
@@ -137,6 +163,20 @@ impl Handshake {
         }
     }
 
+    /// The server says that the login worked: by now, or with this, it must have proven who it is.
+    fn finish(&mut self, last: Option<&[u8]>) -> Result<(), AuthError> {
+        let mechanism = self.mechanism;
+        if let Some(token) = last
+            && !self.answer(token)?.is_empty()
+        {
+            return Err(AuthError::UnexpectedChallenge { mechanism });
+        }
+        match self.context.is_established() {
+            true => Ok(()),
+            false => Err(AuthError::BadChallenge { mechanism, why: "it does not prove who the server is" }),
+        }
+    }
+
     fn place(&self) -> Place<'_> {
         Place { service: self.service, host: &self.host, principal: &self.principal, store: &self.store }
     }
@@ -173,6 +213,26 @@ impl Exchange for GssapiExchange {
             Err(error) => Err(self.handshake.place().explain(&error).into()),
         }
     }
+    fn finish(&mut self, last: Option<&[u8]>) -> Result<(), AuthError> {
+        self.handshake.finish(last)
+    }
+}
+
+struct NegotiateExchange(Handshake);
+
+impl Exchange for NegotiateExchange {
+    fn mechanism(&self) -> &'static str {
+        self.0.mechanism
+    }
+    fn initial(&mut self) -> Option<Response> {
+        self.0.first()
+    }
+    fn step(&mut self, challenge: &[u8]) -> Result<Response, AuthError> {
+        self.0.answer(challenge)
+    }
+    fn finish(&mut self, last: Option<&[u8]>) -> Result<(), AuthError> {
+        self.0.finish(last)
+    }
 }
 
 /// The answer to the server's offer (RFC 4752 section 3.1: a bit mask of layers, of which 1 is "none", and the size of its buffer in three octets): no
@@ -184,154 +244,6 @@ fn no_layer(offer: &[u8]) -> Result<[u8; 4], &'static str> {
         [layers, _, _, _] if layers & NO_LAYER != 0 => Ok([NO_LAYER, 0, 0, 0]),
         [_, _, _, _] => Err("it insists on a security layer of Kerberos; TLS protects the connection here"),
         _ => Err("its offer of security layers has not four octets"),
-    }
-}
-
-/// Where a login takes place and whose it is, for errors.
-struct Place<'a> {
-    service: &'a str,
-    host: &'a str,
-    principal: &'a str,
-    store: &'a TicketStore,
-}
-
-impl Place<'_> {
-    fn credential(&self, inside: GssMechanism) -> Result<Credential, Error> {
-        let name = match self.principal {
-            "" => None,
-            principal => Some(Name::principal(principal)?),
-        };
-        let TicketStore { cache, keytab } = self.store;
-        let store = Store { cache: cache.clone(), client_keytab: keytab.clone() };
-        Credential::acquire(name.as_ref(), inside, &store)
-    }
-
-    fn target(&self) -> Result<Name, Error> {
-        // a dot at the end says that the name is complete; no realm has a service of such a name
-        Name::service(self.service, self.host.trim_end_matches('.'))
-    }
-
-    /// The error in an administrator's words.
-    fn explain(&self, error: &Error) -> CredentialError {
-        let Self { service, host, principal, store } = self;
-        let whose = if principal.is_empty() { "this service" } else { principal };
-        // every mailbox of a server has the same tickets, so all of them fail alike; what heals without a change of our settings is tried again
-        let later = Retry::Later(None);
-        let (fault, retry, hint) = match error.fault() {
-            Fault::NoTickets | Fault::Keytab => (
-                CredentialFault::Settings,
-                later,
-                match &store.keytab {
-                    Some(keytab) => keytab_hint(keytab, principal),
-                    None => format!(
-                        "there are no Kerberos tickets for {whose}: name its keytab (in the settings, or in KRB5_CLIENT_KTNAME), \
-                         or keep a ticket cache filled (KRB5CCNAME; kinit, k5start) that the user of this service can read"
-                    ),
-                },
-            ),
-            Fault::Expired => (
-                CredentialFault::Settings,
-                later,
-                "the Kerberos tickets have expired: renew them (kinit, k5start), or give the service a keytab, with which it renews them itself"
-                    .to_owned(),
-            ),
-            Fault::ClockSkew => (
-                CredentialFault::Unavailable,
-                later,
-                "the clocks are more than five minutes apart: synchronize this machine's clock with the domain's (NTP)".to_owned(),
-            ),
-            Fault::KdcUnreachable => (
-                CredentialFault::Unavailable,
-                later,
-                "no key distribution centre (domain controller) answers: check the network, port 88, and the kdc lines or dns_lookup_kdc in krb5.conf"
-                    .to_owned(),
-            ),
-            Fault::UnknownServer => (
-                CredentialFault::Settings,
-                Retry::Never,
-                format!(
-                    "the realm has no service {service}/{host}, or two accounts with it: use the server's full host name as in its service principal name, \
-                     not an alias or address; an administrator of the domain sees it with \"setspn -Q {service}/{host}\""
-                ),
-            ),
-            Fault::UnknownClient => (
-                CredentialFault::Refused,
-                Retry::Never,
-                "the realm does not know this principal: check its spelling and realm (upper case), and that the account was not renamed or deleted"
-                    .to_owned(),
-            ),
-            Fault::BadKey => (
-                CredentialFault::Refused,
-                Retry::Never,
-                "the key in the keytab is not the account's: its password was changed since; make the keytab anew (ktpass, msktutil, adcli)".to_owned(),
-            ),
-            Fault::Locked => (
-                CredentialFault::Refused,
-                Retry::Never,
-                "the account is disabled, locked or expired, or its password is; an administrator of the domain must unlock it".to_owned(),
-            ),
-            Fault::Encryption => (
-                CredentialFault::Settings,
-                Retry::Never,
-                "the two sides have no encryption type in common: allow AES for the account in the domain, and make the keytab anew with AES keys".to_owned(),
-            ),
-            Fault::ServerKey => (
-                CredentialFault::Refused,
-                later,
-                format!("the server cannot read tickets for {service}/{host}: its own keytab is older than its account's password, or that name belongs to another account"),
-            ),
-            Fault::NoRealm => (
-                CredentialFault::Settings,
-                Retry::Never,
-                format!("krb5.conf must name the realm of {host} (domain_realm or default_realm) and its key distribution centre; check KRB5_CONFIG"),
-            ),
-            Fault::NoLibrary => (
-                CredentialFault::Settings,
-                later,
-                "install MIT Kerberos (Debian and Ubuntu: libgssapi-krb5-2, Red Hat: krb5-libs)".to_owned(),
-            ),
-            Fault::NoStore => (
-                CredentialFault::Settings,
-                Retry::Never,
-                "name ticket cache and keytab in the environment instead (KRB5CCNAME, KRB5_CLIENT_KTNAME)".to_owned(),
-            ),
-            Fault::BadName => {
-                (CredentialFault::Settings, Retry::Never, "check the principal and the server's host name".to_owned())
-            }
-            _ => (
-                CredentialFault::Unavailable,
-                later,
-                "KRB5_TRACE=/dev/stderr in the environment shows what the Kerberos library does".to_owned(),
-            ),
-        };
-        CredentialError {
-            fault,
-            message: format!("Kerberos for {service} at {host}: {error}"),
-            hint: Some(hint),
-            retry,
-            scope: Scope::Server,
-        }
-    }
-}
-
-/// The library says of a bad keytab that there is no ticket cache; this looks what it is.
-fn keytab_hint(keytab: &Path, principal: &str) -> String {
-    use std::io::Read as _;
-    let path = keytab.display();
-    let mut version = [0; 2];
-    match std::fs::File::open(keytab).and_then(|mut file| file.read_exact(&mut version)) {
-        Err(cause) if cause.kind() == std::io::ErrorKind::UnexpectedEof => {
-            format!("the keytab {path} is empty")
-        }
-        Err(cause) => format!("the keytab {path} cannot be read by the user of this service: {cause}"),
-        // the format begins with 5 and its version, 1 or 2
-        Ok(()) if version[0] != 5 => format!("the file {path} is no keytab"),
-        Ok(()) if principal.is_empty() => format!(
-            "the keytab {path} has no key that gets a ticket; \"klist -k -e {path}\" shows what it has"
-        ),
-        Ok(()) => format!(
-            "the keytab {path} has no key of {principal}; \"klist -k {path}\" shows whose keys it has"
-        ),
     }
 }
 
@@ -352,8 +264,7 @@ mod tests {
             (&[1, 0, 0, 0, 0], false),
             (&[], false),
         ] {
-            assert_eq!(no_layer(offer), no_layer(offer).and(Ok([1, 0, 0, 0])), "{offer:?}");
-            assert_eq!(no_layer(offer).is_ok(), expected, "{offer:?}");
+            assert_eq!(no_layer(offer).ok(), expected.then_some([1, 0, 0, 0]), "{offer:?}");
         }
     }
 
