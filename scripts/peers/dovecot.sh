@@ -11,6 +11,7 @@
 # XOAUTH2 and OAUTHBEARER take tokens like those of Exchange Online for an application (claim idtyp=app): they open every mailbox. They are JSON
 # Web Tokens, signed (HS256) with a key of this run. DIR/tokens has some to be sent as they are: good, renewed (as good, another text), expired,
 # forged (another key), delegated (of a person, not of an application).
+# KERBEROS=DIR of a running kdc.sh: GSSAPI, too, for alice@CONTOSO.TEST.
 # TLS_DIR: directory of ca.sh to use (default DIR/tls).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd -P)
@@ -83,6 +84,12 @@ active_value = app
 CONF
 chmod -R a+rX "$dir/keys" "$dir/tokens" "$dir/oauth2.conf"
 
+kerberos=${KERBEROS:-}
+if [ -n "$kerberos" ]; then
+  [ -e /usr/lib/dovecot/modules/auth/libmech_gssapi.so ] || { echo "dovecot.sh: dovecot-gssapi is not installed" >&2; exit 77; }
+  export KRB5_CONFIG=$kerberos/krb5.conf
+fi
+
 cat >"$dir/dovecot.conf" <<CONF
 base_dir = $dir/run
 state_dir = $dir/run
@@ -95,7 +102,11 @@ ssl = yes
 ssl_cert = <$tls/server.pem
 ssl_key = <$tls/server.key
 disable_plaintext_auth = no
-auth_mechanisms = plain login cram-md5 apop ntlm gss-spnego xoauth2 oauthbearer
+auth_mechanisms = plain login cram-md5 apop ntlm gss-spnego xoauth2 oauthbearer${kerberos:+ gssapi}
+${kerberos:+# whatever this machine is called, the keys are those of localhost
+auth_gssapi_hostname = \"\$ALL\"
+auth_krb5_keytab = $kerberos/services.keytab
+import_environment = \$import_environment KRB5_CONFIG=$KRB5_CONFIG}
 auth_use_winbind = yes
 auth_winbind_helper_path = $dir/ntlm_auth.sh
 

@@ -10,7 +10,7 @@
 #   stale.keytab        a key of alice made from another password than hers
 #   down.keytab         a key of alice@DOWN.TEST
 #   alice.ccache        a ticket cache with a ticket of alice, good for ten hours
-#   expired.ccache      one whose ticket ran out a second after the start
+#   expired.ccache      one whose ticket has expired
 # The port comes from the environment; where it is unset, a free one is taken. All is printed, and kept in DIR/ports.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd -P)
@@ -66,6 +66,8 @@ CONF
 export KRB5_CONFIG=$dir/krb5.conf KRB5_KDC_PROFILE=$dir/kdc.conf
 
 quiet() { "$@" >"$dir/setup.log" 2>&1 </dev/null || { cat "$dir/setup.log" >&2; exit 1; }; }
+# start again on an old folder: a new realm
+rm -f "$dir"/principal* "$dir"/*.keytab "$dir"/*.ccache "$dir/stash"
 quiet kdb5_util create -s -r "$realm" -P "a password of nobody's"
 {
   echo "addprinc -pw Secret123 alice"
@@ -87,6 +89,7 @@ keytab down.keytab alice@DOWN.TEST Secret123
 krb5kdc -P "$dir/kdc.pid" -r "$realm"
 wait_ports "$dir/kdc.log" "$KDC"
 quiet kinit -k -t "$dir/alice.keytab" -c "FILE:$dir/expired.ccache" -l 1s alice
+while klist -s -c "FILE:$dir/expired.ccache"; do sleep 0.05; done
 quiet kinit -k -t "$dir/alice.keytab" -c "FILE:$dir/alice.ccache" alice
 # servers run as users of their own, and so may the tests
 chmod 644 "$dir"/*.keytab

@@ -1,6 +1,6 @@
 #!/bin/bash
-# setup.sh [--bench]: install what the peer scripts start (Dovecot, Samba's ntlm_auth, Postfix, OpenSSL, swaks, GNU tnef) with apt, only what is
-# missing, without letting any daemon start by itself; with --bench also the clients that the benchmarks compare with (mpop, fdm, fetchmail).
+# setup.sh [--bench]: install what the peer scripts start (Dovecot, Samba's ntlm_auth, MIT Kerberos, Postfix, OpenSSL, swaks, GNU tnef) with apt, only
+# what is missing, without letting any daemon start by itself; with --bench also the clients that the benchmarks compare with (mpop, fdm, fetchmail).
 # Needs root or sudo without a password where something is missing. Then put the Python packages of the peers (pyspnego) into a virtual
 # environment of our own: PEERS_VENV, default peers-venv in the target folder. Exit code 77 = cannot be done on this machine.
 set -euo pipefail
@@ -13,6 +13,10 @@ have dovecot || packages+=(dovecot-core)
 [ -x /usr/lib/dovecot/pop3 ] || packages+=(dovecot-pop3d)
 [ -x /usr/lib/dovecot/imap ] || packages+=(dovecot-imapd)
 [ -x /usr/lib/dovecot/lmtp ] || packages+=(dovecot-lmtpd)
+[ -e /usr/lib/dovecot/modules/auth/libmech_gssapi.so ] || packages+=(dovecot-gssapi)
+have krb5kdc || packages+=(krb5-kdc)
+have kadmin.local || packages+=(krb5-admin-server)
+have kinit || packages+=(krb5-user)
 have postfix || packages+=(postfix)
 have openssl || packages+=(openssl)
 have ntlm_auth || packages+=(winbind)
