@@ -10,6 +10,8 @@
 //! | [`fault`] | what went wrong, by kind, with a hint what to do |
 
 pub mod fault;
+#[cfg(feature = "kerberos")]
+mod kerberos;
 mod redact;
 mod stream;
 mod tls;
@@ -19,6 +21,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use email_router_auth::{CredentialError, CredentialSource, Credentials, SharedCredentials};
+#[cfg(feature = "kerberos")]
+pub use kerberos::{KerberosSettings, KerberosSource};
 pub(crate) use redact::Redactor;
 pub use stream::Stream;
 pub use tls::TlsConnector;
