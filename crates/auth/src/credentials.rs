@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use email_router_model::{Classified, Mailbox, MailboxId, Retry, Scope, Secret};
@@ -11,8 +12,8 @@ use email_router_model::{Classified, Mailbox, MailboxId, Retry, Scope, Secret};
 /// The name is shown in `Debug`, the proof never.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// The name to log in with. With [`Proof::BearerToken`] the mailbox that is opened; with [`Proof::ProcessIdentity`] empty, or the Kerberos principal
-    /// to take from the ticket cache or keytab.
+    /// The name to log in with. With [`Proof::BearerToken`] the mailbox that is opened; with [`Proof::ProcessIdentity`] and
+    /// [`Proof::Tickets`] empty, or the Kerberos principal to take from the ticket cache or keytab.
     pub user: String,
     /// What proves it.
     pub proof: Proof,
@@ -28,6 +29,18 @@ pub enum Proof {
     BearerToken(Secret),
     /// The identity this process runs under: its Kerberos ticket cache, or the machine's keytab.
     ProcessIdentity,
+    /// Kerberos tickets from a place of their own.
+    Tickets(TicketStore),
+}
+
+/// Where Kerberos tickets lie, and the key that gets them. What is `None` is where the Kerberos library looks by itself (`KRB5CCNAME` and
+/// `KRB5_CLIENT_KTNAME`, then `krb5.conf`, then its defaults); with neither it is [`Proof::ProcessIdentity`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct TicketStore {
+    /// The ticket cache, with its kind: `FILE:/run/email-router/tickets`, `KCM:`, `MEMORY:name` (of this process).
+    pub cache: Option<String>,
+    /// The keytab whose key gets tickets where the cache has none that are good.
+    pub keytab: Option<PathBuf>,
 }
 
 /// The kinds of [`Proof`].
@@ -38,7 +51,7 @@ pub enum ProofKind {
     Password,
     /// An OAuth 2.0 access token.
     AccessToken,
-    /// The identity of the process: a Kerberos ticket.
+    /// A Kerberos ticket, of the process or from a place of its own.
     ProcessIdentity,
 }
 
@@ -67,7 +80,7 @@ impl Proof {
         match self {
             Self::Password(_) => ProofKind::Password,
             Self::BearerToken(_) => ProofKind::AccessToken,
-            Self::ProcessIdentity => ProofKind::ProcessIdentity,
+            Self::ProcessIdentity | Self::Tickets(_) => ProofKind::ProcessIdentity,
         }
     }
 }
@@ -89,6 +102,22 @@ impl Credentials {
     #[must_use]
     pub fn process_identity() -> Self {
         Self { user: String::new(), proof: Proof::ProcessIdentity }
+    }
+
+    /// Tickets of this principal (`svc-mail@EXAMPLE.COM`; empty: the one that the cache or keytab begins with).
+    #[must_use]
+    pub fn tickets(principal: impl Into<String>, store: TicketStore) -> Self {
+        Self { user: principal.into(), proof: Proof::Tickets(store) }
+    }
+
+    /// Where the Kerberos tickets are, where they are the proof.
+    #[must_use]
+    pub fn ticket_store(&self) -> Option<TicketStore> {
+        match &self.proof {
+            Proof::ProcessIdentity => Some(TicketStore::default()),
+            Proof::Tickets(store) => Some(store.clone()),
+            _ => None,
+        }
     }
 
     /// The password, where that is the proof.
@@ -278,6 +307,7 @@ mod tests {
     fn a_renewed_token_opens_the_same_and_a_changed_password_does_not() {
         let password = |text: &str| Credentials::new("ann", text.into());
         let token = |user: &str, text: &str| Credentials::bearer(user, text.into());
+        let keytab = TicketStore { cache: None, keytab: Some("/etc/krb5.keytab".into()) };
         for (one, other, same) in [
             (password("x"), password("x"), true),
             (password("x"), password("y"), false),
@@ -285,6 +315,8 @@ mod tests {
             (token("ann", "x"), token("bob", "x"), false),
             (token("ann", "x"), password("x"), false),
             (Credentials::process_identity(), Credentials::process_identity(), true),
+            (Credentials::process_identity(), Credentials::tickets("", keytab.clone()), false),
+            (Credentials::tickets("", keytab.clone()), Credentials::tickets("", keytab.clone()), true),
         ] {
             assert_eq!(one.opens_the_same_as(&other), same);
             assert_eq!(other.opens_the_same_as(&one), same);

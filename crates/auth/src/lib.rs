@@ -15,13 +15,16 @@
 //! | [`CramMd5`] | RFC 2195 | password | no |
 //! | [`Plain`] | RFC 4616 | password | yes |
 //! | [`Login`] | draft-murchison-sasl-login | password | yes |
+//! | `Gssapi`, `KerberosNegotiate` (feature `kerberos`) | RFC 4752; RFC 4178 around Kerberos | Kerberos ticket | no |
 //! | [`apop_digest`] | RFC 1939 section 7 (POP3 only, no SASL) | password | no |
 //!
-//! New mechanisms (Kerberos) implement the two traits; no list in this crate has to know them.
+//! New mechanisms implement the two traits; no list in this crate has to know them.
 #![warn(missing_docs)]
 
 mod bearer;
 mod credentials;
+#[cfg(feature = "kerberos")]
+mod kerberos;
 mod mechanisms;
 pub mod ntlm;
 mod pick;
@@ -30,9 +33,14 @@ pub mod spnego;
 pub use bearer::{OAuthBearer, XOAuth2};
 pub use credentials::{
     CredentialError, CredentialFault, CredentialSource, Credentials, Proof, ProofKind, SharedCredentials,
+    TicketStore,
 };
+#[cfg(feature = "kerberos")]
+pub use kerberos::{Gssapi, KerberosNegotiate, Ticket, fetch_ticket};
 pub use mechanisms::{CramMd5, Login, Plain, apop_digest};
 pub use ntlm::Ntlm;
+#[cfg(feature = "kerberos")]
+pub use pick::KERBEROS;
 pub use pick::{Channel, OAUTH2, PickError, STRONGEST_FIRST, WINDOWS, pick};
 pub use spnego::Negotiate;
 
@@ -105,7 +113,7 @@ pub trait Mechanism: std::fmt::Debug + Send + Sync {
     fn begin(&self, credentials: &Credentials, channel: &Channel) -> Result<Box<dyn Exchange>, AuthError>;
 }
 
-/// Why an exchange cannot go on. Contains neither name nor password nor the challenge.
+/// Why an exchange cannot go on. Contains neither password nor challenge, and a name only where a ticket is missing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthError {
@@ -131,6 +139,9 @@ pub enum AuthError {
         /// As [`ProofKind::as_str`] says it.
         wants: &'static str,
     },
+    /// There is no Kerberos ticket for this server, or the server does not stand its test.
+    #[error(transparent)]
+    Ticket(#[from] CredentialError),
     /// The user name, password or token has a character that cannot be sent.
     #[error("the {what} contains {character}, which {mechanism} cannot send")]
     Unrepresentable {

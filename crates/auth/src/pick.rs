@@ -3,14 +3,38 @@
 use crate::{
     AuthError, CramMd5, Credentials, Exchange, Login, Mechanism, Negotiate, Ntlm, OAuthBearer, Plain, XOAuth2,
 };
+#[cfg(feature = "kerberos")]
+use crate::{Gssapi, KerberosNegotiate};
 
 /// The mechanisms of this crate, strongest first: those that do not show the password come before those that do; a standardized one comes before
-/// one that is only published. Those for access tokens do not compete with those for passwords, since nobody has both.
-pub const STRONGEST_FIRST: &[&dyn Mechanism] =
-    &[&OAuthBearer, &XOAuth2, &Negotiate::system(), &Ntlm::system(), &CramMd5, &Plain, &Login];
+/// one that is only published. Those for access tokens and for tickets do not compete with those for passwords, since nobody has both.
+pub const STRONGEST_FIRST: &[&dyn Mechanism] = &[
+    &OAuthBearer,
+    &XOAuth2,
+    &Negotiate::system(),
+    &Ntlm::system(),
+    &CramMd5,
+    &Plain,
+    &Login,
+    #[cfg(feature = "kerberos")]
+    &Gssapi,
+    #[cfg(feature = "kerberos")]
+    &KerberosNegotiate,
+];
 
-/// Windows authentication with a password: SPNEGO, else NTLM alone.
-pub const WINDOWS: &[&dyn Mechanism] = &[&Negotiate::system(), &Ntlm::system()];
+/// Windows authentication. With a password SPNEGO, else NTLM alone; with a ticket (feature `kerberos`) Kerberos.
+pub const WINDOWS: &[&dyn Mechanism] = &[
+    &Negotiate::system(),
+    &Ntlm::system(),
+    #[cfg(feature = "kerberos")]
+    &Gssapi,
+    #[cfg(feature = "kerberos")]
+    &KerberosNegotiate,
+];
+
+/// Kerberos with a ticket: alone, else inside SPNEGO.
+#[cfg(feature = "kerberos")]
+pub const KERBEROS: &[&dyn Mechanism] = &[&Gssapi, &KerberosNegotiate];
 
 /// OAuth 2.0: an access token.
 pub const OAUTH2: &[&dyn Mechanism] = &[&OAuthBearer, &XOAuth2];
@@ -150,7 +174,7 @@ mod tests {
             ("PLAIN LOGIN", &risky, Ok("PLAIN")),
             ("LOGIN PLAIN CRAM-MD5 NTLM XOAUTH2", &tls, Ok("NTLM")),
             ("NTLM GSS-SPNEGO", &bare, Ok("GSS-SPNEGO")),
-            ("GSSAPI", &tls, Err(PickError::NothingInCommon { offered: "GSSAPI".into() })),
+            ("SCRAM-SHA-1", &tls, Err(PickError::NothingInCommon { offered: "SCRAM-SHA-1".into() })),
             ("", &tls, Err(PickError::NothingInCommon { offered: "nothing".into() })),
         ] {
             let got = pick(offered.split_whitespace(), STRONGEST_FIRST, &credentials, channel);

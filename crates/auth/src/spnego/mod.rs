@@ -1,7 +1,7 @@
 //! SPNEGO (RFC 4178, [MS-SPNG]) around NTLM.
 //!
 //! Kerberos is not in here: whoever has a ticket uses the mechanism of the same name that the system's GSSAPI library offers
-//! ([`ProofKind::ProcessIdentity`]). [`pick`](crate::pick) tells the two apart by the proof.
+//! (`KerberosNegotiate`, [`ProofKind::ProcessIdentity`]). [`pick`](crate::pick) tells the two apart by the proof.
 
 mod der;
 mod token;

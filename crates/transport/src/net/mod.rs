@@ -10,6 +10,8 @@
 //! | [`fault`] | what went wrong, by kind, with a hint what to do |
 
 pub mod fault;
+#[cfg(feature = "kerberos")]
+mod kerberos;
 mod stream;
 mod tls;
 mod wire;
@@ -19,6 +21,8 @@ use std::time::Duration;
 
 pub use email_router_auth::{CredentialError, CredentialSource, Credentials, SharedCredentials};
 pub(crate) use email_router_model::Redactor;
+#[cfg(feature = "kerberos")]
+pub use kerberos::{KerberosSettings, KerberosSource};
 pub use stream::Stream;
 pub use tls::TlsConnector;
 pub use wire::{READ_BUFFER, Wire};

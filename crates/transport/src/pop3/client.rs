@@ -1,7 +1,8 @@
 //! One session on the network: connect, secure, log in, ask.
 
 use email_router_auth::{
-    Channel, Credentials, Exchange, Login, Mechanism, PickError, Plain, STRONGEST_FIRST, apop_digest, pick,
+    AuthError, Channel, Credentials, Exchange, Login, Mechanism, PickError, Plain, STRONGEST_FIRST,
+    apop_digest, pick,
 };
 use email_router_model::{Scope, Secret};
 use zeroize::Zeroizing;
@@ -281,6 +282,9 @@ impl Session {
                 Err(error) => {
                     self.connection.cancel(&mut self.out);
                     let _ = self.event().await; // the server's "-ERR"; what it says does not matter any more
+                    if let AuthError::Ticket(cause) = error {
+                        return Err(cause.into());
+                    }
                     let text = format!("{}: {error}", self.wire.place());
                     return Err(Error::new(ErrorKind::Authentication, text).with_source(error));
                 }
@@ -455,6 +459,7 @@ impl Session {
     fn no_method(&self, error: PickError) -> Error {
         match error {
             PickError::CleartextRefused { offered } => self.cleartext(&offered),
+            PickError::Auth(AuthError::Ticket(cause)) => cause.into(),
             PickError::Auth(error) => {
                 Error::new(ErrorKind::Settings, format!("{}: {error}", self.wire.place())).with_source(error)
             }

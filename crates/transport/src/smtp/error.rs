@@ -1,6 +1,6 @@
 //! From the server's answers to errors: what happened, may it be tried again, how much has to stop, what a person can do.
 
-use email_router_auth::PickError;
+use email_router_auth::{AuthError, PickError};
 use email_router_model::{EmailAddress, Retry, Scope};
 
 use super::proto::{Class, Malformed, Obstacle, OpeningFault, Reply};
@@ -54,6 +54,8 @@ pub(super) fn opening(place: &str, tls: TlsMode, fault: OpeningFault) -> Error {
         )
         .with_reply(&reply.to_string())
         .with_hint("the server's certificate may be missing or damaged"),
+        OpeningFault::NoMechanism(PickError::Auth(AuthError::Ticket(cause)))
+        | OpeningFault::Exchange(AuthError::Ticket(cause)) => cause.into(),
         OpeningFault::NoMechanism(why) => Error::new(ErrorKind::Authentication, format!("{place}: {why}"))
             .with_hint(match (&why, tls) {
                 (PickError::CleartextRefused { .. }, TlsMode::None) => {
