@@ -11,6 +11,7 @@
 //! | [`http`] | a small HTTP/1.1 server with answers from a closure |
 //! | [`oauth`] | a token service as that of Microsoft Entra ID |
 //! | [`tnef`] | a writer of TNEF streams (`winmail.dat`), after [MS-OXTNEF] |
+//! | [`graph`] | a strict Microsoft Graph with mailboxes in memory, after its public reference |
 //! | [`pop3`] | a small well-behaved POP3 server with maildrops, after RFC 1939 |
 #![warn(missing_docs)]
 // a test server that cannot start or a broken script is a failed test: panicking says so at once
@@ -19,6 +20,7 @@
 pub mod http;
 pub mod oauth;
 pub mod ntlm;
+pub mod graph;
 pub mod pop3;
 pub mod script;
 pub mod smtp;
