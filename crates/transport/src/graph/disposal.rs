@@ -164,7 +164,9 @@ async fn carry_out(
             match error {
                 // somebody else took it: as good as done
                 Some(error) if error.kind() == ErrorKind::MessageGone => gone.push(id),
-                Some(error) if error.kind() == ErrorKind::Throttled || matches!(answer.status, 500 | 502 | 504) => {
+                Some(error)
+                    if error.kind() == ErrorKind::Throttled || matches!(answer.status, 500 | 502 | 504) =>
+                {
                     delay = delay.max(wait(client, &answer));
                     throttled = Some(error);
                     again.push((id, what, part));
@@ -253,11 +255,16 @@ async fn folder(client: &Client, name: &str) -> Result<String> {
     if let Some(id) = find_folder(client, name).await? {
         return Ok(id);
     }
-    let ask = Ask::new(Method::POST, client.url("/mailFolders")?, Stage::Disposal).json(&json!({"displayName": name}));
+    let ask = Ask::new(Method::POST, client.url("/mailFolders")?, Stage::Disposal)
+        .json(&json!({"displayName": name}));
     match client.outcome(&ask).await? {
         Outcome::Done(answer) => {
             let body = client.body(&ask, answer).await?;
-            folder_id(client, &super::proto::json(&body).map_err(|why| error::malformed(client.place(), Stage::Disposal, &why))?)
+            folder_id(
+                client,
+                &super::proto::json(&body)
+                    .map_err(|why| error::malformed(client.place(), Stage::Disposal, &why))?,
+            )
         }
         // somebody was faster
         Outcome::Refused(refusal) if refusal.fault.is("ErrorFolderExists") || refusal.status == 409 => {

@@ -51,9 +51,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use email_router_model::{Mailbox, MessageId};
 
-use crate::contract::{
-    Access, Capability, Inbox, Outbound, Probe, Receipt, ReceiveOptions, SubmitOptions,
-};
+use crate::contract::{Access, Capability, Inbox, Outbound, Probe, Receipt, ReceiveOptions, SubmitOptions};
 use crate::{Result, Transport};
 
 use client::{Client, Service};
@@ -94,6 +92,7 @@ impl Transport for GraphTransport {
         let one_account = !matches!(self.service.settings.send_access, SendAccess::Mailbox);
         Capability {
             notifies: false,
+            resumes: false,
             receive: true,
             submit: true,
             stable_ids: true,
