@@ -14,6 +14,7 @@ use email_router_auth::{
     AuthError, Channel, Credentials, Exchange, Gssapi, KERBEROS, KerberosNegotiate, Mechanism as _,
     TicketStore, fetch_ticket, pick,
 };
+use email_router_model::read_capped;
 
 fn realm() -> Option<PathBuf> {
     let value = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
@@ -244,7 +245,7 @@ fn http_negotiate_at_apache() {
         let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
         write!(stream, "GET / HTTP/1.1\r\nHost: localhost\r\n{authorization}Connection: close\r\n\r\n")
             .unwrap();
-        String::from_utf8(read_capped(stream, 1 << 20).unwrap()).unwrap()
+        String::from_utf8(read_capped(stream, 1 << 20, "the answer").unwrap()).unwrap()
     };
     let field = |answer: &str, name: &str| {
         answer.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())

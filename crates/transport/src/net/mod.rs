@@ -12,6 +12,7 @@
 pub mod fault;
 #[cfg(feature = "kerberos")]
 mod kerberos;
+mod login;
 mod redact;
 mod stream;
 mod tls;
@@ -23,6 +24,7 @@ use std::time::Duration;
 pub use email_router_auth::{CredentialError, CredentialSource, Credentials, SharedCredentials};
 #[cfg(feature = "kerberos")]
 pub use kerberos::{KerberosSettings, KerberosSource};
+pub(crate) use login::{LoginAttempt, login_hint, no_mechanism_hint};
 pub(crate) use redact::Redactor;
 pub use stream::Stream;
 pub use tls::TlsConnector;
