@@ -1,5 +1,5 @@
 #!/bin/bash
-# setup.sh [--bench]: install what the peer scripts start (Dovecot, Samba's ntlm_auth, MIT Kerberos, Postfix, OpenSSL, swaks, GNU tnef) with apt, only
+# setup.sh [--bench]: install what the peer scripts start (Dovecot, Samba's ntlm_auth, MIT Kerberos, Apache, Postfix, OpenSSL, swaks, GNU tnef) with apt, only
 # what is missing, without letting any daemon start by itself; with --bench also the clients that the benchmarks compare with (mpop, fdm, fetchmail).
 # Needs root or sudo without a password where something is missing. Then put the Python packages of the peers (pyspnego) into a virtual
 # environment of our own: PEERS_VENV, default peers-venv in the target folder. Exit code 77 = cannot be done on this machine.
@@ -17,6 +17,8 @@ have dovecot || packages+=(dovecot-core)
 have krb5kdc || packages+=(krb5-kdc)
 have kadmin.local || packages+=(krb5-admin-server)
 have kinit || packages+=(krb5-user)
+have apache2 || packages+=(apache2)
+[ -e /usr/lib/apache2/modules/mod_auth_gssapi.so ] || packages+=(libapache2-mod-auth-gssapi)
 have postfix || packages+=(postfix)
 have openssl || packages+=(openssl)
 have ntlm_auth || packages+=(winbind)

@@ -49,7 +49,7 @@ impl Mechanism for Gssapi {
     }
     fn begin(&self, credentials: &Credentials, channel: &Channel) -> Result<Box<dyn Exchange>, AuthError> {
         let handshake = Handshake::begin(self.name(), GssMechanism::Kerberos, credentials, channel)?;
-        Ok(Box::new(GssapiExchange { handshake, layer_agreed: false }))
+        Ok(Box::new(GssapiExchange { handshake, agreed: None }))
     }
 }
 
@@ -99,6 +99,8 @@ pub(crate) struct Handshake {
     mechanism: &'static str,
     context: Context,
     first: Option<Response>,
+    /// The channel is inside TLS.
+    encrypted: bool,
     service: &'static str,
     host: String,
     principal: String,
@@ -143,7 +145,8 @@ impl Handshake {
             },
         })?;
         let (host, principal) = (channel.host.clone(), credentials.user.clone());
-        Ok(Self { mechanism, context, first: Some(Zeroizing::new(first)), service, host, principal, store })
+        let (first, encrypted) = (Some(Zeroizing::new(first)), channel.encrypted);
+        Ok(Self { mechanism, context, first, encrypted, service, host, principal, store })
     }
 
     /// The first token; once.
@@ -163,18 +166,18 @@ impl Handshake {
         }
     }
 
-    /// The server says that the login worked: by now, or with this, it must have proven who it is.
+    /// The server says that the login worked: with its last token, where it has one, it proves who it is.
     fn finish(&mut self, last: Option<&[u8]>) -> Result<(), AuthError> {
-        let mechanism = self.mechanism;
-        if let Some(token) = last
-            && !self.answer(token)?.is_empty()
-        {
-            return Err(AuthError::UnexpectedChallenge { mechanism });
+        match last.map(|token| self.answer(token)).transpose()? {
+            Some(answer) if !answer.is_empty() => {
+                Err(AuthError::UnexpectedChallenge { mechanism: self.mechanism })
+            }
+            _ => Ok(()),
         }
-        match self.context.is_established() {
-            true => Ok(()),
-            false => Err(AuthError::BadChallenge { mechanism, why: "it does not prove who the server is" }),
-        }
+    }
+
+    fn unproven(&self) -> AuthError {
+        AuthError::BadChallenge { mechanism: self.mechanism, why: "it does not prove who the server is" }
     }
 
     fn place(&self) -> Place<'_> {
@@ -184,7 +187,8 @@ impl Handshake {
 
 struct GssapiExchange {
     handshake: Handshake,
-    layer_agreed: bool,
+    /// Whether we agreed to the server's offer of layers; `None` before it came.
+    agreed: Option<bool>,
 }
 
 impl Exchange for GssapiExchange {
@@ -199,7 +203,7 @@ impl Exchange for GssapiExchange {
         if !self.handshake.context.is_established() {
             return self.handshake.answer(challenge);
         }
-        if std::mem::replace(&mut self.layer_agreed, true) {
+        if self.agreed.replace(false).is_some() {
             return Err(AuthError::UnexpectedChallenge { mechanism });
         }
         let context = &mut self.handshake.context;
@@ -209,12 +213,19 @@ impl Exchange for GssapiExchange {
         })?;
         let answer = no_layer(&offer).map_err(|why| AuthError::BadChallenge { mechanism, why })?;
         match context.wrap(&answer) {
-            Ok(token) => Ok(Zeroizing::new(token)),
+            Ok(token) => {
+                self.agreed = Some(true);
+                Ok(Zeroizing::new(token))
+            }
             Err(error) => Err(self.handshake.place().explain(&error).into()),
         }
     }
     fn finish(&mut self, last: Option<&[u8]>) -> Result<(), AuthError> {
-        self.handshake.finish(last)
+        self.handshake.finish(last)?;
+        match self.agreed {
+            Some(true) => Ok(()),
+            _ => Err(self.handshake.unproven()),
+        }
     }
 }
 
@@ -231,7 +242,12 @@ impl Exchange for NegotiateExchange {
         self.0.answer(challenge)
     }
     fn finish(&mut self, last: Option<&[u8]>) -> Result<(), AuthError> {
-        self.0.finish(last)
+        self.0.finish(last)?;
+        // inside TLS the certificate has proven it; an answer without a token is then one of a proxy, or of a page that wants no login
+        match self.0.context.is_established() || self.0.encrypted {
+            true => Ok(()),
+            false => Err(self.0.unproven()),
+        }
     }
 }
 

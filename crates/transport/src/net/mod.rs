@@ -12,6 +12,7 @@
 pub mod fault;
 #[cfg(feature = "kerberos")]
 mod kerberos;
+mod login;
 mod stream;
 mod tls;
 mod wire;
@@ -23,6 +24,7 @@ pub use email_router_auth::{CredentialError, CredentialSource, Credentials, Shar
 pub(crate) use email_router_model::Redactor;
 #[cfg(feature = "kerberos")]
 pub use kerberos::{KerberosSettings, KerberosSource};
+pub(crate) use login::{LoginAttempt, login_hint, no_mechanism_hint};
 pub use stream::Stream;
 pub use tls::TlsConnector;
 pub use wire::{READ_BUFFER, Wire};
