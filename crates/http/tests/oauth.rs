@@ -11,7 +11,7 @@ use email_router_http::HttpClient;
 use email_router_http::oauth::{
     AssertionAlgorithm, ClientCertificate, ClientProof, Cloud, OAuthSettings, OAuthSource, explain,
 };
-use email_router_model::{Clock as _, ManualClock, Mailbox, MailboxKind, Retry, SeededEntropy};
+use email_router_model::{Clock as _, Mailbox, MailboxKind, ManualClock, Retry, SeededEntropy};
 use email_router_testkit::http::{Act, Answer};
 use email_router_testkit::oauth::{
     CLIENT_ID, OAuthService, TENANT, TENANT_DOMAIN, TEST_CERTIFICATE, TEST_KEY, refusal,
@@ -33,9 +33,8 @@ impl Bench {
         // an address, not a name: resolving a name takes a thread, for which the paused clock waits
         let authority = format!("http://127.0.0.1:{}", service.server().port()).parse().unwrap();
         let proof = ClientProof::Secret(SECRET.into());
-        let settings = change(
-            OAuthSettings::new(Cloud::Public, TENANT, CLIENT_ID, proof).with_authority(authority),
-        );
+        let settings =
+            change(OAuthSettings::new(Cloud::Public, TENANT, CLIENT_ID, proof).with_authority(authority));
         let http = Arc::new(HttpClient::new(support::settings()).unwrap());
         let source = OAuthSource::new(settings, http, clock.clone(), Arc::new(SeededEntropy::new(7)));
         Self { service, clock, source: source.unwrap() }
@@ -172,7 +171,10 @@ async fn an_outage_is_told_once_and_the_token_serves_until_its_end() {
     assert!(!bench.source.state().is_valid(bench.clock.now()));
     // the error is remembered, too, and says when it is worth another try
     let again = bench.source.token().await.unwrap_err();
-    assert!(matches!(again.retry, Retry::Later(Some(after)) if after <= Duration::from_secs(300)), "{again:?}");
+    assert!(
+        matches!(again.retry, Retry::Later(Some(after)) if after <= Duration::from_secs(300)),
+        "{again:?}"
+    );
     assert_eq!(bench.service.asked(), 4);
     bench.later(300).await;
     bench.source.token().await.unwrap_err();
@@ -189,7 +191,8 @@ async fn an_outage_is_told_once_and_the_token_serves_until_its_end() {
 #[tokio::test(start_paused = true)]
 async fn retry_after_is_obeyed() {
     let bench = Bench::plain().await;
-    let busy = refusal(429, "temporarily_unavailable", 90_055, "Too many requests.").header("Retry-After", "77");
+    let busy =
+        refusal(429, "temporarily_unavailable", 90_055, "Too many requests.").header("Retry-After", "77");
     bench.service.change(|b| b.next.push(busy));
     let error = bench.source.token().await.unwrap_err();
     assert_eq!((error.fault, error.retry), (F::Throttled, Retry::Later(Some(Duration::from_secs(77)))));
