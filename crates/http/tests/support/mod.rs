@@ -1,10 +1,13 @@
 //! What the tests of this crate share.
 #![allow(dead_code, clippy::unwrap_used, clippy::field_reassign_with_default)] // each test uses a part
 
+pub mod bench;
+
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use email_router_http::{HttpClient, HttpSettings, Method, Proxy, Request};
+use email_router_auth::Credentials;
+use email_router_http::{HttpClient, HttpSettings, Login, Method, Proxy, Request, Scheme};
 use email_router_testkit::http::HttpServer;
 use email_router_testkit::tls::TestCa;
 use tracing_subscriber::fmt::MakeWriter;
@@ -18,6 +21,10 @@ pub fn settings() -> HttpSettings {
 
 pub fn client() -> HttpClient {
     HttpClient::new(settings()).unwrap()
+}
+
+pub fn basic() -> Option<Login> {
+    Some(Login { scheme: Scheme::Basic, credentials: Credentials::new("ann", "Geheim<1>".into()) })
 }
 
 pub fn get(url: &str) -> Request {
