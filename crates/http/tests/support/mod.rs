@@ -1,5 +1,5 @@
 //! What the tests of this crate share.
-#![allow(dead_code, clippy::unwrap_used, clippy::field_reassign_with_default)] // each test uses a part
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::field_reassign_with_default)] // each test uses a part
 
 pub mod bench;
 
