@@ -10,6 +10,9 @@
 // a helper of a test that cannot go on fails the test; the reason for skipping belongs on the output
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used)]
 
+#[path = "support/tokens.rs"]
+mod tokens;
+
 use std::sync::Arc;
 
 use email_router_model::{Classified as _, Mailbox, MailboxKind, MessageId, Retry, Scope};
@@ -18,6 +21,7 @@ use email_router_transport::smtp::{SmtpSettings, SmtpTransport};
 use email_router_transport::{
     Access, Envelope, ErrorKind, Outbound, RecipientStatus, SubmitOptions, TlsFault, Transport,
 };
+use tokens::Tokens;
 
 /// The port in this variable and the authority's file.
 fn peer(variable: &str) -> Option<(u16, String)> {
@@ -102,7 +106,14 @@ async fn relay_with_and_without_starttls() {
 #[tokio::test]
 async fn submission_with_each_mechanism() {
     let Some(peer) = peer("POSTFIX_SUBM") else { return };
-    for (only, used) in [("", "CRAM-MD5"), ("PLAIN", "PLAIN"), ("LOGIN", "LOGIN"), ("CRAM-MD5", "CRAM-MD5")] {
+    for (only, used) in [
+        ("", "NTLM"),
+        ("PLAIN", "PLAIN"),
+        ("LOGIN", "LOGIN"),
+        ("CRAM-MD5", "CRAM-MD5"),
+        ("NTLM", "NTLM"),
+        ("GSS-SPNEGO NTLM", "GSS-SPNEGO"),
+    ] {
         let mut settings = settings("localhost", &peer, TlsMode::StartTls);
         settings.mechanisms = only.split_whitespace().map(str::to_owned).collect();
         let transport = alice(settings.clone(), "Secret123");
@@ -117,6 +128,54 @@ async fn submission_with_each_mechanism() {
     let bare = settings("localhost", &peer, TlsMode::None);
     let error = submit(&alice(bare, "Secret123"), "someone@example.com").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Authentication, "{error}");
+}
+
+#[tokio::test]
+async fn names_of_windows() {
+    let Some(peer) = peer("POSTFIX_SUBM") else { return };
+    for name in ["alice", "alice@contoso.test", "CONTOSO\\alice"] {
+        let settings =
+            settings("localhost", &peer, TlsMode::StartTls).with_mechanisms(email_router_auth::WINDOWS);
+        let credentials = Credentials::new(name, "Secret123".into());
+        let transport =
+            SmtpTransport::new(settings, Arc::new(SharedCredentials::account(credentials))).unwrap();
+        assert!(submit(&transport, "someone@example.com").await.unwrap().all_accepted(), "{name}");
+    }
+}
+
+/// With tokens of an application, which open every mailbox.
+#[tokio::test]
+async fn access_tokens() {
+    let Some(peer) = peer("POSTFIX_SUBM") else { return };
+    let folder = std::env::var("DOVECOT_TOKENS").expect("DOVECOT_TOKENS is set where POSTFIX_SUBM is");
+    let token = |name: &str| std::fs::read_to_string(std::path::Path::new(&folder).join(name)).unwrap();
+    let transport = |only: &str, names: &[&str]| {
+        let tokens: Vec<String> = names.iter().map(|name| token(name)).collect();
+        let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+        let source = Tokens::new("alice@contoso.test", &tokens);
+        let mut settings = settings("localhost", &peer, TlsMode::StartTls);
+        settings.mechanisms = only.split_whitespace().map(str::to_owned).collect();
+        (SmtpTransport::new(settings, source.clone()).unwrap(), source)
+    };
+    for (only, used) in [("XOAUTH2", "XOAUTH2"), ("OAUTHBEARER", "OAUTHBEARER"), ("", "OAUTHBEARER")] {
+        let (good, source) = transport(only, &["good"]);
+        let probe = good.probe(&mailbox(), Access::Outgoing).await.unwrap();
+        assert_eq!(probe.steps[2].what, format!("logged in with {used}"));
+        assert!(submit(&good, "someone@example.com").await.unwrap().all_accepted());
+        assert_eq!(source.refused(), Vec::<String>::new());
+        for name in ["expired", "forged"] {
+            let (bad, source) = transport(only, &[name]);
+            let error = submit(&bad, "someone@example.com").await.unwrap_err();
+            let axes = (error.kind(), error.retry(), error.scope());
+            assert_eq!(axes, (ErrorKind::Authentication, Retry::Never, Scope::Mailbox), "{error}");
+            assert!(error.reply().unwrap().contains("\"status\":"), "the reason shows: {error}");
+            assert!(!format!("{error:?}").contains(&token(name)[..20]));
+            assert_eq!(source.refused().len(), 1, "the same token is not tried twice");
+        }
+        let (renewing, source) = transport(only, &["expired", "renewed"]);
+        assert!(submit(&renewing, "someone@example.com").await.unwrap().all_accepted());
+        assert_eq!(source.refused().len(), 1);
+    }
 }
 
 #[tokio::test]
@@ -139,7 +198,7 @@ async fn wrong_password_and_no_password() {
     let error =
         submit(&anonymous(settings("localhost", &peer, TlsMode::StartTls)), "a@b.example").await.unwrap_err();
     assert_eq!(error.retry(), Retry::Never, "{error}");
-    // CRAM-MD5 needs no TLS
+    // NTLM needs no TLS
     submit(&alice(settings("localhost", &peer, TlsMode::None), "Secret123"), "someone@example.com")
         .await
         .unwrap();
