@@ -3,54 +3,14 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use email_router_auth::{CredentialFault as F, CredentialSource as _, Credentials};
-use email_router_http::HttpClient;
-use email_router_http::oauth::{
-    AssertionAlgorithm, ClientCertificate, ClientProof, Cloud, OAuthSettings, OAuthSource, explain,
-};
-use email_router_model::{Clock as _, ManualClock, Mailbox, MailboxKind, Retry, SeededEntropy};
+use email_router_http::oauth::{AssertionAlgorithm, ClientCertificate, ClientProof, explain};
+use email_router_model::{Clock as _, Mailbox, MailboxKind, ManualClock, Retry, SeededEntropy};
 use email_router_testkit::http::{Act, Answer};
-use email_router_testkit::oauth::{
-    CLIENT_ID, OAuthService, TENANT, TENANT_DOMAIN, TEST_CERTIFICATE, TEST_KEY, refusal,
-};
-use support::Log;
-
-const SECRET: &str = "s3cr3t~value";
-
-struct Bench {
-    service: OAuthService,
-    clock: Arc<ManualClock>,
-    source: OAuthSource,
-}
-
-impl Bench {
-    async fn new(change: impl FnOnce(OAuthSettings) -> OAuthSettings) -> Self {
-        let clock = Arc::new(ManualClock::new("2026-11-25T12:00:00Z".parse().unwrap()));
-        let service = OAuthService::start(clock.clone()).await;
-        // an address, not a name: resolving a name takes a thread, for which the paused clock waits
-        let authority = format!("http://127.0.0.1:{}", service.server().port()).parse().unwrap();
-        let proof = ClientProof::Secret(SECRET.into());
-        let settings = change(
-            OAuthSettings::new(Cloud::Public, TENANT, CLIENT_ID, proof).with_authority(authority),
-        );
-        let http = Arc::new(HttpClient::new(support::settings()).unwrap());
-        let source = OAuthSource::new(settings, http, clock.clone(), Arc::new(SeededEntropy::new(7)));
-        Self { service, clock, source: source.unwrap() }
-    }
-
-    async fn plain() -> Self {
-        Self::new(|settings| settings).await
-    }
-
-    /// Both clocks go on.
-    async fn later(&self, seconds: u64) {
-        self.clock.advance(Duration::from_secs(seconds));
-        tokio::time::advance(Duration::from_secs(seconds)).await;
-    }
-}
+use email_router_testkit::oauth::{TENANT_DOMAIN, TEST_CERTIFICATE, TEST_KEY, refusal};
+use support::bench::{Bench, SECRET};
 
 fn certificate(algorithm: AssertionAlgorithm) -> ClientProof {
     let pem = (TEST_CERTIFICATE.as_bytes(), TEST_KEY.as_bytes());
@@ -151,45 +111,10 @@ async fn it_is_renewed_before_it_expires() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_is_told_once_and_the_token_serves_until_its_end() {
-    let log = Log::start();
-    let bench = Bench::plain().await;
-    let token = bench.source.token().await.unwrap();
-    let outage = || Answer::new(503).body("text/html", "<html>down</html>");
-    bench.service.change(|b| b.next = vec![outage(), outage(), outage(), outage()]);
-    bench.later(3599 - 200).await;
-    assert_eq!(bench.source.token().await.unwrap(), token);
-    assert_eq!(bench.source.token().await.unwrap(), token);
-    assert_eq!(bench.service.asked(), 2, "a pause follows a failure");
-    bench.later(6).await;
-    assert_eq!(bench.source.token().await.unwrap(), token);
-    assert_eq!(bench.service.asked(), 3);
-    let state = bench.source.state();
-    assert!(state.is_valid(bench.clock.now()) && state.last_error.unwrap().message.contains("503"));
-    bench.later(300).await;
-    let error = bench.source.token().await.unwrap_err();
-    assert_eq!(error.fault, F::Unavailable);
-    assert!(!bench.source.state().is_valid(bench.clock.now()));
-    // the error is remembered, too, and says when it is worth another try
-    let again = bench.source.token().await.unwrap_err();
-    assert!(matches!(again.retry, Retry::Later(Some(after)) if after <= Duration::from_secs(300)), "{again:?}");
-    assert_eq!(bench.service.asked(), 4);
-    bench.later(300).await;
-    bench.source.token().await.unwrap_err();
-    bench.later(300).await;
-    bench.source.token().await.unwrap();
-    assert_eq!(bench.source.state().last_error, None);
-    let lines = log.lines();
-    let alarms: Vec<_> = lines.iter().filter(|line| line.contains("ERROR")).collect();
-    assert!(alarms.len() == 1 && alarms[0].contains("lasts for 200 s more"), "{lines:?}");
-    assert!(lines.iter().any(|line| line.contains("given again")), "{lines:?}");
-    assert!(!lines.iter().any(|line| line.contains(SECRET) || line.contains(token.expose())), "{lines:?}");
-}
-
-#[tokio::test(start_paused = true)]
 async fn retry_after_is_obeyed() {
     let bench = Bench::plain().await;
-    let busy = refusal(429, "temporarily_unavailable", 90_055, "Too many requests.").header("Retry-After", "77");
+    let busy =
+        refusal(429, "temporarily_unavailable", 90_055, "Too many requests.").header("Retry-After", "77");
     bench.service.change(|b| b.next.push(busy));
     let error = bench.source.token().await.unwrap_err();
     assert_eq!((error.fault, error.retry), (F::Throttled, Retry::Later(Some(Duration::from_secs(77)))));

@@ -18,9 +18,9 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 pub mod http;
-pub mod oauth;
 pub mod ntlm;
 pub mod graph;
+pub mod oauth;
 pub mod pop3;
 pub mod script;
 pub mod smtp;

@@ -166,7 +166,8 @@ fn rsa_key(pem: &[u8]) -> Result<RsaKeyPair, CredentialError> {
         _ => return Err(unusable("the application's private key is no RSA key").hinted(RSA_ONLY)),
     };
     // the reasons of ring are fixed words, nothing of the key
-    parsed.map_err(|e| unusable(format!("the application's private key cannot be used: {e}")).hinted(RSA_ONLY))
+    parsed
+        .map_err(|e| unusable(format!("the application's private key cannot be used: {e}")).hinted(RSA_ONLY))
 }
 
 const RSA_ONLY: &str = "the token service takes RSA keys of 2048 to 4096 bits";
@@ -230,7 +231,11 @@ mod tests {
         for (certificate, key, word) in [
             ("nothing", TEST_KEY, "certificate"),
             (TEST_CERTIFICATE, "nothing", "not in PEM"),
-            (TEST_CERTIFICATE, "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n", "encrypted"),
+            (
+                TEST_CERTIFICATE,
+                "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+                "encrypted",
+            ),
             (TEST_CERTIFICATE, other.as_str(), "cannot be used"),
             (&other_certificate(), TEST_KEY, "not that of"),
         ] {

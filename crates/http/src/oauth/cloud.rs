@@ -90,10 +90,7 @@ impl FromStr for Cloud {
     /// Letter case does not count.
     fn from_str(text: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|c| c.as_str().eq_ignore_ascii_case(text)).ok_or_else(|| {
-            format!(
-                "the cloud {text:?} is not known; there are {}",
-                Self::ALL.map(Self::as_str).join(", ")
-            )
+            format!("the cloud {text:?} is not known; there are {}", Self::ALL.map(Self::as_str).join(", "))
         })
     }
 }

@@ -35,56 +35,192 @@ const KNOWN: &[Known] = {
         Known { number, what, hint }
     }
     &[
-        k(50001, Settings, "the service behind the scope is not known in this tenant: check scope and cloud, and that the tenant has Exchange Online"),
-        k(50012, Refused, "the client assertion was not accepted: register the certificate with the application and check this machine's clock"),
-        k(50013, Refused, "the client assertion was not accepted: check the certificate, the tenant, and this machine's clock"),
+        k(
+            50001,
+            Settings,
+            "the service behind the scope is not known in this tenant: check scope and cloud, and that the tenant has Exchange Online",
+        ),
+        k(
+            50012,
+            Refused,
+            "the client assertion was not accepted: register the certificate with the application and check this machine's clock",
+        ),
+        k(
+            50013,
+            Refused,
+            "the client assertion was not accepted: check the certificate, the tenant, and this machine's clock",
+        ),
         k(50020, Refused, "the account is of another tenant: check the tenant id"),
         k(50034, Refused, "the account is not known in this tenant: check tenant and client id"),
         k(50049, Settings, "there is no such cloud instance: check the cloud"),
         k(50059, Settings, "the request names no tenant: set the directory (tenant) id"),
-        k(50105, Refused, "the application's enterprise entry demands an assignment that it does not have: assign it, or turn that demand off"),
+        k(
+            50105,
+            Refused,
+            "the application's enterprise entry demands an assignment that it does not have: assign it, or turn that demand off",
+        ),
         k(50128, Settings, "there is no such domain name: check the tenant"),
-        k(50196, Throttled, "the same request came too often: see whether other programs use this application, and wait some minutes"),
-        k(53000, Refused, "a conditional access policy demands a managed device: exclude this application (workload identity) from it"),
-        k(53003, Refused, "a conditional access policy blocks the application: allow it, or this machine's address, in the policy for workload identities"),
-        k(65001, Refused, "an administrator has not consented: in the application's API permissions choose \"Grant admin consent\""),
+        k(
+            50196,
+            Throttled,
+            "the same request came too often: see whether other programs use this application, and wait some minutes",
+        ),
+        k(
+            53000,
+            Refused,
+            "a conditional access policy demands a managed device: exclude this application (workload identity) from it",
+        ),
+        k(
+            53003,
+            Refused,
+            "a conditional access policy blocks the application: allow it, or this machine's address, in the policy for workload identities",
+        ),
+        k(
+            65001,
+            Refused,
+            "an administrator has not consented: in the application's API permissions choose \"Grant admin consent\"",
+        ),
         k(70001, Refused, "the application is disabled or not installed in this tenant"),
-        k(70011, Settings, "the scope is not valid: it ends with /.default, as https://outlook.office365.com/.default"),
-        k(90002, Settings, "there is no such tenant in this cloud: check the directory (tenant) id, and whether the cloud is the right one"),
-        k(90013, Settings, "the service did not understand the request: check tenant, client id and scope for stray characters"),
-        k(90014, Settings, "a field is missing in the request: check that client id, secret and scope are all set"),
+        k(
+            70011,
+            Settings,
+            "the scope is not valid: it ends with /.default, as https://outlook.office365.com/.default",
+        ),
+        k(
+            90002,
+            Settings,
+            "there is no such tenant in this cloud: check the directory (tenant) id, and whether the cloud is the right one",
+        ),
+        k(
+            90013,
+            Settings,
+            "the service did not understand the request: check tenant, client id and scope for stray characters",
+        ),
+        k(
+            90014,
+            Settings,
+            "a field is missing in the request: check that client id, secret and scope are all set",
+        ),
         k(90019, Settings, "the request names no tenant: set the directory (tenant) id"),
-        k(90033, Passing, "the directory behind the token service has a short outage: nothing to do but wait"),
-        k(90036, Passing, "the token service had an unexpected fault: nothing to do but wait; if it lasts, ask Microsoft"),
+        k(
+            90033,
+            Passing,
+            "the directory behind the token service has a short outage: nothing to do but wait",
+        ),
+        k(
+            90036,
+            Passing,
+            "the token service had an unexpected fault: nothing to do but wait; if it lasts, ask Microsoft",
+        ),
         k(90051, Settings, "the delegation endpoint was reached: check the authority"),
         k(90055, Throttled, "the tenant makes too many requests: see whether other programs ask too often"),
         k(90072, Refused, "the account is of another tenant: check the tenant id"),
-        k(90093, Refused, "an administrator must consent: in the application's API permissions choose \"Grant admin consent\""),
-        k(130_004, Refused, "the application's principal is disabled in this tenant: enable it under enterprise applications"),
-        k(500_011, Settings, "the service of the scope has no principal in this tenant: check scope and cloud, and that the tenant has Exchange Online"),
-        k(500_014, Refused, "the service of the scope is disabled in this tenant: enable its enterprise application, or renew the subscription"),
-        k(500_021, Refused, "the proxy between here and the token service restricts tenants: allow this one there"),
-        k(501_051, Refused, "the application has no role at the service of the scope: add the permission and grant admin consent"),
-        k(530_004, Refused, "a conditional access policy needs a compliance partner that is not set up: exclude this application"),
-        k(650_052, Settings, "the tenant has no subscription to the service of the scope, or nobody consented to it"),
-        k(700_016, Refused, "the application is not known in this tenant: check client id, tenant and cloud; an application of another tenant must be consented to here first"),
+        k(
+            90093,
+            Refused,
+            "an administrator must consent: in the application's API permissions choose \"Grant admin consent\"",
+        ),
+        k(
+            130_004,
+            Refused,
+            "the application's principal is disabled in this tenant: enable it under enterprise applications",
+        ),
+        k(
+            500_011,
+            Settings,
+            "the service of the scope has no principal in this tenant: check scope and cloud, and that the tenant has Exchange Online",
+        ),
+        k(
+            500_014,
+            Refused,
+            "the service of the scope is disabled in this tenant: enable its enterprise application, or renew the subscription",
+        ),
+        k(
+            500_021,
+            Refused,
+            "the proxy between here and the token service restricts tenants: allow this one there",
+        ),
+        k(
+            501_051,
+            Refused,
+            "the application has no role at the service of the scope: add the permission and grant admin consent",
+        ),
+        k(
+            530_004,
+            Refused,
+            "a conditional access policy needs a compliance partner that is not set up: exclude this application",
+        ),
+        k(
+            650_052,
+            Settings,
+            "the tenant has no subscription to the service of the scope, or nobody consented to it",
+        ),
+        k(
+            700_016,
+            Refused,
+            "the application is not known in this tenant: check client id, tenant and cloud; an application of another tenant must be consented to here first",
+        ),
         k(700_021, Refused, "the client assertion is for another token service: check authority and tenant"),
         k(700_023, Refused, "the audience of the client assertion is wrong: check authority and tenant"),
         k(700_024, Refused, "the client assertion was out of its time: set this machine's clock"),
-        k(700_027, Refused, "the certificate is not registered with the application: upload it under Certificates & secrets and compare the thumbprints"),
-        k(700_030, Refused, "the certificate is not acceptable: make one with an RSA key of at least 2048 bits and register it with the application"),
-        k(900_023, Settings, "the tenant is neither an id nor a domain: copy the directory (tenant) id of the application's overview page"),
-        k(900_144, Settings, "a field is missing in the request: check that client id, secret and scope are all set"),
+        k(
+            700_027,
+            Refused,
+            "the certificate is not registered with the application: upload it under Certificates & secrets and compare the thumbprints",
+        ),
+        k(
+            700_030,
+            Refused,
+            "the certificate is not acceptable: make one with an RSA key of at least 2048 bits and register it with the application",
+        ),
+        k(
+            900_023,
+            Settings,
+            "the tenant is neither an id nor a domain: copy the directory (tenant) id of the application's overview page",
+        ),
+        k(
+            900_144,
+            Settings,
+            "a field is missing in the request: check that client id, secret and scope are all set",
+        ),
         k(900_382, Settings, "the application belongs to another cloud: set the cloud it was registered in"),
-        k(900_439, Settings, "the token service of this cloud does not serve the tenant: choose the tenant's own cloud (Public, UsGovernment, UsDefense, China)"),
-        k(1_002_012, Settings, "the scope is not valid for an application: it ends with /.default, as https://outlook.office365.com/.default"),
-        k(7_000_112, Refused, "the application is disabled: an administrator must enable its enterprise application"),
-        k(7_000_114, Refused, "the application may not use this way to log in: check its authentication settings"),
-        k(7_000_215, Refused, "the client secret is wrong: enter its value, not its id; where the value is lost, make a new secret"),
+        k(
+            900_439,
+            Settings,
+            "the token service of this cloud does not serve the tenant: choose the tenant's own cloud (Public, UsGovernment, UsDefense, China)",
+        ),
+        k(
+            1_002_012,
+            Settings,
+            "the scope is not valid for an application: it ends with /.default, as https://outlook.office365.com/.default",
+        ),
+        k(
+            7_000_112,
+            Refused,
+            "the application is disabled: an administrator must enable its enterprise application",
+        ),
+        k(
+            7_000_114,
+            Refused,
+            "the application may not use this way to log in: check its authentication settings",
+        ),
+        k(
+            7_000_215,
+            Refused,
+            "the client secret is wrong: enter its value, not its id; where the value is lost, make a new secret",
+        ),
         k(7_000_216, Settings, "neither a secret nor a certificate arrived: set one of them"),
         k(7_000_218, Settings, "neither a secret nor a certificate arrived: set one of them"),
-        k(7_000_222, Refused, "the client secret has expired: make a new one under Certificates & secrets and enter its value"),
-        k(7_000_229, Refused, "the application has no principal in this tenant: an administrator must consent to it there"),
+        k(
+            7_000_222,
+            Refused,
+            "the client secret has expired: make a new one under Certificates & secrets and enter its value",
+        ),
+        k(
+            7_000_229,
+            Refused,
+            "the application has no principal in this tenant: an administrator must consent to it there",
+        ),
     ]
 };
 
@@ -189,8 +325,8 @@ mod tests {
     fn the_table_is_sorted_and_says_something() {
         assert!(KNOWN.windows(2).all(|pair| pair[0].number < pair[1].number));
         for number in [
-            7_000_215, 7_000_222, 700_016, 90_002, 700_027, 50_034, 53_003, 65_001, 1_002_012, 500_011, 900_023,
-            90_013,
+            7_000_215, 7_000_222, 700_016, 90_002, 700_027, 50_034, 53_003, 65_001, 1_002_012, 500_011,
+            900_023, 90_013,
         ] {
             assert!(explain(number).is_some_and(|hint| hint.len() > 30), "{number}");
         }

@@ -102,7 +102,13 @@ fn numbered(text: &str) -> Option<u32> {
 fn line(text: &str, most: usize) -> String {
     let first = text.trim().split(['\r', '\n']).next().unwrap_or_default();
     let first = first.split(" Trace ID:").next().unwrap_or_default();
-    first.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect::<String>().trim().to_owned()
+    first
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(most)
+        .collect::<String>()
+        .trim()
+        .to_owned()
 }
 
 #[derive(Deserialize)]
@@ -121,7 +127,10 @@ mod tests {
     fn tokens_and_what_is_none() {
         for (body, expected) in [
             (r#"{"token_type":"Bearer","expires_in":3599,"access_token":"t.o.k"}"#, Ok(3599)),
-            (r#"{"token_type":"bearer","expires_in":"60","access_token":"t","ext_expires_in":1,"x":{}}"#, Ok(60)),
+            (
+                r#"{"token_type":"bearer","expires_in":"60","access_token":"t","ext_expires_in":1,"x":{}}"#,
+                Ok(60),
+            ),
             (r#"{"token_type":"Bearer","expires_in":99999999999,"access_token":"t"}"#, Ok(86_400)),
             (r#"{"token_type":"Bearer","expires_in":0,"access_token":"t"}"#, Err("over")),
             (r#"{"token_type":"Bearer","expires_in":-5,"access_token":"t"}"#, Err("JSON")),
@@ -150,15 +159,34 @@ mod tests {
         for (body, error, number, description) in [
             (
                 r#"{"error":"invalid_client","error_description":"AADSTS7000215: Wrong secret.\r\nTrace ID: 1\r\nCorrelation ID: 2","error_codes":[7000215]}"#,
-                "invalid_client", Some(7_000_215), "AADSTS7000215: Wrong secret.",
+                "invalid_client",
+                Some(7_000_215),
+                "AADSTS7000215: Wrong secret.",
             ),
             (
                 r#"{"error":"invalid_client","error_description":"AADSTS7000222: Old. Trace ID: 1","error_codes":[1]}"#,
-                "invalid_client", Some(7_000_222), "AADSTS7000222: Old.",
+                "invalid_client",
+                Some(7_000_222),
+                "AADSTS7000222: Old.",
             ),
-            (r#"{"error":"temporarily_unavailable","error_codes":[90033]}"#, "temporarily_unavailable", Some(90_033), ""),
-            (r#"{"error":"invalid_scope","error_description":"AADSTS: \u0000"}"#, "invalid_scope", None, "AADSTS:"),
-            (r#"{"error":"x","error_description":"AADSTS99999999999999"}"#, "x", None, "AADSTS99999999999999"),
+            (
+                r#"{"error":"temporarily_unavailable","error_codes":[90033]}"#,
+                "temporarily_unavailable",
+                Some(90_033),
+                "",
+            ),
+            (
+                r#"{"error":"invalid_scope","error_description":"AADSTS: \u0000"}"#,
+                "invalid_scope",
+                None,
+                "AADSTS:",
+            ),
+            (
+                r#"{"error":"x","error_description":"AADSTS99999999999999"}"#,
+                "x",
+                None,
+                "AADSTS99999999999999",
+            ),
         ] {
             let expected = Refusal { error: error.to_owned(), number, description: description.to_owned() };
             assert_eq!(refusal(body.as_bytes()), Some(expected), "{body}");

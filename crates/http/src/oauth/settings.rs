@@ -168,9 +168,17 @@ mod tests {
             (Cloud::Public, None, "https://login.microsoftonline.com/contoso.test/oauth2/v2.0/token"),
             (Cloud::UsDefense, None, "https://login.microsoftonline.us/contoso.test/oauth2/v2.0/token"),
             (Cloud::China, None, "https://login.partner.microsoftonline.cn/contoso.test/oauth2/v2.0/token"),
-            (Cloud::Public, Some("http://127.0.0.1:81"), "http://127.0.0.1:81/contoso.test/oauth2/v2.0/token"),
+            (
+                Cloud::Public,
+                Some("http://127.0.0.1:81"),
+                "http://127.0.0.1:81/contoso.test/oauth2/v2.0/token",
+            ),
             (Cloud::Public, Some("http://[::1]/x/"), "http://[::1]/x/contoso.test/oauth2/v2.0/token"),
-            (Cloud::Public, Some("https://sts.a.test/p"), "https://sts.a.test/p/contoso.test/oauth2/v2.0/token"),
+            (
+                Cloud::Public,
+                Some("https://sts.a.test/p"),
+                "https://sts.a.test/p/contoso.test/oauth2/v2.0/token",
+            ),
         ] {
             let mut settings = settings("contoso.test", "app");
             settings.cloud = cloud;

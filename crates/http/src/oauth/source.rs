@@ -181,7 +181,8 @@ impl CredentialSource for OAuthSource {
 
     fn refused(&self, _mailbox: &Mailbox, credentials: &Credentials) {
         let mut state = self.0.lock();
-        let is_present = matches!((&state.token, credentials.token()), (Some(t), Some(refused)) if t.value == *refused);
+        let is_present =
+            matches!((&state.token, credentials.token()), (Some(t), Some(refused)) if t.value == *refused);
         let lately = state.dropped.is_some_and(|at| at.elapsed() < DROP_PAUSE);
         if is_present && !lately {
             tracing::debug!(application = %self.0.settings.client_id, "a mail system refused the access token; the next one is asked for");
@@ -277,7 +278,7 @@ impl Inner {
         let (status, headers, body) = match answer {
             Ok(Ok(answer)) => answer,
             Ok(Err(cause)) => return Err(error::unreachable(&cause)),
-            Err(_) => return Err(error::unreachable(&crate::client::late(&place).sent())),
+            Err(_) => return Err(error::unreachable(&crate::fault::late(&place).sent())),
         };
         let after = retry_after(&headers, self.clock.now());
         if status == StatusCode::OK {
@@ -310,8 +311,11 @@ impl Inner {
                 let audience = self.endpoint.as_str();
                 let assertion = certificate.assertion(&settings.client_id, audience, clock, entropy)?;
                 secrets.add(assertion.expose());
-                form.append_pair("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
-                    .append_pair("client_assertion", assertion.expose());
+                form.append_pair(
+                    "client_assertion_type",
+                    "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+                )
+                .append_pair("client_assertion", assertion.expose());
             }
         }
         Ok((Zeroizing::new(form.finish()), secrets))

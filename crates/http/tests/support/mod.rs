@@ -1,11 +1,53 @@
 //! What the tests of this crate share.
-#![allow(dead_code, clippy::unwrap_used, clippy::field_reassign_with_default)] // each test uses a part
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::field_reassign_with_default)] // each test uses a part
+
+pub mod bench;
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use email_router_http::{HttpSettings, Proxy};
+use email_router_auth::Credentials;
+use email_router_http::{HttpClient, HttpSettings, Login, Method, Proxy, Request, Scheme};
+use email_router_testkit::http::HttpServer;
+use email_router_testkit::tls::TestCa;
 use tracing_subscriber::fmt::MakeWriter;
+
+/// What reaches the servers of the tests, whatever proxy this machine has.
+pub fn settings() -> HttpSettings {
+    let mut settings = HttpSettings::default();
+    settings.proxy = Proxy::None;
+    settings
+}
+
+pub fn client() -> HttpClient {
+    HttpClient::new(settings()).unwrap()
+}
+
+pub fn basic() -> Option<Login> {
+    Some(Login { scheme: Scheme::Basic, credentials: Credentials::new("ann", "Geheim<1>".into()) })
+}
+
+pub fn get(url: &str) -> Request {
+    Request::new(Method::GET, url.parse().unwrap())
+}
+
+/// The server's address, not its name: resolving a name takes a thread, for which a paused clock waits.
+pub fn local(server: &HttpServer) -> String {
+    format!("http://127.0.0.1:{}", server.port())
+}
+
+/// An address that nobody listens at.
+pub fn nobody() -> String {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+/// The authority's certificate in a file.
+pub fn ca_file(ca: &TestCa) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(ca.pem().as_bytes()).unwrap();
+    file
+}
 
 /// What is logged by this thread while it lives, at every level.
 pub struct Log {
@@ -52,11 +94,4 @@ impl Log {
     pub fn lines(&self) -> Vec<String> {
         self.text().lines().filter(|line| line.contains("email_router_http")).map(str::to_owned).collect()
     }
-}
-
-/// What reaches the servers of the tests, whatever proxy this machine has.
-pub fn settings() -> HttpSettings {
-    let mut settings = HttpSettings::default();
-    settings.proxy = Proxy::None;
-    settings
 }
