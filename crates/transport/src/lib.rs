@@ -8,6 +8,7 @@
 //! | [`maildir`] | `maildir` | yes | yes |
 //! | [`pop3`] | `pop3` | yes | no |
 //! | [`smtp`] | `smtp` | no | yes |
+//! | [`ews`] | `ews` | yes | yes |
 //! | [`memory`] | `memory` | yes | yes |
 //!
 //! [`import`] reads mail that lies in files (`.eml`, mbox, Maildir) as a source for backfill.
@@ -28,9 +29,11 @@ pub mod rules;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "ews")]
+pub mod ews;
 #[cfg(feature = "maildir")]
 pub mod import;
-#[cfg(any(feature = "maildir", feature = "memory"))]
+#[cfg(any(feature = "ews", feature = "maildir", feature = "memory"))]
 mod lines;
 #[cfg(feature = "maildir")]
 pub mod maildir;
