@@ -9,6 +9,7 @@
 //! | [`pop3`] | `pop3` | yes | no |
 //! | [`smtp`] | `smtp` | no | yes |
 //! | [`graph`] | `graph` | yes | yes |
+//! | [`ews`] | `ews` | yes | yes |
 //! | [`memory`] | `memory` | yes | yes |
 //!
 //! [`import`] reads mail that lies in files (`.eml`, mbox, Maildir) as a source for backfill.
@@ -29,11 +30,13 @@ pub mod rules;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "ews")]
+pub mod ews;
 #[cfg(feature = "graph")]
 pub mod graph;
 #[cfg(feature = "maildir")]
 pub mod import;
-#[cfg(any(feature = "graph", feature = "maildir", feature = "memory"))]
+#[cfg(any(feature = "ews", feature = "graph", feature = "maildir", feature = "memory"))]
 mod lines;
 #[cfg(feature = "maildir")]
 pub mod maildir;
