@@ -4,8 +4,13 @@
 # POP3, IMAP (clear, TLS offered), POP3S, IMAPS (TLS from the first byte), LMTP (delivers any user at contoso.test), SASL (for Postfix).
 # Ports come from the environment under these names; an unset one gets a free port. All are printed, and kept in DIR/ports.
 # Users alice, bob and u000, u001 ... (MAILBOXES of them, default 20), each with password Secret123; log in as "alice" or
-# "alice@contoso.test" with USER/PASS, APOP, PLAIN, LOGIN or CRAM-MD5. Mail lies in DIR/mail/<user>/{new,cur,tmp}; a file that is
-# put there by hand must be readable by the user nobody.
+# "alice@contoso.test" with USER/PASS, APOP, PLAIN, LOGIN or CRAM-MD5; or with NTLM or GSS-SPNEGO, which are Samba's (ntlm_auth) and take every
+# name with that password, "CONTOSO\alice" too. Mail lies in DIR/mail/<user>/{new,cur,tmp}; a file that is put there by hand must be readable by
+# the user nobody.
+#
+# XOAUTH2 and OAUTHBEARER take tokens like those of Exchange Online for an application (claim idtyp=app): they open every mailbox. They are JSON
+# Web Tokens, signed (HS256) with a key of this run. DIR/tokens has some to be sent as they are: good, renewed (as good, another text), expired,
+# forged (another key), delegated (of a person, not of an application).
 # TLS_DIR: directory of ca.sh to use (default DIR/tls).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd -P)
@@ -41,6 +46,43 @@ chmod -R a+rwX "$dir/mail"
 chown root:dovecot "$dir/users"
 chmod 640 "$dir/users"
 
+# a Samba of its own without domain and daemon: the helper compares with one password, whoever logs in
+mkdir -p "$dir/samba"
+chown dovecot "$dir/samba"
+{
+  printf '[global]\nworkgroup = CONTOSO\nnetbios name = EXCH\nserver role = standalone\n'
+  printf '%s directory = %s\n' lock "$dir/samba" state "$dir/samba" cache "$dir/samba"
+  printf 'private dir = %s\n' "$dir/samba"
+} >"$dir/smb.conf"
+printf '#!/bin/sh\nexec ntlm_auth "$@" --configfile=%s --password=Secret123\n' "$dir/smb.conf" >"$dir/ntlm_auth.sh"
+chmod 755 "$dir/ntlm_auth.sh"
+
+# where Dovecot looks for the key of a token that names none
+mkdir -p "$dir/keys/default/HS256" "$dir/tokens"
+openssl rand -base64 32 | tr -d '\n' >"$dir/keys/default/HS256/default"
+key=$(base64 -d "$dir/keys/default/HS256/default" | od -An -v -tx1 | tr -d ' \n')
+base64url() { base64 -w0 | tr '+/' '-_' | tr -d '='; }
+# token KEY SECONDS KIND NUMBER
+token() {
+  local body
+  body=$(printf '{"alg":"HS256","typ":"JWT"}' | base64url).$(printf '{"exp":%d,"idtyp":"%s","sub":"router","upn":"alice","n":%d}' $(($(date +%s) + $2)) "$3" "$4" | base64url)
+  printf '%s.%s' "$body" "$(printf '%s' "$body" | openssl dgst -sha256 -mac HMAC -macopt "hexkey:$1" -binary | base64url)"
+}
+token "$key" 864000 app 1 >"$dir/tokens/good"
+token "$key" 864000 app 2 >"$dir/tokens/renewed"
+token "$key" -3600 app 3 >"$dir/tokens/expired"
+token "$(openssl rand -hex 32)" 864000 app 4 >"$dir/tokens/forged"
+token "$key" 864000 user 5 >"$dir/tokens/delegated"
+cat >"$dir/oauth2.conf" <<CONF
+introspection_mode = local
+local_validation_key_dict = fs:posix:prefix=$dir/keys/
+username_attribute = idtyp
+username_format = app
+active_attribute = idtyp
+active_value = app
+CONF
+chmod -R a+rX "$dir/keys" "$dir/tokens" "$dir/oauth2.conf"
+
 cat >"$dir/dovecot.conf" <<CONF
 base_dir = $dir/run
 state_dir = $dir/run
@@ -53,7 +95,9 @@ ssl = yes
 ssl_cert = <$tls/server.pem
 ssl_key = <$tls/server.key
 disable_plaintext_auth = no
-auth_mechanisms = plain login cram-md5 apop
+auth_mechanisms = plain login cram-md5 apop ntlm gss-spnego xoauth2 oauthbearer
+auth_use_winbind = yes
+auth_winbind_helper_path = $dir/ntlm_auth.sh
 
 # a wrong password is part of the tests: answer it at once, each time
 auth_failure_delay = 0
@@ -112,6 +156,11 @@ mail_location = maildir:$dir/mail/%n
 mail_fsync = never
 first_valid_uid = 1
 passdb {
+  driver = oauth2
+  mechanisms = xoauth2 oauthbearer
+  args = $dir/oauth2.conf
+}
+passdb {
   driver = passwd-file
   args = username_format=%n $dir/users
 }
@@ -135,4 +184,5 @@ LMTP=$LMTP
 SASL=$SASL
 CA=$tls/ca.pem
 MAIL=$dir/mail
+TOKENS=$dir/tokens
 PORTS

@@ -7,7 +7,7 @@
 #   SMTPS  TLS from the first byte, authentication required (as port 465)
 # Ports come from the environment under these names; an unset one gets a free port. All are printed, and kept in DIR/ports.
 #
-# DOVECOT=DIR of a running dovecot.sh: its users authenticate here (PLAIN, LOGIN, CRAM-MD5), and mail for contoso.test goes into
+# DOVECOT=DIR of a running dovecot.sh: its users authenticate here (with all mechanisms it has, Samba's NTLM and OAuth 2.0 included), and mail for contoso.test goes into
 # their mailboxes by LMTP. SINK=port of a running sink.sh: gets the mail for every other domain, which is thrown away otherwise.
 # Nothing ever leaves the machine.
 #

@@ -6,6 +6,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`tls`] | a throw-away authority and server certificates, good and bad |
+//! | [`ntlm`] | the server's side of NTLMv2, after [MS-NLMP] |
 //! | [`script`] | a server that plays prepared bytes and notes what it hears |
 //! | [`tnef`] | a writer of TNEF streams (`winmail.dat`), after [MS-OXTNEF] |
 //! | [`imap`] | a small well-behaved IMAP server with folders, after RFC 3501 and its common extensions |
@@ -15,6 +16,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 pub mod imap;
+pub mod ntlm;
 pub mod pop3;
 pub mod script;
 pub mod smtp;

@@ -257,10 +257,13 @@ impl Session {
                 };
                 match pick(offered(), all, credentials, channel) {
                     Ok(exchange) => Ok(Chosen::Sasl(exchange)),
-                    Err(PickError::NothingInCommon { .. }) if command && channel.may_show_password() => {
-                        Ok(Chosen::Command)
+                    // what there is in common may want a token
+                    Err(PickError::NothingInCommon { .. } | PickError::ProofMissing { .. }) if command => {
+                        match channel.may_show_password() {
+                            true => Ok(Chosen::Command),
+                            false => Err(self.cleartext("LOGIN")),
+                        }
                     }
-                    Err(PickError::NothingInCommon { .. }) if command => Err(self.cleartext("LOGIN")),
                     Err(error) => Err(self.no_method(error)),
                 }
             }
@@ -575,6 +578,12 @@ impl Session {
             PickError::CleartextRefused { offered } => self.cleartext(&offered),
             PickError::Auth(error) => {
                 Error::new(ErrorKind::Settings, format!("{}: {error}", self.place())).with_source(error)
+            }
+            // another kind of credentials is needed, which no server said
+            error @ PickError::ProofMissing { .. } => {
+                Error::new(ErrorKind::Settings, format!("{}: {error}", self.place())).with_hint(
+                    "choose a login method for these credentials, or give the mailbox what the server wants",
+                )
             }
             error => Error::new(ErrorKind::Authentication, format!("{}: {error}", self.place()))
                 .with_hint("choose a login method that the server offers"),

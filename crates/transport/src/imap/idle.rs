@@ -63,8 +63,12 @@ async fn noop(session: &mut Session, watch: &mut Watch) -> Result<bool> {
     if !answer.condition.is_ok() {
         return Err(session.refusal(Stage::Mailbox, "NOOP", &answer.condition));
     }
-    // each of them counts
-    Ok(answer.data.iter().fold(false, |found, response| watch.sees(response) || found))
+    // each of them changes what is known
+    let mut found = false;
+    for response in &answer.data {
+        found |= watch.sees(response);
+    }
+    Ok(found)
 }
 
 /// One IDLE, until there is news, it is time, or the server ends it.
