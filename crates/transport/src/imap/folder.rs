@@ -1,10 +1,20 @@
-//! Which folder of the server a name of the settings means.
+//! Which folder of the server a name of the settings means, and opening it.
 
 use super::client::Session;
 use super::error::Stage;
 use super::proto::name::{Namespace, encode};
-use super::proto::{Argument, Command, ListedFolder, Response};
+use super::proto::{Argument, Code, Command, ListedFolder, Response};
 use crate::{Error, ErrorKind, Result};
+
+/// A folder that was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Selected {
+    pub(super) exists: u32,
+    pub(super) uid_validity: u32,
+    pub(super) uid_next: Option<u32>,
+    pub(super) modseq: Option<u64>,
+    pub(super) read_only: bool,
+}
 
 /// Whether a name asks for what a folder is for, not for what it is called.
 pub(super) fn is_special_use(name: &str) -> bool {
@@ -12,6 +22,51 @@ pub(super) fn is_special_use(name: &str) -> bool {
 }
 
 impl Session {
+    /// Opens a folder, for reading and writing or for reading alone.
+    pub(super) async fn select(&mut self, folder: Argument, writing: bool) -> Result<Selected> {
+        let condstore = self.capabilities.condstore();
+        let command = match writing {
+            true => Command::Select(folder, condstore),
+            false => Command::Examine(folder, condstore),
+        };
+        let answer = self.ask(&command).await?;
+        if !answer.condition.is_ok() {
+            return Err(self.refusal(Stage::Mailbox, &command.request().to_string(), &answer.condition));
+        }
+        let mut found =
+            Selected { exists: 0, uid_validity: 0, uid_next: None, modseq: None, read_only: false };
+        let codes = answer.data.iter().filter_map(|response| match response {
+            Response::Untagged(condition) => condition.code.as_ref(),
+            _ => None,
+        });
+        for code in codes.chain(&answer.condition.code) {
+            match code {
+                Code::UidValidity(validity) => found.uid_validity = *validity,
+                Code::UidNext(next) => found.uid_next = Some(*next),
+                Code::HighestModSeq(modseq) => found.modseq = Some(*modseq).filter(|m| *m > 0),
+                Code::ReadOnly => found.read_only = true,
+                Code::UidNotSticky => {
+                    return Err(Error::new(
+                        ErrorKind::Unsupported,
+                        format!("{}: the ids of this folder change from session to session", self.place()),
+                    )
+                    .with_hint("read another folder, or this mailbox by POP3: without lasting ids mail would be read again each time"));
+                }
+                _ => {}
+            }
+        }
+        for response in &answer.data {
+            if let Response::Exists(exists) = response {
+                found.exists = *exists;
+            }
+        }
+        if found.uid_validity == 0 {
+            let text = format!("{} tells no UIDVALIDITY for the folder", self.place());
+            return Err(Error::new(ErrorKind::Protocol, text));
+        }
+        Ok(found)
+    }
+
     /// The folder as it stands in a command: the inbox, a special use (`\Junk`), or a path with `/` between its levels.
     ///
     /// # Errors
@@ -23,9 +78,9 @@ impl Session {
         if is_special_use(name) {
             return self.special_use(name).await;
         }
-        let place = self.namespace().await?.place(name);
         // before it is encoded: modified UTF-7 would hide a line break
-        self.argument("folder name", &place)?;
+        self.argument("folder name", name)?;
+        let place = self.namespace().await?.place(name);
         let written = if self.utf8 { place } else { encode(&place) };
         self.argument("folder name", &written)
     }

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use email_router_model::{Classified as _, Headers, MailboxId, RawMessage, RemoteId, Scope};
 use tokio::time::Instant;
 
-use super::client::{Selected, Session};
+use super::client::Session;
 use super::disposal::Disposals;
 use super::error::Stage;
+use super::folder::Selected;
 use super::listing::{Entry, Memory, State};
 use super::proto::{Command, Condition, Event, Fetched, Limits, Literal, Request, Response, Status, UidSet};
 use super::settings::Window;
@@ -285,13 +286,15 @@ impl ImapInbox {
             });
             match flight {
                 Some(flight) => flight.body = Some(body),
+                // of a message that was not asked for: perhaps the server got the UID wrong, so it is asked once more
+                None if fetched.uid.is_some() => self.doubt(Vec::new()),
                 None => self.doubt(vec![body]),
             }
         }
         if taken {
             return;
         }
-        if fetched.damaged || !fetched.stray.is_empty() {
+        if fetched.damaged || fetched.absent || !fetched.stray.is_empty() {
             let strings = std::mem::take(&mut fetched.stray);
             self.doubt(strings);
         }

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use email_router_model::{MailboxId, Timestamp};
 
-use super::client::{Selected, Session};
+use super::client::Session;
 use super::error::Stage;
+use super::folder::Selected;
 use super::proto::{Command, Response};
 use crate::{Error, ErrorKind, Result};
 

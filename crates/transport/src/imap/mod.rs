@@ -5,8 +5,9 @@
 //! |---|---|
 //! | [`settings`] | where the server is, how to log in, which folder |
 //! | [`proto`] | the protocol without sockets: bytes in, events out |
-//! | `client` | one session: connect, secure, log in, ask |
-//! | `folder` | which folder a name means: hierarchy, namespace, special use |
+//! | `client` | one session: connect, secure, ask |
+//! | `login` | which login method, and how it goes |
+//! | `folder` | which folder a name means (hierarchy, namespace, special use), and opening it |
 //! | `listing` | which messages are there, and what is remembered of that |
 //! | `inbox` | [`Inbox`]: listing in slices, pipelined reading, dispositions |
 //! | `disposal` | marking, moving and removing messages |
@@ -37,6 +38,7 @@ mod folder;
 mod idle;
 mod inbox;
 mod listing;
+mod login;
 pub mod proto;
 pub mod settings;
 
@@ -57,7 +59,8 @@ use crate::contract::{
 use crate::net::TlsConnector;
 use crate::{Error, ErrorKind, Result, Transport};
 
-use client::{Selected, Session, step};
+use client::{Session, step};
+use folder::Selected;
 use inbox::ImapInbox;
 use listing::Memory;
 use proto::Command;

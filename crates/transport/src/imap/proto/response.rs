@@ -111,6 +111,8 @@ pub struct Fetched {
     pub headers: Option<Literal>,
     /// `BODY[]`.
     pub whole: Option<Literal>,
+    /// `BODY[]` or `BODY[HEADER]` was told, but as NIL or something else that is no string.
+    pub absent: bool,
     /// What could not be attributed to any item: the answer is damaged.
     pub stray: Vec<Literal>,
     /// Something in the answer could not be read.
@@ -281,8 +283,14 @@ fn fetched(mut scanner: Scanner<'_>) -> Response {
             "FLAGS" => {
                 found.flags = Some(value.items().iter().filter_map(Value::bytes).map(text).collect());
             }
-            "BODY[]" | "RFC822" => found.whole = string(value),
-            "BODY[HEADER]" | "RFC822.HEADER" => found.headers = string(value),
+            "BODY[]" | "RFC822" => {
+                found.whole = string(value);
+                found.absent |= found.whole.is_none();
+            }
+            "BODY[HEADER]" | "RFC822.HEADER" => {
+                found.headers = string(value);
+                found.absent |= found.headers.is_none();
+            }
             _ => {}
         }
     }
@@ -573,7 +581,7 @@ mod tests {
             ("(UID 5 BODY[] {3}\r\na\r\n)", Fetched { whole: literal("a\r\n"), ..base.clone() }),
             ("(BODY[HEADER] {2}\r\nab UID 5 )", Fetched { headers: literal("ab"), ..base.clone() }),
             ("(UID 5 BODY[] \"\")", Fetched { whole: literal(""), ..base.clone() }),
-            ("(UID 5 BODY[] NIL)", base.clone()),
+            ("(UID 5 BODY[] NIL)", Fetched { absent: true, ..base.clone() }),
             ("(UID 5 INTERNALDATE NIL RFC822.SIZE NIL)", base.clone()),
             // what nobody asked for does not keep the rest from being read
             ("(X-NEW (a b (c)) ENVELOPE NIL UID 5 BODY[]<0> {1}\r\nx)", base.clone()),
