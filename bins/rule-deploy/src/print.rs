@@ -19,7 +19,13 @@ pub(crate) fn rows(rows: &[RuleRow], forward_to: &EmailAddress, dry: bool, json:
     let (name, address) = (wide(|r| &r.name, 4), wide(|r| &r.address, 7));
     writeln!(out, "{:name$}  {:address$}  Rule to {forward_to}", "Name", "Address")?;
     for row in rows {
-        writeln!(out, "{:name$}  {:address$}  {}", clean(&row.name), row.address, clean(&said(&row.outcome)))?;
+        writeln!(
+            out,
+            "{:name$}  {:address$}  {}",
+            clean(&row.name),
+            row.address,
+            clean(&said(&row.outcome))
+        )?;
         match &row.outcome {
             RuleOutcome::Failure { hint, .. } => writeln!(out, "    what to do: {}", clean(hint))?,
             RuleOutcome::Planned(plan) | RuleOutcome::Done(plan) => {
@@ -32,9 +38,13 @@ pub(crate) fn rows(rows: &[RuleRow], forward_to: &EmailAddress, dry: bool, json:
     let other = rows.iter().filter(|row| !row.outcome.is_as_wanted()).count();
     writeln!(out, "\n{} mailboxes, {other} not as wanted", rows.len())?;
     if rows.is_empty() {
-        writeln!(out, "the CRM expects no user's or queue's mail by the forward mailbox; name mailboxes to serve them all the same")?;
+        writeln!(
+            out,
+            "the CRM expects no user's or queue's mail by the forward mailbox; name mailboxes to serve them all the same"
+        )?;
     }
-    let changes = rows.iter().any(|row| matches!(&row.outcome, RuleOutcome::Planned(plan) if !plan.changes.is_empty()));
+    let changes =
+        rows.iter().any(|row| matches!(&row.outcome, RuleOutcome::Planned(plan) if !plan.changes.is_empty()));
     if dry && changes {
         writeln!(out, "nothing was changed; give --yes to make these changes")?;
     }

@@ -371,7 +371,9 @@ impl Transports<'_> {
         let stamp = fingerprint(&(format!("{profile:?}"), source.stamp));
         let transport = source
             .credentials
-            .and_then(|credentials| registry::transport(profile, direction, credentials, folders, self.secrets))
+            .and_then(|credentials| {
+                registry::transport(profile, direction, credentials, folders, self.secrets)
+            })
             .map(|transport| (transport, stamp))
             .map_err(|e| format!("profile {}: {e}", profile.name));
         Profiled { transport, missing: source.missing }

@@ -26,7 +26,10 @@ pub(crate) struct Sources<'a> {
     settings: &'a Settings,
     secrets: &'a SecretStore,
     #[cfg(feature = "http")]
-    applications: HashMap<(email_router_config::Application, email_router_config::Cloud, String), email_router_http::oauth::OAuthSource>,
+    applications: HashMap<
+        (email_router_config::Application, email_router_config::Cloud, String),
+        email_router_http::oauth::OAuthSource,
+    >,
 }
 
 impl<'a> Sources<'a> {
@@ -40,12 +43,19 @@ impl<'a> Sources<'a> {
     }
 
     /// The source of a profile for these mailboxes.
-    pub(crate) fn of(&mut self, profile: &Profile, direction: Direction, mailboxes: &[&MailboxSettings]) -> Source {
+    pub(crate) fn of(
+        &mut self,
+        profile: &Profile,
+        direction: Direction,
+        mailboxes: &[&MailboxSettings],
+    ) -> Source {
         let mut stamp = DefaultHasher::new();
         let anonymous =
             matches!(profile.authentication, AuthenticationType::Anonymous | AuthenticationType::None);
         let (credentials, missing) = match &profile.credentials {
-            _ if anonymous => (Ok(Arc::new(Accounts::default()) as Arc<dyn CredentialSource>), HashMap::new()),
+            _ if anonymous => {
+                (Ok(Arc::new(Accounts::default()) as Arc<dyn CredentialSource>), HashMap::new())
+            }
             Whose::LocalSystem => (kerberos(profile), HashMap::new()),
             Whose::Application(application) => {
                 (self.application(profile, application, &mut stamp), HashMap::new())
@@ -122,9 +132,12 @@ impl<'a> Sources<'a> {
                 ClientProof::Secret(secret)
             }
             ApplicationProof::Certificate { certificate_file, private_key_file } => {
-                let certificate =
-                    ClientCertificate::from_files(certificate_file, private_key_file, AssertionAlgorithm::Ps256)
-                        .map_err(|e| explained(&e))?;
+                let certificate = ClientCertificate::from_files(
+                    certificate_file,
+                    private_key_file,
+                    AssertionAlgorithm::Ps256,
+                )
+                .map_err(|e| explained(&e))?;
                 certificate.thumbprint().hash(stamp);
                 ClientProof::Certificate(certificate)
             }
@@ -133,8 +146,8 @@ impl<'a> Sources<'a> {
         if let Some(known) = self.applications.get(&key) {
             return Ok(Arc::new(known.clone()));
         }
-        let mut settings =
-            OAuthSettings::new(cloud, &application.tenant_id, &application.client_id, proof).with_scope(scope);
+        let mut settings = OAuthSettings::new(cloud, &application.tenant_id, &application.client_id, proof)
+            .with_scope(scope);
         if let Some(authority) = &application.authority {
             settings = settings.with_authority(authority.clone());
         }
@@ -152,7 +165,10 @@ impl<'a> Sources<'a> {
             .applications
             .iter()
             .map(|((application, _, scope), source)| {
-                (format!("{} of {} for {scope}", application.client_id, application.tenant_id), source.clone())
+                (
+                    format!("{} of {} for {scope}", application.client_id, application.tenant_id),
+                    source.clone(),
+                )
             })
             .collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));

@@ -11,9 +11,8 @@ use email_router_config::Location;
 use email_router_auth::CredentialSource;
 use email_router_config::{Profile, Protocol, SecretStore};
 use email_router_model::{Direction, MailboxId};
-use email_router_transport::rules::InboxRules;
 use email_router_transport::Transport;
-
+use email_router_transport::rules::InboxRules;
 
 /// The transport of a profile, with who logs in and the folders of its mailboxes.
 pub(crate) fn transport(
@@ -107,9 +106,9 @@ fn pop3(_: &Profile, _: Arc<dyn CredentialSource>) -> Result<Arc<dyn Transport>,
 
 #[cfg(feature = "smtp")]
 fn smtp(profile: &Profile, credentials: Arc<dyn CredentialSource>) -> Result<Arc<dyn Transport>, String> {
+    use email_router_auth::{CramMd5, Login, Mechanism, OAUTH2, Plain, WINDOWS};
     use email_router_config::{AuthenticationType as Auth, EnvelopeSender as Wanted};
     use email_router_transport::smtp::{EnvelopeSender, HeloName, SmtpSettings, SmtpTransport};
-    use email_router_auth::{CramMd5, Login, Mechanism, OAUTH2, Plain, WINDOWS};
     let mechanisms: &[&dyn Mechanism] = match profile.authentication {
         Auth::Anonymous => &[], // there are no credentials to use one with
         Auth::ClearText => &[&Plain, &Login],
@@ -235,8 +234,8 @@ fn ews(
     };
     use email_router_http::Scheme;
     use email_router_transport::ews::{
-        Autodiscover, DeleteType, EwsSettings, EwsTransport, Location as Place, MailboxAccess, Sending, SentItems,
-        Version,
+        Autodiscover, DeleteType, EwsSettings, EwsTransport, Location as Place, MailboxAccess, Sending,
+        SentItems, Version,
     };
     let location = match &profile.location {
         Location::WebServices(url) => Place::Url(url.clone()),
@@ -259,7 +258,9 @@ fn ews(
         || (whose.kind() == Who::OtherSpecified && whose.user_type() == UserType::User);
     (settings.access, settings.sending) = match (own, profile.options.mailbox_access, profile.access_type) {
         (true, ..) => (MailboxAccess::Own, Sending::Own),
-        (_, Wanted::FullAccess, Some(AccessType::DelegateAccess)) => (MailboxAccess::FullAccess, Sending::OnBehalfOf),
+        (_, Wanted::FullAccess, Some(AccessType::DelegateAccess)) => {
+            (MailboxAccess::FullAccess, Sending::OnBehalfOf)
+        }
         (_, Wanted::FullAccess, _) => (MailboxAccess::FullAccess, Sending::SendAs),
         (_, Wanted::Impersonation, Some(AccessType::DelegateAccess)) => {
             (MailboxAccess::Impersonation, Sending::OnBehalfOf)
@@ -290,7 +291,6 @@ fn ews(
     Ok(Arc::new(EwsTransport::new(settings).map_err(|e| e.to_string())?))
 }
 
-
 #[cfg(feature = "graph")]
 fn graph(
     profile: &Profile,
@@ -312,7 +312,8 @@ fn graph(
         Whose::Application(application) => application.account.as_deref(),
         _ => None,
     };
-    let account = account.map(|a| a.parse().map_err(|e| format!("UserName {a:?} is no address: {e}"))).transpose()?;
+    let account =
+        account.map(|a| a.parse().map_err(|e| format!("UserName {a:?} is no address: {e}"))).transpose()?;
     settings.send_access = match (account, profile.access_type) {
         (None, _) => SendAccess::Mailbox,
         (Some(account), Some(AccessType::DelegateAccess)) => SendAccess::OnBehalf(account),
@@ -320,7 +321,6 @@ fn graph(
     };
     Ok(Arc::new(GraphTransport::new(settings)))
 }
-
 
 #[cfg(feature = "maildir")]
 fn maildir(

@@ -123,7 +123,8 @@ fn forward_mailbox<'a>(settings: &'a Settings, named: Option<&str>) -> Result<&'
         ([one], _) => Ok(one),
         ([], Some(name)) => Err(Error::Request(format!("the configuration has no forward mailbox {name:?}"))),
         ([], None) => Err(Error::Request(
-            "the configuration has no forward mailbox for rules to forward to: add a ForwardMailbox".to_owned(),
+            "the configuration has no forward mailbox for rules to forward to: add a ForwardMailbox"
+                .to_owned(),
         )),
         (several, _) => {
             let names: Vec<&str> = several.iter().map(|m| m.mailbox.address.as_str()).collect();
@@ -132,7 +133,11 @@ fn forward_mailbox<'a>(settings: &'a Settings, named: Option<&str>) -> Result<&'
     }
 }
 
-fn profile<'a>(settings: &'a Settings, forward: &MailboxSettings, named: Option<&str>) -> Result<&'a Profile, Error> {
+fn profile<'a>(
+    settings: &'a Settings,
+    forward: &MailboxSettings,
+    named: Option<&str>,
+) -> Result<&'a Profile, Error> {
     let profile = match named {
         Some(name) => settings
             .profile(name)
@@ -261,7 +266,9 @@ async fn plan_and_change(
     if after.changes.is_empty() {
         return Ok(RuleOutcome::Done(plan));
     }
-    let message = format!("{rules}: the rule of {mailbox} was changed, and the server shows another than was asked for");
+    let message = format!(
+        "{rules}: the rule of {mailbox} was changed, and the server shows another than was asked for"
+    );
     Err(email_router_transport::Error::new(email_router_transport::ErrorKind::Protocol, message)
         .with_hint("look at the rules of the mailbox in Outlook on the web"))
 }

@@ -6,6 +6,7 @@
 //! | adapter | feature | receive | submit |
 //! |---|---|---|---|
 //! | [`maildir`] | `maildir` | yes | yes |
+//! | [`imap`] | `imap` | yes | no |
 //! | [`pop3`] | `pop3` | yes | no |
 //! | [`smtp`] | `smtp` | no | yes |
 //! | [`graph`] | `graph` | yes | yes |
@@ -34,6 +35,8 @@ pub mod conformance;
 pub mod ews;
 #[cfg(feature = "graph")]
 pub mod graph;
+#[cfg(feature = "imap")]
+pub mod imap;
 #[cfg(feature = "maildir")]
 pub mod import;
 #[cfg(any(feature = "ews", feature = "graph", feature = "maildir", feature = "memory"))]
