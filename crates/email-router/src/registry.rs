@@ -153,7 +153,7 @@ fn smtp(_: &Profile, _: Arc<dyn CredentialSource>) -> Result<Arc<dyn Transport>,
 
 #[cfg(feature = "imap")]
 fn imap(profile: &Profile, credentials: Arc<dyn CredentialSource>) -> Result<Arc<dyn Transport>, String> {
-    use email_router_auth::{CramMd5, Ntlm, OAUTH2, WINDOWS};
+    use email_router_auth::CramMd5;
     use email_router_config::AuthenticationType as Auth;
     use email_router_transport::imap::{ImapSettings, ImapTransport, LoginMethod};
     let mut settings = ImapSettings::new(endpoint(profile)?, credentials);
@@ -164,9 +164,9 @@ fn imap(profile: &Profile, credentials: Arc<dyn CredentialSource>) -> Result<Arc
     settings.login = match profile.authentication {
         Auth::ClearText => LoginMethod::Password,
         Auth::CramMd5 => LoginMethod::Sasl(&[&CramMd5]),
-        Auth::Ntlm => LoginMethod::Sasl(&[&Ntlm::system()]),
-        Auth::WindowsAuthentication => LoginMethod::Sasl(WINDOWS),
-        Auth::OAuth2 => LoginMethod::Sasl(OAUTH2),
+        Auth::Ntlm => LoginMethod::NTLM,
+        Auth::WindowsAuthentication => LoginMethod::WINDOWS,
+        Auth::OAuth2 => LoginMethod::OAUTH2,
         other => return Err(format!("authentication type {other} is not served for IMAP")),
     };
     Ok(Arc::new(ImapTransport::new(settings).map_err(|e| e.to_string())?))

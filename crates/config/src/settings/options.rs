@@ -17,7 +17,7 @@ use crate::words::{
 };
 
 /// The router as an application of an identity provider (`Application`).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Application {
     /// The tenant: its id or one of its domains.
     pub tenant_id: String,
@@ -34,7 +34,7 @@ pub struct Application {
 }
 
 /// What proves that the router is the application.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ApplicationProof {
     /// A client secret.
     Secret(SecretRef),

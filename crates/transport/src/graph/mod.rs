@@ -43,7 +43,7 @@ mod rules;
 pub mod settings;
 mod submit;
 
-pub use settings::{Deletion, GraphCloud, GraphSettings, SendAccess};
+pub use settings::{Deletion, GraphSettings, SendAccess, base};
 
 use std::fmt;
 use std::sync::Arc;

@@ -225,7 +225,7 @@ impl Session {
 
     fn no_method(&self, error: PickError) -> Error {
         match error {
-            PickError::CleartextRefused { offered } => self.cleartext(&offered),
+            PickError::CleartextRefused { offered, .. } => self.cleartext(&offered),
             PickError::Auth(error) => {
                 Error::new(ErrorKind::Settings, format!("{}: {error}", self.place())).with_source(error)
             }

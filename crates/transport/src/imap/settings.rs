@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use email_router_auth::{CredentialSource, Mechanism, STRONGEST_FIRST};
+use email_router_auth::{CredentialSource, Mechanism, Ntlm, OAUTH2, STRONGEST_FIRST, WINDOWS};
 
 use crate::net::Endpoint;
 
@@ -72,6 +72,12 @@ pub enum LoginMethod {
 impl LoginMethod {
     /// All SASL mechanisms of [`email_router_auth`], strongest first.
     pub const ANY_SASL: Self = Self::Sasl(STRONGEST_FIRST);
+    /// NTLM.
+    pub const NTLM: Self = Self::Sasl(&[&Ntlm::system()]);
+    /// Windows authentication: Kerberos, or SPNEGO, else NTLM alone.
+    pub const WINDOWS: Self = Self::Sasl(WINDOWS);
+    /// An access token of OAuth 2.0: OAUTHBEARER, else XOAUTH2.
+    pub const OAUTH2: Self = Self::Sasl(OAUTH2);
 }
 
 /// How many messages are asked for before the first of them has arrived. They are under way on the network then, not in memory:
