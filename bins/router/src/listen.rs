@@ -11,6 +11,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use email_router::Service;
+use email_router::model::{Clock as _, SystemClock};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Deserialize;
 use tokio::net::TcpListener;
@@ -67,6 +68,8 @@ pub(crate) async fn serve(
 }
 
 async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
+    let tokens: Vec<_> = shown.service.organizations().iter().flat_map(|o| o.access_tokens()).collect();
+    email_router::metrics::show_access_tokens(&tokens, SystemClock.now());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shown.metrics.render())
 }
 

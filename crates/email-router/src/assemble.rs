@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use email_router_config::{
@@ -54,6 +54,7 @@ struct Transports<'a> {
     sources: Sources<'a>,
     mailboxes: &'a [MailboxSettings],
     built: HashMap<(String, Direction), Profiled>,
+    kept: &'a Kept,
 }
 
 /// What became of a profile.
@@ -71,12 +72,75 @@ pub fn assemble(
     listed: &[CrmMailbox],
     secrets: &SecretStore,
 ) -> Assembled {
+    Assembler::default().assemble(settings, deployment, listed, secrets)
+}
+
+/// Assembles a deployment again and again. What has not changed is taken over from the time before: transports with what they remember of their
+/// mailboxes, applications with their access tokens.
+#[derive(Debug, Default)]
+pub struct Assembler {
+    kept: Mutex<Kept>,
+}
+
+/// What an assembly leaves for the next one.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    /// By name of the profile and direction: the transport with the stamp of its settings.
+    transports: HashMap<(String, Direction), (Arc<dyn Transport>, u64)>,
+    /// Applications with their tokens.
+    #[cfg(feature = "http")]
+    pub(crate) applications: crate::credentials::Applications,
+}
+
+impl Assembler {
+    /// As [`assemble`].
+    #[must_use]
+    pub fn assemble(
+        &self,
+        settings: &Settings,
+        deployment: &Deployment,
+        listed: &[CrmMailbox],
+        secrets: &SecretStore,
+    ) -> Assembled {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let (assembled, left) = assemble_with(settings, deployment, listed, secrets, &kept);
+        *kept = left;
+        assembled
+    }
+
+    /// How it stands with the access tokens of the applications.
+    #[cfg(feature = "http")]
+    #[must_use]
+    pub fn access_tokens(&self) -> Vec<AccessToken> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        crate::credentials::access_tokens(&kept.applications)
+    }
+}
+
+/// How it stands with the access token of one application (OAuth 2.0).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AccessToken {
+    /// The application's id, its tenant, and what the token is for.
+    pub application: String,
+    /// Until when the present token is good; `None` where there is none (yet).
+    pub valid_until: Option<Timestamp>,
+    /// Why it could not be renewed the last time, and what to do.
+    pub last_error: Option<String>,
+}
+
+fn assemble_with(
+    settings: &Settings,
+    deployment: &Deployment,
+    listed: &[CrmMailbox],
+    secrets: &SecretStore,
+    kept: &Kept,
+) -> (Assembled, Kept) {
     let mut out = Assembled::default();
     let mailboxes = mailboxes_of(settings, deployment, listed, &mut out.unserved);
     let shared = shared_sources(settings, &mailboxes);
-    let sources = Sources::new(settings, secrets);
+    let sources = Sources::new(settings, secrets, kept);
     let mut transports =
-        Transports { settings, secrets, sources, mailboxes: &mailboxes, built: HashMap::new() };
+        Transports { settings, secrets, sources, mailboxes: &mailboxes, built: HashMap::new(), kept };
     // of several records with one address the first that uses the router, as in `mailboxes_of`
     let mut by_address: HashMap<(EmailAddress, MailboxKind), &CrmMailbox> = HashMap::new();
     let (using, others): (Vec<_>, Vec<_>) = listed.iter().partition(|m| !m.disabled && uses_router(m));
@@ -159,7 +223,7 @@ pub fn assemble(
         }
     }
     out.plan.schedule = schedule(settings, outgoing_period);
-    out
+    (out, transports.left())
 }
 
 /// The enabled mailboxes of a deployment: those of the file, and those the CRM lists where the deployment wants them. An address is one mailbox:
@@ -368,7 +432,13 @@ impl Transports<'_> {
             }
         }
         let source = self.sources.of(profile, direction, &served);
-        let stamp = fingerprint(&(format!("{profile:?}"), source.stamp));
+        let mut places: Vec<_> = folders.iter().collect();
+        places.sort();
+        let stamp = fingerprint(&(format!("{profile:?}"), source.stamp, places));
+        let kept = self.kept.transports.get(&(profile.name.to_lowercase(), direction));
+        if let Some((transport, _)) = kept.filter(|(_, of)| *of == stamp) {
+            return Profiled { transport: Ok((Arc::clone(transport), stamp)), missing: source.missing };
+        }
         let transport = source
             .credentials
             .and_then(|credentials| {
@@ -377,6 +447,16 @@ impl Transports<'_> {
             .map(|transport| (transport, stamp))
             .map_err(|e| format!("profile {}: {e}", profile.name));
         Profiled { transport, missing: source.missing }
+    }
+
+    /// What the next assembly may take over.
+    fn left(self) -> Kept {
+        let good = |(key, profiled): ((String, Direction), Profiled)| Some((key, profiled.transport.ok()?));
+        Kept {
+            transports: self.built.into_iter().filter_map(good).collect(),
+            #[cfg(feature = "http")]
+            applications: self.sources.into_applications(),
+        }
     }
 }
 

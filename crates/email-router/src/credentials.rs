@@ -11,6 +11,8 @@ use email_router_config::{
 };
 use email_router_model::{Direction, Mailbox, MailboxId};
 
+use crate::assemble::Kept;
+
 /// Who logs in for the mailboxes of a profile.
 pub(crate) struct Source {
     /// The source, or why there is none for any mailbox.
@@ -25,18 +27,27 @@ pub(crate) struct Source {
 pub(crate) struct Sources<'a> {
     settings: &'a Settings,
     secrets: &'a SecretStore,
+    /// Of the assembly before.
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
+    kept: &'a Kept,
     #[cfg(feature = "http")]
-    applications: HashMap<
-        (email_router_config::Application, email_router_config::Cloud, String),
-        email_router_http::oauth::OAuthSource,
-    >,
+    applications: Applications,
 }
 
+/// Applications with their tokens, by what identifies them.
+#[cfg(feature = "http")]
+pub(crate) type Applications = HashMap<ApplicationKey, email_router_http::oauth::OAuthSource>;
+
+/// The application, its cloud, the scope, and a stamp of its secret and of how its token service is reached.
+#[cfg(feature = "http")]
+pub(crate) type ApplicationKey = (email_router_config::Application, email_router_config::Cloud, String, u64);
+
 impl<'a> Sources<'a> {
-    pub(crate) fn new(settings: &'a Settings, secrets: &'a SecretStore) -> Self {
+    pub(crate) fn new(settings: &'a Settings, secrets: &'a SecretStore, kept: &'a Kept) -> Self {
         Self {
             settings,
             secrets,
+            kept,
             #[cfg(feature = "http")]
             applications: HashMap::new(),
         }
@@ -87,7 +98,7 @@ impl<'a> Sources<'a> {
             };
             match self.secrets.resolve(reference) {
                 Ok(secret) => {
-                    secret.expose().hash(stamp);
+                    (mailbox.mailbox.id.as_str(), &login, secret.expose()).hash(stamp);
                     known.insert(mailbox.mailbox.id.clone(), Credentials::new(login, secret));
                 }
                 Err(error) => {
@@ -142,9 +153,14 @@ impl<'a> Sources<'a> {
                 ClientProof::Certificate(certificate)
             }
         };
-        let key = (application.clone(), profile.options.cloud, scope.clone());
-        if let Some(known) = self.applications.get(&key) {
-            return Ok(Arc::new(known.clone()));
+        let reached = (&profile.options.proxy, &profile.extra_ca_files, stamp.finish());
+        let mut proof_stamp = DefaultHasher::new();
+        format!("{reached:?}").hash(&mut proof_stamp);
+        let key = (application.clone(), profile.options.cloud, scope.clone(), proof_stamp.finish());
+        if let Some(known) = self.applications.get(&key).or_else(|| self.kept.applications.get(&key)) {
+            let known = known.clone();
+            self.applications.insert(key, known.clone());
+            return Ok(Arc::new(known));
         }
         let mut settings = OAuthSettings::new(cloud, &application.tenant_id, &application.client_id, proof)
             .with_scope(scope);
@@ -158,22 +174,29 @@ impl<'a> Sources<'a> {
         Ok(Arc::new(source))
     }
 
-    /// Every application whose tokens the profiles use, with the name people know it by.
+    /// What the next assembly may take over.
     #[cfg(feature = "http")]
-    pub(crate) fn tokens(&self) -> Vec<(String, email_router_http::oauth::OAuthSource)> {
-        let mut all: Vec<_> = self
-            .applications
-            .iter()
-            .map(|((application, _, scope), source)| {
-                (
-                    format!("{} of {} for {scope}", application.client_id, application.tenant_id),
-                    source.clone(),
-                )
-            })
-            .collect();
-        all.sort_by(|a, b| a.0.cmp(&b.0));
-        all
+    pub(crate) fn into_applications(self) -> Applications {
+        self.applications
     }
+}
+
+/// How it stands with the tokens of applications, by name.
+#[cfg(feature = "http")]
+pub(crate) fn access_tokens(applications: &Applications) -> Vec<crate::assemble::AccessToken> {
+    let mut all: Vec<_> = applications
+        .iter()
+        .map(|((application, _, scope, _), source)| {
+            let state = source.state();
+            crate::assemble::AccessToken {
+                application: format!("{} of {} for {scope}", application.client_id, application.tenant_id),
+                valid_until: state.valid_until,
+                last_error: state.last_error.as_ref().map(explained),
+            }
+        })
+        .collect();
+    all.sort_by(|a, b| a.application.cmp(&b.application));
+    all
 }
 
 #[cfg(feature = "http")]

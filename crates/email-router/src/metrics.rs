@@ -6,7 +6,10 @@
 use email_router_crm::SendOutcome;
 use email_router_engine::ports::{ProviderDirection, ProviderEvent};
 use email_router_engine::{ErrorKind, Event, Observer, Verdict};
+use email_router_model::Timestamp;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+use crate::assemble::AccessToken;
 
 const INCOMING: &str = "email_router_incoming_messages";
 const OUTGOING: &str = "email_router_outgoing_messages";
@@ -87,6 +90,11 @@ impl MetricsObserver {
             "email_router_outgoing_wait_seconds",
             Unit::Seconds,
             "from an outgoing e-mail's becoming pending until the end of the attempt"
+        );
+        describe_gauge!(
+            "email_router_access_token_valid_seconds",
+            Unit::Seconds,
+            "how long the present access token of an application (OAuth 2.0) is good; 0 where there is none"
         );
         describe_gauge!(
             "email_router_mailbox_backlog_messages",
@@ -202,5 +210,13 @@ impl Observer for MetricsObserver {
             }
             _ => {}
         }
+    }
+}
+/// Sets the gauge of access tokens; to be called before the metrics are read, since time alone changes it.
+pub fn show_access_tokens(tokens: &[AccessToken], now: Timestamp) {
+    for token in tokens {
+        let left = token.valid_until.map_or(0.0, |until| until.duration_since(now).as_secs_f64().max(0.0));
+        gauge!("email_router_access_token_valid_seconds", "application" => token.application.clone())
+            .set(left);
     }
 }

@@ -13,6 +13,7 @@ use futures_util::StreamExt as _;
 use serde::Serialize;
 
 use crate::access::{fault, hint, listed};
+use crate::assemble::Kept;
 use crate::credentials::Sources;
 use crate::{Error, registry, service};
 
@@ -104,7 +105,8 @@ pub async fn rule_targets(config: &Path, request: RuleRequest<'_>) -> Result<Rul
     let chosen = chosen(&settings, deployment, &listed(deployment).await?, request.only)?;
     let secrets = SecretStore::new(settings.router.secret_key_file.clone());
     let served: Vec<&MailboxSettings> = chosen.iter().collect();
-    let source = Sources::new(&settings, &secrets).of(profile, Direction::Incoming, &served);
+    let source =
+        Sources::new(&settings, &secrets, &Kept::default()).of(profile, Direction::Incoming, &served);
     let rules = source.credentials.and_then(|who| registry::inbox_rules(profile, who, &secrets));
     let targets = chosen.into_iter().map(|m| {
         let missing = source.missing.get(&m.mailbox.id).cloned();

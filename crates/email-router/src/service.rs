@@ -21,7 +21,7 @@ use email_router_model::{
 use tokio::sync::{Mutex, RwLock, watch};
 use tokio::task::JoinSet;
 
-use crate::assemble::{Assembled, Thresholds, Unserved, assemble, thresholds};
+use crate::assemble::{AccessToken, Assembled, Assembler, Thresholds, Unserved, thresholds};
 use crate::{Error, Result};
 
 pub(crate) use files::crm_file;
@@ -95,6 +95,7 @@ pub struct Organization {
     router: Arc<Router>,
     listed: Vec<CrmMailbox>,
     assembled: Assembled,
+    assembler: Assembler,
     /// What is not served now; `assembled` is what the service began with.
     unserved: StdMutex<Vec<Unserved>>,
 }
@@ -147,6 +148,15 @@ impl Organization {
     #[must_use]
     pub fn unserved(&self) -> Vec<Unserved> {
         self.unserved.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How it stands with the access tokens of the applications that its profiles use; none without OAuth 2.0.
+    #[must_use]
+    pub fn access_tokens(&self) -> Vec<AccessToken> {
+        #[cfg(feature = "http")]
+        return self.assembler.access_tokens();
+        #[cfg(not(feature = "http"))]
+        Vec::new()
     }
 
     fn set_unserved(&self, unserved: Vec<Unserved>) {
@@ -499,7 +509,8 @@ async fn organization(
         signer: Some(signer.clone()),
     }));
     let listed = crm.mailboxes().await?;
-    let assembled = assemble(settings, deployment, &listed, secrets);
+    let assembler = Assembler::default();
+    let assembled = assembler.assemble(settings, deployment, &listed, secrets);
     let unserved = StdMutex::new(assembled.unserved.clone());
     Ok(Some(Organization {
         name: deployment.name.clone(),
@@ -508,6 +519,7 @@ async fn organization(
         router,
         listed,
         assembled,
+        assembler,
         unserved,
     }))
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use email_router::assemble::{Assembled, assemble};
+use email_router::assemble::{Assembled, Assembler, assemble};
 use email_router::config::{SecretStore, Settings, check};
 use email_router::crm::embedded::admin::fields;
 use email_router::crm::{Approval, CrmMailbox, DeliveryMethod, FilteringMethod};
@@ -66,6 +66,27 @@ fn the_example_of_the_readme_has_no_finding() {
     let (example, _) = rest.split_once("```").unwrap();
     let settings = settings(example);
     assert_eq!((settings.profiles.len(), settings.mailboxes.len()), (2, 1));
+}
+
+/// What did not change keeps its transport, and with it what that remembers of the mailboxes; what did, gets a new one.
+#[test]
+fn an_assembly_takes_over_what_has_not_changed() {
+    let assembler = Assembler::default();
+    let listed = [queue(1, "one@first.example"), queue(2, "two@second.example")];
+    let transports = |text: &str| {
+        let settings = settings(text);
+        let secrets = SecretStore::new(settings.router.secret_key_file.clone());
+        let assembled = assembler.assemble(&settings, &settings.deployments[0], &listed, &secrets);
+        let incoming = Arc::clone(&assembled.plan.incoming[0].transport);
+        (incoming, Arc::clone(&assembled.plan.outgoing[0].transport))
+    };
+    let first = transports(MAILDIRS);
+    let again = transports(MAILDIRS);
+    assert!(Arc::ptr_eq(&first.0, &again.0) && Arc::ptr_eq(&first.1, &again.1));
+    let changed = MAILDIRS.replace("<Path>out/{address}</Path>", "<Path>elsewhere/{address}</Path>");
+    assert_ne!(changed, MAILDIRS);
+    let other = transports(&changed);
+    assert!(Arc::ptr_eq(&first.0, &other.0) && !Arc::ptr_eq(&first.1, &other.1));
 }
 
 #[test]

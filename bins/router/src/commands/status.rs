@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use email_router::assemble::Unserved;
+use email_router::assemble::{AccessToken, Unserved};
 use email_router::engine::ports::ProviderStatus;
+use email_router::service::Organization;
 use email_router::{OpenOptions, Service};
 use serde::Serialize;
 
@@ -16,6 +17,9 @@ use crate::output;
 pub(crate) struct Shown {
     providers: Vec<ProviderStatus>,
     unserved: Vec<Unserved>,
+    /// Of the applications of OAuth 2.0; known to the router that runs, and to nobody else.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    access_tokens: Vec<AccessToken>,
     quarantine: usize,
 }
 
@@ -23,7 +27,11 @@ impl Shown {
     pub(crate) async fn of(service: &Service) -> email_router::Result<Self> {
         let (providers, unserved) = service.status().await?;
         let quarantine = service.quarantined(None).await?.len();
-        Ok(Self { providers, unserved, quarantine })
+        let access_tokens = service.organizations().iter().flat_map(Organization::access_tokens);
+        // what nobody has asked for yet says nothing
+        let access_tokens =
+            access_tokens.filter(|t| t.valid_until.is_some() || t.last_error.is_some()).collect();
+        Ok(Self { providers, unserved, access_tokens, quarantine })
     }
 
     /// For people, one line for each mailbox and direction.
@@ -32,6 +40,12 @@ impl Shown {
         for not in &self.unserved {
             text.push_str(&not_served(not));
             text.push('\n');
+        }
+        for token in &self.access_tokens {
+            let until = token.valid_until.map_or_else(|| "none".to_owned(), |t| format!("good until {t:.0}"));
+            let error =
+                token.last_error.as_ref().map(|e| format!(", CANNOT BE RENEWED: {e}")).unwrap_or_default();
+            text.push_str(&format!("access token of {}: {until}{error}\n", token.application));
         }
         if self.quarantine > 0 {
             let count = self.quarantine;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{Organization, Service, blocking};
 use crate::Result;
-use crate::assemble::{Unserved, assemble};
+use crate::assemble::Unserved;
 
 /// How long the ledger keeps what became of a sent e-mail, for reports: 90 days after the attempt. What is open stays for ever.
 const LEDGER_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -140,7 +140,7 @@ impl Service {
             Ok(listed) => {
                 organization.router.renew_view().await;
                 let secrets = SecretStore::new(settings.router.secret_key_file.clone());
-                let assembled = assemble(settings, deployment, &listed, &secrets);
+                let assembled = organization.assembler.assemble(settings, deployment, &listed, &secrets);
                 self.announce_unserved(&assembled.unserved);
                 organization.set_unserved(assembled.unserved);
                 plan.send_replace(Arc::new(assembled.plan));
