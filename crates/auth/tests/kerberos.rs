@@ -148,6 +148,20 @@ fn a_server_must_prove_who_it_is_where_tls_does_not() {
     assert!(exchange.step(b"again").is_err());
 }
 
+/// SASL has no room for the server's last token beside the success, so it comes as one more challenge.
+#[test]
+fn spnego_in_sasl() {
+    let Some(realm) = realm() else { return };
+    let channel = tls("imap", Some(&[7; 32]));
+    let mut exchange = KerberosNegotiate.begin(&alice(&realm), &channel).unwrap();
+    let answer = Acceptor::start(&realm).accept(&exchange.initial().unwrap(), Some(&[7; 32]));
+    let proof = unbase64(&answer[2]);
+    assert!(exchange.step(&proof).unwrap().is_empty());
+    exchange.finish(None).unwrap();
+    assert_eq!(exchange.step(&proof), Err(AuthError::UnexpectedChallenge { mechanism: "GSS-SPNEGO" }));
+    assert!(exchange.finish(Some(&proof)).is_err());
+}
+
 /// RFC 4752 section 3.1, with the acceptor's real protection of its offer.
 #[test]
 fn gssapi_agrees_on_no_layer_and_on_nothing_else() {
