@@ -49,7 +49,8 @@ impl Proving<'_> {
         let candidates = self.candidates()?;
         let mut refused = None;
         for (at, candidate) in candidates.iter().enumerate() {
-            let further = &candidates[at + 1..];
+            let further: Vec<_> =
+                candidates[at + 1..].iter().filter(|next| next.scheme != candidate.scheme).cloned().collect();
             let exchange = match candidate.mechanism.begin(&self.login.credentials, &self.channel) {
                 Ok(exchange) => exchange,
                 Err(error) => {
@@ -57,7 +58,7 @@ impl Proving<'_> {
                     continue;
                 }
             };
-            if let Some(answer) = self.exchange(connection, request, candidate, exchange, further).await? {
+            if let Some(answer) = self.exchange(connection, request, candidate, exchange, &further).await? {
                 return Ok(answer);
             }
         }
@@ -93,7 +94,7 @@ impl Proving<'_> {
                 return Ok(Some(answer));
             }
             let Some(token) = token else {
-                if legs == 1 && further.iter().any(|next| offered.iter().any(|c| c.is(next.scheme))) {
+                if legs == 1 && has_next(further, &offered) {
                     self.drain(answer).await?;
                     return Ok(None);
                 }
@@ -107,7 +108,16 @@ impl Proving<'_> {
                 let message = format!("{}: the {scheme} exchange does not come to an end", self.place);
                 return Err(Error::new(ErrorKind::Authentication, message));
             }
-            let next = exchange.step(token).map_err(|error| self.fault(&error))?;
+            let next = match exchange.step(token) {
+                Ok(next) => next,
+                // SPNEGO has a token that says so, and the status says it once more: refused
+                Err(_) if legs > 1 => return Ok(Some(answer)),
+                Err(_) if has_next(further, &offered) => {
+                    self.drain(answer).await?;
+                    return Ok(None);
+                }
+                Err(error) => return Err(self.fault(&error)),
+            };
             self.drain(answer).await?;
             answer = self.leg(connection, with_token(request, scheme, &next, false), false).await?;
         }
@@ -193,6 +203,11 @@ impl Proving<'_> {
         };
         Error::new(kind, format!("{}: {error}", self.place))
     }
+}
+
+/// Whether the server offers another way that there is.
+fn has_next(further: &[Candidate], offered: &[Challenge]) -> bool {
+    further.iter().any(|next| offered.iter().any(|challenge| challenge.is(next.scheme)))
 }
 
 fn has_body(request: &Outgoing) -> bool {
