@@ -4,11 +4,14 @@ use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::{Bytes, BytesMut};
 use email_router_auth::Credentials;
+use email_router_model::Redactor;
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
 use url::Url;
+use zeroize::Zeroizing;
 
 use crate::{Error, ErrorKind, Result};
 
@@ -49,6 +52,9 @@ pub struct Request {
     /// The longest time without a byte of the answer (its head, then each piece of its body), in place of the client's; for requests whose
     /// answer is long in coming.
     pub patience: Option<Duration>,
+    /// The answer comes piece by piece as something happens (streaming notifications): only the time between two pieces counts. Otherwise a body must
+    /// come at no less than 1 KiB for each second after the first [`Self::patience`].
+    pub streaming: bool,
 }
 
 impl Request {
@@ -63,6 +69,7 @@ impl Request {
             login: None,
             max_body_bytes: 16 * 1024 * 1024,
             patience: None,
+            streaming: false,
         }
     }
 
@@ -98,6 +105,30 @@ pub struct Login {
     pub credentials: Credentials,
 }
 
+impl Login {
+    /// What keeps the proof out of the server's words, in every form in which a server may quote it: an error page that shows the request, XML or JSON with
+    /// its escapes, the value of the header.
+    #[must_use]
+    pub fn redactor(&self) -> Redactor {
+        let mut redactor = Redactor::default();
+        let Some(secret) = self.credentials.secret() else { return redactor };
+        let plain = secret.expose();
+        redactor.add(plain);
+        let escaped = [("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("\"", "&quot;"), ("'", "&#39;")];
+        let xml = escaped.iter().fold(Zeroizing::new(plain.to_owned()), |text, (from, to)| {
+            Zeroizing::new(text.replace(from, to))
+        });
+        redactor.add(&xml);
+        redactor.add(&Zeroizing::new(plain.replace('\\', "\\\\").replace('"', "\\\"")));
+        let form: Zeroizing<String> =
+            Zeroizing::new(url::form_urlencoded::byte_serialize(plain.as_bytes()).collect());
+        redactor.add(&form);
+        let pair = Zeroizing::new(format!("{}:{plain}", self.credentials.user));
+        redactor.add(&Zeroizing::new(BASE64_STANDARD.encode(pair.as_bytes())));
+        redactor
+    }
+}
+
 /// How a login is proven (the registered authentication schemes of HTTP).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -108,18 +139,35 @@ pub enum Scheme {
     Bearer,
     /// `NTLM`: proves a connection, not a request.
     Ntlm,
-    /// `Negotiate` (RFC 4559): Kerberos where there is a ticket, else NTLM inside SPNEGO; proves a connection.
+    /// `Negotiate` (RFC 4559): Kerberos for the identity of the process, NTLM inside SPNEGO for a password; proves a connection.
     Negotiate,
+    /// Windows authentication: `Negotiate`, or `NTLM` where the server offers only that.
+    Windows,
 }
 
-impl fmt::Display for Scheme {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Scheme {
+    /// Whether a login proves the connection, and not each request.
+    #[must_use]
+    pub fn proves_connection(self) -> bool {
+        matches!(self, Self::Ntlm | Self::Negotiate | Self::Windows)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::Basic => "Basic",
             Self::Bearer => "Bearer",
             Self::Ntlm => "NTLM",
             Self::Negotiate => "Negotiate",
-        })
+            Self::Windows => "Windows authentication",
+        }
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -58,6 +58,13 @@ impl Error {
         self
     }
 
+    /// The same error, of a request that did not leave: what was sent was not the request itself.
+    #[must_use]
+    pub(crate) fn unsent(mut self) -> Self {
+        self.sent = false;
+        self
+    }
+
     /// The same error with what a person can do about it.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {

@@ -5,13 +5,24 @@
 //! a decision of the protocol above it.
 #![warn(missing_docs)]
 
+mod body;
+mod challenge;
 mod client;
+mod connect;
+mod connection;
 mod contract;
 mod error;
+mod exchange;
+mod fault;
+pub mod oauth;
+mod pool;
+mod proxy;
 mod retry_after;
 
-pub use client::{HttpClient, HttpSettings, Proxy};
+pub use challenge::{Challenge, challenges};
+pub use client::{HttpClient, HttpSettings};
 pub use contract::{Body, BodySource, HttpService, Login, Request, Response, Scheme};
 pub use error::{Error, ErrorKind, Result};
 pub use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+pub use proxy::Proxy;
 pub use retry_after::{LONGEST_RETRY_DELAY, retry_after};

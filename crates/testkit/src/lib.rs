@@ -8,13 +8,17 @@
 //! | [`tls`] | a throw-away authority and server certificates, good and bad |
 //! | [`ntlm`] | the server's side of NTLMv2, after [MS-NLMP] |
 //! | [`script`] | a server that plays prepared bytes and notes what it hears |
+//! | [`http`] | a small HTTP/1.1 server with answers from a closure |
+//! | [`oauth`] | a token service as that of Microsoft Entra ID |
 //! | [`tnef`] | a writer of TNEF streams (`winmail.dat`), after [MS-OXTNEF] |
 //! | [`pop3`] | a small well-behaved POP3 server with maildrops, after RFC 1939 |
 #![warn(missing_docs)]
 // a test server that cannot start or a broken script is a failed test: panicking says so at once
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+pub mod http;
 pub mod ntlm;
+pub mod oauth;
 pub mod pop3;
 pub mod script;
 pub mod smtp;

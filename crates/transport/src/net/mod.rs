@@ -13,7 +13,6 @@ pub mod fault;
 #[cfg(feature = "kerberos")]
 mod kerberos;
 mod login;
-mod redact;
 mod stream;
 mod tls;
 mod wire;
@@ -22,10 +21,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use email_router_auth::{CredentialError, CredentialSource, Credentials, SharedCredentials};
+pub(crate) use email_router_model::Redactor;
 #[cfg(feature = "kerberos")]
 pub use kerberos::{KerberosSettings, KerberosSource};
 pub(crate) use login::{LoginAttempt, login_hint, no_mechanism_hint};
-pub(crate) use redact::Redactor;
 pub use stream::Stream;
 pub use tls::TlsConnector;
 pub use wire::{READ_BUFFER, Wire};

@@ -1,4 +1,4 @@
-//! Keeps what a session sent to prove who it is out of the server's words.
+//! Keeps what was sent to prove who somebody is out of a server's words.
 
 use memchr::memmem::Finder;
 use zeroize::Zeroizing;
@@ -10,13 +10,20 @@ const STARS: &str = "***";
 const SHORTEST_BEGINNING: usize = 3;
 
 /// The secrets of one session, for the moment a server quotes one: `-ERR unknown command "PASS hunter2"`.
-#[derive(Default)]
-pub(crate) struct Redactor(Vec<Zeroizing<String>>);
+///
+/// ```
+/// use email_router_model::Redactor;
+/// let mut redactor = Redactor::default();
+/// redactor.add("hunter2");
+/// assert_eq!(redactor.clean("unknown command: PASS hunter2"), "unknown command: PASS ***");
+/// ```
+#[derive(Clone, Default)]
+pub struct Redactor(Vec<Zeroizing<String>>);
 
 impl Redactor {
     /// Whatever is added here is not shown from now on, in any letter case. Control characters, which the words of servers never
     /// keep, count as spaces.
-    pub(crate) fn add(&mut self, secret: &str) {
+    pub fn add(&mut self, secret: &str) {
         let mut plain: Zeroizing<String> = Zeroizing::new(String::with_capacity(secret.len()));
         plain.extend(secret.chars().map(|c| if c.is_control() { ' ' } else { c.to_ascii_lowercase() }));
         let plain = Zeroizing::new(plain.trim().to_owned());
@@ -28,12 +35,14 @@ impl Redactor {
     }
 
     /// The text without the secrets.
-    pub(crate) fn clean(&self, text: &str) -> String {
+    #[must_use]
+    pub fn clean(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, secret| without(text, secret))
     }
 
     /// As [`Self::clean`], for a text that was shortened: a secret may be cut in its middle at the end.
-    pub(crate) fn clean_excerpt(&self, text: &str) -> String {
+    #[must_use]
+    pub fn clean_excerpt(&self, text: &str) -> String {
         // the cut may have gone through a character, too
         let mut text = self.clean(text.trim_end_matches(char::REPLACEMENT_CHARACTER));
         let end = text.to_ascii_lowercase();
