@@ -4,8 +4,9 @@
 # POP3, IMAP (clear, TLS offered), POP3S, IMAPS (TLS from the first byte), LMTP (delivers any user at contoso.test), SASL (for Postfix).
 # Ports come from the environment under these names; an unset one gets a free port. All are printed, and kept in DIR/ports.
 # Users alice, bob and u000, u001 ... (MAILBOXES of them, default 40), each with password Secret123; log in as "alice" or
-# "alice@contoso.test" with USER/PASS, APOP, PLAIN, LOGIN or CRAM-MD5; or with NTLM or GSS-SPNEGO, which are Samba's (ntlm_auth) and take every
-# name with that password, "CONTOSO\alice" too. Mail lies in DIR/mail/<user>/{new,cur,tmp}; a file that is put there by hand must be readable by
+# "alice@contoso.test" with USER/PASS, APOP, PLAIN, LOGIN or CRAM-MD5; or with NTLM, which is Samba's (DIR/ntlm_auth.sh) and takes every name
+# with that password, "CONTOSO\alice" too, one login at a time: Dovecot keeps one helper process and mixes up two. (Its GSS-SPNEGO with the same
+# helper refuses every message that has a NUL octet, which all have.) Mail lies in DIR/mail/<user>/{new,cur,tmp}; a file that is put there by hand must be readable by
 # the user nobody.
 #
 # XOAUTH2 and OAUTHBEARER take tokens like those of Exchange Online for an application (claim idtyp=app): they open every mailbox. They are JSON
@@ -95,7 +96,7 @@ ssl = yes
 ssl_cert = <$tls/server.pem
 ssl_key = <$tls/server.key
 disable_plaintext_auth = no
-auth_mechanisms = plain login cram-md5 apop ntlm gss-spnego xoauth2 oauthbearer
+auth_mechanisms = plain login cram-md5 apop ntlm xoauth2 oauthbearer
 auth_use_winbind = yes
 auth_winbind_helper_path = $dir/ntlm_auth.sh
 

@@ -1,13 +1,17 @@
 //! Choosing a mechanism.
 
 use crate::{
-    AuthError, CramMd5, Credentials, Exchange, Login, Mechanism, Negotiate, Ntlm, OAuthBearer, Plain, XOAuth2,
+    AuthError, CramMd5, Credentials, Exchange, Login, Mechanism, Negotiate, Ntlm, OAuthBearer, Plain,
+    ProofKind, XOAuth2,
 };
 
 /// The mechanisms of this crate, strongest first: those that do not show the password come before those that do; a standardized one comes before
 /// one that is only published. Those for access tokens do not compete with those for passwords, since nobody has both.
+///
+/// SPNEGO is last: a server that takes NTLM inside it offers NTLM alone, too, and one that offers SPNEGO alone most often means Kerberos and would
+/// refuse a login that works with the next mechanism.
 pub const STRONGEST_FIRST: &[&dyn Mechanism] =
-    &[&OAuthBearer, &XOAuth2, &Negotiate::system(), &Ntlm::system(), &CramMd5, &Plain, &Login];
+    &[&OAuthBearer, &XOAuth2, &Ntlm::system(), &CramMd5, &Plain, &Login, &Negotiate::system()];
 
 /// Windows authentication with a password: SPNEGO, else NTLM alone.
 pub const WINDOWS: &[&dyn Mechanism] = &[&Negotiate::system(), &Ntlm::system()];
@@ -78,11 +82,13 @@ pub enum PickError {
         /// What there is.
         has: &'static str,
     },
-    /// All that both sides know would send the password in clear.
-    #[error("the server offers only {offered}, which would send the password without encryption")]
+    /// All that both sides know would send the password or token in clear.
+    #[error("the server offers only {offered}, which would send the {secret} without encryption")]
     CleartextRefused {
         /// What could have been used.
         offered: String,
+        /// `password` or `access token`.
+        secret: &'static str,
     },
     /// The chosen mechanism cannot send these credentials.
     #[error(transparent)]
@@ -124,7 +130,8 @@ pub fn pick<'a>(
         let offered = names(known.iter().filter(|m| m.wants() == wants));
         return Err(PickError::ProofMissing { offered, wants: wants.as_str(), has: has.as_str() });
     }
-    Err(PickError::CleartextRefused { offered: names(provable) })
+    let secret = if has == ProofKind::AccessToken { "access token" } else { "password" };
+    Err(PickError::CleartextRefused { offered: names(provable), secret })
 }
 
 fn names<'a>(mechanisms: impl Iterator<Item = &'a &'a &'a dyn Mechanism>) -> String {
@@ -134,6 +141,10 @@ fn names<'a>(mechanisms: impl Iterator<Item = &'a &'a &'a dyn Mechanism>) -> Str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn refused(offered: &str, secret: &'static str) -> Result<&'static str, PickError> {
+        Err(PickError::CleartextRefused { offered: offered.to_owned(), secret })
+    }
 
     #[test]
     fn strongest_that_the_channel_allows() {
@@ -146,10 +157,12 @@ mod tests {
             ("LOGIN PLAIN", &tls, Ok("PLAIN")),
             ("login", &tls, Ok("LOGIN")),
             ("PLAIN CRAM-MD5", &bare, Ok("CRAM-MD5")),
-            ("PLAIN LOGIN", &bare, Err(PickError::CleartextRefused { offered: "PLAIN and LOGIN".into() })),
+            ("PLAIN LOGIN", &bare, refused("PLAIN and LOGIN", "password")),
             ("PLAIN LOGIN", &risky, Ok("PLAIN")),
             ("LOGIN PLAIN CRAM-MD5 NTLM XOAUTH2", &tls, Ok("NTLM")),
-            ("NTLM GSS-SPNEGO", &bare, Ok("GSS-SPNEGO")),
+            ("NTLM GSS-SPNEGO", &bare, Ok("NTLM")),
+            ("GSSAPI GSS-SPNEGO PLAIN", &tls, Ok("PLAIN")),
+            ("GSSAPI GSS-SPNEGO", &tls, Ok("GSS-SPNEGO")),
             ("GSSAPI", &tls, Err(PickError::NothingInCommon { offered: "GSSAPI".into() })),
             ("", &tls, Err(PickError::NothingInCommon { offered: "nothing".into() })),
         ] {
@@ -180,7 +193,7 @@ mod tests {
                 missing("OAUTHBEARER and XOAUTH2", "an access token", "a password"),
             ),
             ("NTLM PLAIN", &ticket, &tls, missing("NTLM and PLAIN", "a password", "a Kerberos ticket")),
-            ("XOAUTH2 NTLM", &token, &bare, Err(PickError::CleartextRefused { offered: "XOAUTH2".into() })),
+            ("XOAUTH2 NTLM", &token, &bare, refused("XOAUTH2", "access token")),
         ] {
             let got = pick(offered.split_whitespace(), STRONGEST_FIRST, credentials, channel);
             assert_eq!(got.map(|e| e.mechanism()), expected, "{offered} with {credentials:?}");

@@ -1,8 +1,8 @@
 //! The POP3 adapter against a real Dovecot.
 //!
 //! Ports and the authority's certificate come from the environment (`DOVECOT_POP3`, `DOVECOT_POP3S`, `DOVECOT_CA`), the
-//! Maildirs from `DOVECOT_MAIL`; `scripts/with-peers` starts the server and sets them. Without them the tests say SKIPPED, with
-//! `REQUIRE_PEERS=1` they fail. Each test uses mailboxes of its own (u010 to u019), so they may run at the same time.
+//! Maildirs from `DOVECOT_MAIL`, access tokens from `DOVECOT_TOKENS`; `scripts/with-peers` starts the server and sets them. Without them the tests say SKIPPED, with
+//! `REQUIRE_PEERS=1` they fail. Each test uses mailboxes of its own (u008 to u019), so they may run at the same time.
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // helpers of tests, which say why they are skipped
 #![cfg(feature = "pop3")]
 
@@ -12,11 +12,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use email_router_model::{Classified as _, Mailbox, Retry, Scope};
-use email_router_transport::net::{Endpoint, TlsConnector, TlsMode};
+use email_router_transport::net::{Credentials, Endpoint, SharedCredentials, TlsConnector, TlsMode};
 use email_router_transport::pop3::{LoginMethod, Pop3Settings, Pop3Transport};
 use email_router_transport::{
     Access, Disposition, ErrorKind, Inbox, Part, ReceiveOptions, TlsFault, Transport,
 };
+use support::tokens::{Tokens, of_dovecot as token};
 use support::*;
 
 struct Dovecot {
@@ -51,6 +52,8 @@ impl Dovecot {
         let port = if mode == TlsMode::Implicit { self.tls } else { self.clear };
         let mut settings = settings(port);
         settings.cleartext_allowed = mode == TlsMode::None;
+        // what depends on no helper process: see scripts/peers/dovecot.sh
+        settings.login = LoginMethod::Sasl(&[&email_router_auth::CramMd5]);
         settings.endpoint =
             Endpoint { extra_ca_files: vec![self.ca.clone()], ..Endpoint::new("localhost", port, mode) };
         settings
@@ -94,13 +97,13 @@ async fn every_way_in() {
     let Some(dovecot) = dovecot() else { return };
     dovecot.fill("u010", &messages(3));
     for (mode, method, expected) in [
-        (TlsMode::None, LoginMethod::Strongest, "CRAM-MD5"),
+        (TlsMode::None, LoginMethod::Sasl(&[&email_router_auth::CramMd5]), "CRAM-MD5"),
         (TlsMode::None, LoginMethod::Apop, "APOP"),
         (TlsMode::None, LoginMethod::UserPass, "USER and PASS"),
         (TlsMode::None, LoginMethod::Sasl(&[&email_router_auth::Plain]), "PLAIN"),
         (TlsMode::None, LoginMethod::Sasl(&[&email_router_auth::Login]), "LOGIN"),
         (TlsMode::StartTls, LoginMethod::UserPass, "USER and PASS"),
-        (TlsMode::StartTlsIfOffered, LoginMethod::ANY_SASL, "CRAM-MD5"),
+        (TlsMode::StartTlsIfOffered, LoginMethod::Password, "PLAIN"),
         (TlsMode::Implicit, LoginMethod::Sasl(&[&email_router_auth::Plain]), "PLAIN"),
         (TlsMode::Implicit, LoginMethod::Apop, "APOP"),
     ] {
@@ -115,10 +118,94 @@ async fn every_way_in() {
     }
 }
 
+/// Samba's `ntlm_auth` judges, inside TLS and without, with each form of a name. All NTLM logins of this file are in here: the server can do one
+/// at a time.
+#[tokio::test]
+async fn windows_authentication() {
+    let Some(dovecot) = dovecot() else { return };
+    dovecot.fill("u008", &messages(2));
+    for method in [LoginMethod::NTLM, LoginMethod::WINDOWS, LoginMethod::Strongest] {
+        for mode in [TlsMode::None, TlsMode::StartTls, TlsMode::Implicit] {
+            for name in ["u008", "u008@contoso.test", "CONTOSO\\u008"] {
+                let mut settings = dovecot.settings(mode);
+                settings.login = method;
+                settings.cleartext_allowed = false;
+                let credentials = Credentials::new(name, PASSWORD.into());
+                settings.credentials = Arc::new(SharedCredentials::account(credentials));
+                let transport = Pop3Transport::new(settings).unwrap();
+                let probe = transport.probe(&mailbox("u008"), Access::Incoming).await.unwrap();
+                assert_eq!(probe.messages, Some(2), "{name}");
+                assert!(
+                    probe.steps.iter().any(|s| s.what == "logged in with NTLM" && s.warning.is_none()),
+                    "{:?}",
+                    probe.steps
+                );
+            }
+        }
+    }
+    let mut settings = dovecot.settings(TlsMode::StartTls);
+    settings.login = LoginMethod::NTLM;
+    settings.credentials = settings_with_password(1, "hunter2").credentials;
+    let error =
+        Pop3Transport::new(settings).unwrap().probe(&mailbox("u008"), Access::Incoming).await.unwrap_err();
+    let axes = (error.kind(), error.retry(), error.scope());
+    assert_eq!(axes, (ErrorKind::Authentication, Retry::Never, Scope::Mailbox), "{error}");
+    assert!(error.reply().unwrap().starts_with("[AUTH]"), "{error}");
+}
+
+#[tokio::test]
+async fn access_tokens() {
+    let Some(dovecot) = dovecot() else { return };
+    dovecot.fill("u009", &messages(2));
+    let attempt = async |only: &'static [&'static dyn email_router_auth::Mechanism], tokens: &[&str]| {
+        let tokens: Vec<String> = tokens.iter().map(|name| token(name)).collect();
+        let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+        let source = Tokens::new("u009@contoso.test", &tokens);
+        let mut settings = dovecot.settings(TlsMode::StartTls);
+        settings.login = LoginMethod::Sasl(only);
+        settings.credentials = source.clone();
+        let result = Pop3Transport::new(settings).unwrap().probe(&mailbox("u009"), Access::Incoming).await;
+        (result, source.refusals().len())
+    };
+    use email_router_auth::{OAUTH2, OAuthBearer, XOAuth2};
+    for (mechanisms, name, reason) in [
+        (&[&XOAuth2 as &dyn email_router_auth::Mechanism][..], "XOAUTH2", "\"status\":\"401\""),
+        (&[&OAuthBearer], "OAUTHBEARER", "\"status\":\"invalid_token\""),
+        (OAUTH2, "OAUTHBEARER", "invalid_token"),
+    ] {
+        let (probe, refused) = attempt(mechanisms, &["good"]).await;
+        let probe = probe.unwrap();
+        assert_eq!((probe.messages, refused), (Some(2), 0));
+        assert!(probe.steps.iter().any(|s| s.what == format!("logged in with {name}")), "{:?}", probe.steps);
+        for bad in ["expired", "forged", "delegated"] {
+            let (result, refused) = attempt(mechanisms, &[bad]).await;
+            let error = result.unwrap_err();
+            assert_eq!((error.kind(), error.retry()), (ErrorKind::Authentication, Retry::Never), "{error}");
+            assert!(error.reply().unwrap().contains(reason), "the reason shows: {error}");
+            assert!(error.hint().unwrap().contains("access token"), "{error:?}");
+            assert!(!format!("{error} {error:?}").contains(&token(bad)[..20]));
+            assert_eq!(refused, 1, "the same token is not tried twice");
+        }
+        // one that has just expired is renewed in the same call
+        let (probe, refused) = attempt(mechanisms, &["expired", "renewed"]).await;
+        let steps = probe.unwrap().steps;
+        assert!(refused == 1 && steps.iter().any(|s| s.what == "renewed the credentials"), "{steps:?}");
+    }
+    // no password mechanism gets a token
+    let mut settings = dovecot.settings(TlsMode::StartTls);
+    settings.login = LoginMethod::Strongest;
+    settings.credentials = Tokens::new("u009", &[&token("good")]);
+    let transport = Pop3Transport::new(settings).unwrap();
+    let steps = transport.probe(&mailbox("u009"), Access::Incoming).await.unwrap().steps;
+    assert!(steps.iter().any(|s| s.what == "logged in with OAUTHBEARER"), "{steps:?}");
+}
+
 #[tokio::test]
 async fn wrong_passwords_and_certificates() {
     let Some(dovecot) = dovecot() else { return };
-    for method in [LoginMethod::Strongest, LoginMethod::Apop, LoginMethod::UserPass] {
+    for method in
+        [LoginMethod::Sasl(&[&email_router_auth::CramMd5]), LoginMethod::Apop, LoginMethod::UserPass]
+    {
         let mut settings = dovecot.settings(TlsMode::None);
         settings.login = method;
         settings.credentials = settings_with_password(1, "hunter2").credentials;

@@ -10,6 +10,9 @@
 // a helper of a test that cannot go on fails the test; the reason for skipping belongs on the output
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used)]
 
+#[path = "support/tokens.rs"]
+mod tokens;
+
 use std::sync::Arc;
 
 use email_router_model::{Classified as _, Mailbox, MailboxKind, MessageId, Retry, Scope};
@@ -18,6 +21,7 @@ use email_router_transport::smtp::{SmtpSettings, SmtpTransport};
 use email_router_transport::{
     Access, Envelope, ErrorKind, Outbound, RecipientStatus, SubmitOptions, TlsFault, Transport,
 };
+use tokens::{Tokens, of_dovecot as token};
 
 /// The port in this variable and the authority's file.
 fn peer(variable: &str) -> Option<(u16, String)> {
@@ -44,7 +48,13 @@ fn anonymous(settings: SmtpSettings) -> SmtpTransport {
     SmtpTransport::new(settings, Arc::new(SharedCredentials::none())).unwrap()
 }
 
-fn alice(settings: SmtpSettings, password: &str) -> SmtpTransport {
+/// Whoever uses NTLM holds this: the server can do one such login at a time (see `scripts/peers/dovecot.sh`).
+static NTLM: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+fn alice(mut settings: SmtpSettings, password: &str) -> SmtpTransport {
+    if settings.mechanisms.is_empty() {
+        settings.mechanisms = vec!["CRAM-MD5".into()];
+    }
     let credentials = Credentials::new("alice", password.into());
     SmtpTransport::new(settings, Arc::new(SharedCredentials::account(credentials))).unwrap()
 }
@@ -102,7 +112,14 @@ async fn relay_with_and_without_starttls() {
 #[tokio::test]
 async fn submission_with_each_mechanism() {
     let Some(peer) = peer("POSTFIX_SUBM") else { return };
-    for (only, used) in [("", "CRAM-MD5"), ("PLAIN", "PLAIN"), ("LOGIN", "LOGIN"), ("CRAM-MD5", "CRAM-MD5")] {
+    let _alone = NTLM.lock().await;
+    for (only, used) in [
+        ("PLAIN", "PLAIN"),
+        ("LOGIN", "LOGIN"),
+        ("CRAM-MD5", "CRAM-MD5"),
+        ("NTLM", "NTLM"),
+        ("GSS-SPNEGO NTLM", "NTLM"),
+    ] {
         let mut settings = settings("localhost", &peer, TlsMode::StartTls);
         settings.mechanisms = only.split_whitespace().map(str::to_owned).collect();
         let transport = alice(settings.clone(), "Secret123");
@@ -117,6 +134,57 @@ async fn submission_with_each_mechanism() {
     let bare = settings("localhost", &peer, TlsMode::None);
     let error = submit(&alice(bare, "Secret123"), "someone@example.com").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Authentication, "{error}");
+}
+
+#[tokio::test]
+async fn names_of_windows() {
+    let Some(peer) = peer("POSTFIX_SUBM") else { return };
+    let _alone = NTLM.lock().await;
+    let all = settings("localhost", &peer, TlsMode::StartTls);
+    let windows = all.clone().with_mechanisms(email_router_auth::WINDOWS);
+    for (name, settings) in
+        [("alice", &windows), ("alice@contoso.test", &windows), ("CONTOSO\\alice", &windows), ("alice", &all)]
+    {
+        let credentials = Credentials::new(name, "Secret123".into());
+        let transport =
+            SmtpTransport::new(settings.clone(), Arc::new(SharedCredentials::account(credentials))).unwrap();
+        let probe = transport.probe(&mailbox(), Access::Outgoing).await.unwrap();
+        assert_eq!(probe.steps[2].what, "logged in with NTLM", "{name}");
+        assert!(submit(&transport, "someone@example.com").await.unwrap().all_accepted(), "{name}");
+    }
+}
+
+/// With tokens of an application, which open every mailbox.
+#[tokio::test]
+async fn access_tokens() {
+    let Some(peer) = peer("POSTFIX_SUBM") else { return };
+    let transport = |only: &str, names: &[&str]| {
+        let tokens: Vec<String> = names.iter().map(|name| token(name)).collect();
+        let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+        let source = Tokens::new("alice@contoso.test", &tokens);
+        let mut settings = settings("localhost", &peer, TlsMode::StartTls);
+        settings.mechanisms = only.split_whitespace().map(str::to_owned).collect();
+        (SmtpTransport::new(settings, source.clone()).unwrap(), source)
+    };
+    for (only, used) in [("XOAUTH2", "XOAUTH2"), ("OAUTHBEARER", "OAUTHBEARER"), ("", "OAUTHBEARER")] {
+        let (good, source) = transport(only, &["good"]);
+        let probe = good.probe(&mailbox(), Access::Outgoing).await.unwrap();
+        assert_eq!(probe.steps[2].what, format!("logged in with {used}"));
+        assert!(submit(&good, "someone@example.com").await.unwrap().all_accepted());
+        assert_eq!(source.refusals(), Vec::<String>::new());
+        for name in ["expired", "forged"] {
+            let (bad, source) = transport(only, &[name]);
+            let error = submit(&bad, "someone@example.com").await.unwrap_err();
+            let axes = (error.kind(), error.retry(), error.scope());
+            assert_eq!(axes, (ErrorKind::Authentication, Retry::Never, Scope::Mailbox), "{error}");
+            assert!(error.reply().unwrap().contains("\"status\":"), "the reason shows: {error}");
+            assert!(!format!("{error:?}").contains(&token(name)[..20]));
+            assert_eq!(source.refusals().len(), 1, "the same token is not tried twice");
+        }
+        let (renewing, source) = transport(only, &["expired", "renewed"]);
+        assert!(submit(&renewing, "someone@example.com").await.unwrap().all_accepted());
+        assert_eq!(source.refusals().len(), 1);
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@
 //! | [`fault`] | what went wrong, by kind, with a hint what to do |
 
 pub mod fault;
+mod login;
 mod redact;
 mod stream;
 mod tls;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use email_router_auth::{CredentialError, CredentialSource, Credentials, SharedCredentials};
+pub(crate) use login::{LoginAttempt, login_hint, no_mechanism_hint};
 pub(crate) use redact::Redactor;
 pub use stream::Stream;
 pub use tls::TlsConnector;

@@ -1,7 +1,8 @@
 //! One session on the network: connect, secure, log in, ask.
 
 use email_router_auth::{
-    Channel, Credentials, Exchange, Login, Mechanism, PickError, Plain, STRONGEST_FIRST, apop_digest, pick,
+    AuthError, Channel, Credentials, Exchange, Login, Mechanism, PickError, Plain, ProofKind,
+    STRONGEST_FIRST, apop_digest, pick,
 };
 use email_router_model::{Scope, Secret};
 use zeroize::Zeroizing;
@@ -12,7 +13,7 @@ use super::proto::listing::{Capabilities, parse_list, parse_stat, parse_uidl};
 use super::proto::{Argument, BadArgument, Body, Command, Connection, Event, Limits, Status, Violation};
 use super::settings::{LoginMethod, Pop3Settings};
 use crate::contract::ProbeStep;
-use crate::net::{self, Redactor, TlsConnector, TlsMode, Wire};
+use crate::net::{self, Redactor, TlsConnector, TlsMode, Wire, no_mechanism_hint};
 use crate::{Error, ErrorKind, Result};
 
 /// A mechanism that needs more challenges than this is not one.
@@ -154,7 +155,7 @@ impl Session {
                 let name = self.argument("user name", &credentials.user)?;
                 let (status, _) = self.ask(Command::Apop(name, digest)).await?;
                 self.logged_in("APOP", &status)?;
-                ("APOP", false)
+                ("APOP", None)
             }
             Chosen::UserPass => {
                 let name = self.argument("user name", &credentials.user)?;
@@ -173,12 +174,13 @@ impl Session {
                 let (pass, _) = self.answer().await?;
                 self.logged_in("USER", &user)?;
                 self.logged_in("PASS", &pass)?;
-                ("USER and PASS", true)
+                ("USER and PASS", Some("password"))
             }
         };
-        let (method, showed_password) = how;
-        let warning = (showed_password && !channel.encrypted).then_some("the password was sent without TLS");
-        step(steps, &format!("logged in with {method}"), warning);
+        let (method, shown) = how;
+        let warning =
+            shown.filter(|_| !channel.encrypted).map(|what| format!("the {what} was sent without TLS"));
+        step(steps, &format!("logged in with {method}"), warning.as_deref());
         Ok(())
     }
 
@@ -211,7 +213,7 @@ impl Session {
                 .with_hint("choose another login method")),
             },
             LoginMethod::UserPass if channel.may_show_password() => Ok(Chosen::UserPass),
-            LoginMethod::UserPass => Err(self.cleartext("USER and PASS")),
+            LoginMethod::UserPass => Err(self.cleartext("USER and PASS", "password")),
             LoginMethod::Sasl(mechanisms) => pick(offered(), mechanisms, credentials, channel)
                 .map(Chosen::Sasl)
                 .map_err(|e| self.no_method(e)),
@@ -226,16 +228,23 @@ impl Session {
                 if let Ok(exchange) = pick(offered(), all, credentials, &hidden) {
                     return Ok(Chosen::Sasl(exchange));
                 }
-                if let (Some(timestamp), false, true) = (&self.timestamp, channel.encrypted, may_hide) {
+                let has_password = credentials.password().is_some();
+                if let (Some(timestamp), false, true) =
+                    (&self.timestamp, channel.encrypted, may_hide && has_password)
+                {
                     return Ok(Chosen::Apop(timestamp.clone()));
                 }
+                use PickError::{NothingInCommon, ProofMissing};
+                let user_pass = user_pass && has_password;
                 match pick(offered(), all, credentials, channel) {
                     Ok(exchange) => Ok(Chosen::Sasl(exchange)),
-                    Err(PickError::NothingInCommon { .. }) if user_pass && channel.may_show_password() => {
+                    Err(NothingInCommon { .. } | ProofMissing { .. })
+                        if user_pass && channel.may_show_password() =>
+                    {
                         Ok(Chosen::UserPass)
                     }
-                    Err(PickError::NothingInCommon { .. }) if user_pass => {
-                        Err(self.cleartext("USER and PASS"))
+                    Err(NothingInCommon { .. } | ProofMissing { .. }) if user_pass => {
+                        Err(self.cleartext("USER and PASS", "password"))
                     }
                     Err(error) => Err(self.no_method(error)),
                 }
@@ -243,8 +252,11 @@ impl Session {
         }
     }
 
-    /// Runs an exchange (RFC 5034 section 4); returns its name and whether it showed the password.
-    async fn sasl(&mut self, mut exchange: Box<dyn Exchange>) -> Result<(&'static str, bool)> {
+    /// Runs an exchange (RFC 5034 section 4); returns its name and what it showed to who can read the channel.
+    async fn sasl(
+        &mut self,
+        mut exchange: Box<dyn Exchange>,
+    ) -> Result<(&'static str, Option<&'static str>)> {
         use base64::Engine as _;
         let encode = |bytes: &[u8]| Zeroizing::new(base64::prelude::BASE64_STANDARD.encode(bytes));
         let mechanism = exchange.mechanism();
@@ -253,7 +265,9 @@ impl Session {
             .as_ref()
             .map(|bytes| encode(bytes.as_slice()))
             .inspect(|text| self.secrets.add(text))
-            .filter(|text| Command::initial_response_fits(mechanism, text.len()));
+            .filter(|text| {
+                !exchange.waits_to_be_asked() && Command::initial_response_fits(mechanism, text.len())
+            });
         if encoded.is_some() {
             initial = None;
         }
@@ -261,10 +275,23 @@ impl Session {
         for _ in 0..MOST_CHALLENGES {
             let challenge = match self.event().await? {
                 Event::Challenge(challenge) => challenge,
-                Event::Answer { status, .. } => {
-                    self.logged_in(&format!("AUTH {mechanism}"), &status)?;
-                    let shows = STRONGEST_FIRST.iter().any(|m| m.name() == mechanism && m.shows_password());
-                    return Ok((mechanism, shows));
+                Event::Answer { status, .. } if status.ok => {
+                    exchange.finish(None).map_err(|error| self.broken_off(error))?;
+                    let known = STRONGEST_FIRST.iter().find(|m| m.name() == mechanism && m.shows_password());
+                    return Ok((
+                        mechanism,
+                        known.map(|m| match m.wants() {
+                            ProofKind::AccessToken => "access token",
+                            _ => "password",
+                        }),
+                    ));
+                }
+                Event::Answer { mut status, .. } => {
+                    // what the mechanism was told says more than the status
+                    if let Some(told) = exchange.refusal() {
+                        status.text = format!("{}; {told}", status.text);
+                    }
+                    return Err(self.refusal(Stage::Login, &format!("AUTH {mechanism}"), &status));
                 }
                 other @ Event::Greeting(_) => return Err(self.unexpected(&other)),
             };
@@ -281,8 +308,7 @@ impl Session {
                 Err(error) => {
                     self.connection.cancel(&mut self.out);
                     let _ = self.event().await; // the server's "-ERR"; what it says does not matter any more
-                    let text = format!("{}: {error}", self.wire.place());
-                    return Err(Error::new(ErrorKind::Authentication, text).with_source(error));
+                    return Err(self.broken_off(error));
                 }
             }
         }
@@ -439,7 +465,11 @@ impl Session {
         })
     }
 
-    fn cleartext(&self, what: &str) -> Error {
+    fn broken_off(&self, error: AuthError) -> Error {
+        Error::new(ErrorKind::Authentication, format!("{}: {error}", self.wire.place())).with_source(error)
+    }
+
+    fn cleartext(&self, what: &str, secret: &str) -> Error {
         // where the settings rule TLS out they contradict themselves; else it is the server that lacks it
         let kind = match self.tls_mode {
             TlsMode::None => ErrorKind::Settings,
@@ -447,19 +477,21 @@ impl Session {
         };
         Error::new(
             kind,
-            format!("{}: {what} would send the password without TLS, so nothing was sent", self.wire.place()),
+            format!("{}: {what} would send the {secret} without TLS, so nothing was sent", self.wire.place()),
         )
         .with_hint("use TLS; if that is impossible, allow clear text for this server explicitly")
     }
 
     fn no_method(&self, error: PickError) -> Error {
         match error {
-            PickError::CleartextRefused { offered } => self.cleartext(&offered),
+            PickError::CleartextRefused { offered, secret } => self.cleartext(&offered, secret),
             PickError::Auth(error) => {
                 Error::new(ErrorKind::Settings, format!("{}: {error}", self.wire.place())).with_source(error)
             }
             error => Error::new(ErrorKind::Authentication, format!("{}: {error}", self.wire.place()))
-                .with_hint("choose a login method that the server offers"),
+                .with_hint(
+                    no_mechanism_hint(&error).unwrap_or("choose a login method that the server offers"),
+                ),
         }
     }
 

@@ -10,6 +10,7 @@ use email_router_model::{Retry, Scope};
 
 use super::proto::{ResponseCode, Status, Violation};
 use crate::contract::LONGEST_RETRY_DELAY;
+use crate::net::login_hint;
 use crate::{Error, ErrorKind};
 
 /// When the server refused.
@@ -60,9 +61,10 @@ pub(super) fn refused(
             .with_hint("another program reads this mailbox, or an earlier session has not ended yet")
     };
     let denied = || {
-        let error = said(K::AccessDenied, format!("{place} does not let us into this mailbox")).with_hint(
+        let error = said(K::AccessDenied, format!("{place} does not let us into this mailbox"))
+            .with_hint(login_hint(&status.text).unwrap_or(
             "ask the server's administrator: the account may be disabled, not enabled for POP3, or damaged",
-        );
+        ));
         match stage {
             Stage::Greeting => error.with_retry(Retry::Later(None)),
             Stage::Message => error.with_scope(Scope::Message),
@@ -71,7 +73,9 @@ pub(super) fn refused(
     };
     let wrong_password = || {
         said(K::Authentication, format!("{place} refused the login"))
-            .with_hint("check user name and password; some servers want an application password or POP3 enabled for the account")
+            .with_hint(login_hint(&status.text).unwrap_or(
+                "check user name and password; some servers want an application password or POP3 enabled for the account",
+            ))
     };
     match &status.code {
         // what a code says of logins and sessions cannot be meant when one message is asked for in an open session: it is not
@@ -320,6 +324,14 @@ mod tests {
                 "{stage:?} {line}"
             );
             assert_eq!(error.reply(), Some(status.words().as_str()));
+        }
+        for (line, hint) in [
+            ("-ERR [AUTH] invalid user name or password", "check user name and password"),
+            ("-ERR Logon failure: LogonDenied-BasicAuthBlocked", "choose OAuth 2.0"),
+            ("-ERR [AUTH] Application-specific password required", "two-step verification"),
+        ] {
+            let error = refused("p", Stage::Login, "X", &status(line), None);
+            assert!(error.hint().is_some_and(|found| found.contains(hint)), "{line}: {error:?}");
         }
         // a delay nobody can want, and one nobody told
         let delay = status("-ERR [LOGIN-DELAY] slow down");

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use email_router_auth::{CredentialSource, Mechanism, STRONGEST_FIRST};
+use email_router_auth::{CredentialSource, Mechanism, Ntlm, OAUTH2, STRONGEST_FIRST, WINDOWS};
 
 use crate::net::Endpoint;
 
@@ -52,8 +52,8 @@ impl fmt::Debug for Pop3Settings {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum LoginMethod {
-    /// The strongest that the server offers: a SASL mechanism that does not show the password; APOP on a channel without TLS; SASL PLAIN or
-    /// LOGIN; USER and PASS.
+    /// The strongest that the server offers and the credentials have the proof for: a SASL mechanism that does not show the password; APOP on a
+    /// channel without TLS; SASL PLAIN or LOGIN; USER and PASS. With an access token OAUTHBEARER or XOAUTH2.
     ///
     /// APOP is not chosen inside TLS: there it protects nothing, and servers send its timestamp for users who have no APOP secret.
     Strongest,
@@ -71,6 +71,12 @@ pub enum LoginMethod {
 impl LoginMethod {
     /// All SASL mechanisms of [`email_router_auth`], strongest first.
     pub const ANY_SASL: Self = Self::Sasl(STRONGEST_FIRST);
+    /// NTLM.
+    pub const NTLM: Self = Self::Sasl(&[&Ntlm::system()]);
+    /// Windows authentication: SPNEGO, else NTLM alone.
+    pub const WINDOWS: Self = Self::Sasl(WINDOWS);
+    /// An access token of OAuth 2.0: OAUTHBEARER, else XOAUTH2.
+    pub const OAUTH2: Self = Self::Sasl(OAUTH2);
 }
 
 /// How many messages are asked for before the first of them has arrived. They are under way on the network then, not in memory:

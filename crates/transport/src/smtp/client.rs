@@ -13,8 +13,8 @@ use super::error;
 use super::proto::command::MailParameters;
 use super::proto::transaction::{Ending, Transaction};
 use super::proto::{
-    Capabilities, Class, Command, HeloName, Malformed, Obstacle, Opening, OpeningRules, Outcome, Phase, Plan,
-    Reply, ReplyReader, Step,
+    Capabilities, Class, Command, HeloName, Malformed, Obstacle, Opening, OpeningFault, OpeningRules,
+    Outcome, Phase, Plan, Reply, ReplyReader, Step,
 };
 use super::settings::SmtpSettings;
 use crate::net::{Redactor, TlsConnector, TlsMode, Wire, connect, fault};
@@ -105,7 +105,17 @@ impl Connection {
         let opened = this.drive(settings, tls, secret.as_ref(), &mut machine).await;
         let named = machine.is_logging_in();
         let finished = opened.and_then(|()| {
-            machine.finish().map_err(|why| error::opening(this.wire.place(), settings.endpoint.tls, why))
+            machine.finish().map_err(|why| {
+                // it came inside a challenge, which is not cleaned
+                let why = match why {
+                    OpeningFault::LoginRefused(reply, told) => OpeningFault::LoginRefused(
+                        reply,
+                        told.map(|words| this.secrets.clean_excerpt(&words)),
+                    ),
+                    other => other,
+                };
+                error::opening(this.wire.place(), settings.endpoint.tls, why)
+            })
         });
         // before somebody logs in it is no fault of the mailbox, but for a mailbox whose credentials cannot be used here
         let (mut capabilities, mechanism) = finished.map_err(|error| match error.kind() {

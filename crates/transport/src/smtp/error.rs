@@ -4,7 +4,7 @@ use email_router_auth::PickError;
 use email_router_model::{EmailAddress, Retry, Scope};
 
 use super::proto::{Class, Malformed, Obstacle, OpeningFault, Reply};
-use crate::net::{TlsMode, tls_not_offered};
+use crate::net::{TlsMode, login_hint, no_mechanism_hint, tls_not_offered};
 use crate::{Error, ErrorKind, RecipientResult, RecipientStatus, TlsFault};
 
 /// 4yz may be tried again, 5yz not (RFC 5321 4.2.1).
@@ -59,25 +59,29 @@ pub(super) fn opening(place: &str, tls: TlsMode, fault: OpeningFault) -> Error {
                 (PickError::CleartextRefused { .. }, TlsMode::None) => {
                     "choose STARTTLS or implicit TLS, or allow the password in clear"
                 }
-                _ => {
-                    "use the server's submission port (587, or 465 with implicit TLS), or an authentication type that it offers"
-                }
+                _ => no_mechanism_hint(&why).unwrap_or(
+                    "use the server's submission port (587, or 465 with implicit TLS), or an authentication type that it offers",
+                ),
             })
             .with_source(why),
         OpeningFault::Exchange(why) => {
             Error::new(ErrorKind::Authentication, format!("{place}: {why}")).with_source(why)
         }
-        OpeningFault::LoginRefused(reply) => login_refused(place, &reply),
+        OpeningFault::LoginRefused(reply, told) => login_refused(place, &reply, told.as_deref()),
         OpeningFault::Unexpected(command, reply) => unexpected(place, command, &reply),
     }
 }
 
 /// RFC 4954 section 6.
-fn login_refused(place: &str, reply: &Reply) -> Error {
+fn login_refused(place: &str, reply: &Reply, told: Option<&str>) -> Error {
+    let words = match told {
+        Some(told) => format!("{reply}; {told}"),
+        None => reply.to_string(),
+    };
     let hint = match reply.code() {
-        _ if reply.is_about(7, 139) => "the mail system blocks logins with a password for this account",
         432 => "the account needs to change its password or mechanism",
-        400..=499 => "the server cannot check passwords at the moment",
+        400..=499 => "the server cannot check passwords or tokens at the moment",
+        _ if login_hint(&words).is_some() => login_hint(&words).unwrap_or_default(),
         534 => "the server wants a stronger way to log in",
         530 | 538 => "the server takes passwords only inside TLS: choose STARTTLS or implicit TLS",
         _ => "check user name and password",
@@ -85,7 +89,7 @@ fn login_refused(place: &str, reply: &Reply) -> Error {
     let what = if reply.class() == Class::Transient { "could not check" } else { "refused" };
     Error::new(ErrorKind::Authentication, format!("{place} {what} the login"))
         .with_retry(retry_of(reply))
-        .with_reply(&reply.to_string())
+        .with_reply(&words)
         .with_hint(hint)
 }
 

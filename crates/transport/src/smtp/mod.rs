@@ -4,7 +4,8 @@
 //!
 //! # Which extensions are used, where offered
 //! PIPELINING (the whole envelope and DATA in one write), SIZE (a message beyond the server's limit is not even tried), 8BITMIME,
-//! SMTPUTF8 (when an address or the header needs it), CHUNKING, DSN, STARTTLS, AUTH (CRAM-MD5, PLAIN, LOGIN), ENHANCEDSTATUSCODES.
+//! SMTPUTF8 (when an address or the header needs it), CHUNKING, DSN, STARTTLS, AUTH (all mechanisms of
+//! [`email_router_auth`]), ENHANCEDSTATUSCODES.
 //!
 //! # What the server's answers become
 //! | answer | result |
@@ -49,11 +50,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use email_router_auth::Credentials;
+use email_router_auth::{ProofKind, STRONGEST_FIRST};
 use email_router_model::{EmailAddress, Headers, Mailbox, Scope};
 
 use crate::contract::unsupported;
-use crate::net::{CredentialSource, TlsConnector};
+use crate::net::{CredentialSource, LoginAttempt, TlsConnector};
 use crate::{
     Access, Capability, Error, ErrorKind, Inbox, Outbound, Probe, ProbeStep, Receipt, ReceiveOptions, Result,
     SubmitOptions, Transport,
@@ -142,27 +143,27 @@ impl SmtpTransport {
         Ok(())
     }
 
-    async fn open(&self, mailbox: &Mailbox, credentials: Option<Credentials>) -> Result<Connection> {
-        let opened = Connection::open(&self.settings, &self.tls, credentials.clone()).await;
-        if let (Err(error), Some(credentials)) = (&opened, &credentials)
-            && error.kind() == ErrorKind::Authentication
-        {
-            self.credentials.refused(mailbox, credentials);
+    /// Opens a connection; if it has to be with other credentials than those of the attempt, it has those afterwards.
+    async fn open(&self, mailbox: &Mailbox, attempt: &mut LoginAttempt) -> Result<Connection> {
+        loop {
+            match Connection::open(&self.settings, &self.tls, attempt.credentials.clone()).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => attempt.again(error, &*self.credentials, mailbox).await?,
+            }
         }
-        opened
     }
 
     async fn send(&self, sender: &Mailbox, plan: Plan<'_>) -> Result<(Sent, Lease)> {
-        let credentials = self.credentials.credentials(sender).await?;
+        let mut attempt = LoginAttempt::first(&*self.credentials, sender).await?;
         let mut fresh = false;
         loop {
-            let mut lease = self.pool.lease(credentials.clone(), fresh).await;
+            let mut lease = self.pool.lease(attempt.credentials.clone(), fresh).await;
             let reused = lease.reused();
             let connection = match lease.connection() {
                 Some(connection) => connection,
                 None => {
-                    let opened = self.open(sender, credentials.clone()).await?;
-                    lease.put(opened)
+                    let opened = self.open(sender, &mut attempt).await?;
+                    lease.put(opened, attempt.credentials.clone())
                 }
             };
             if self.chunking_fails.load(Ordering::Relaxed) {
@@ -236,10 +237,12 @@ impl Transport for SmtpTransport {
         if access == Access::Incoming {
             return Err(unsupported(self, "read mailboxes"));
         }
-        let credentials = self.credentials.credentials(mailbox).await?;
+        let mut attempt = LoginAttempt::first(&*self.credentials, mailbox).await?;
+        let kept = attempt.credentials.clone();
         // the bound of the pool holds for test access, too; what is idle makes room
-        let mut lease = self.pool.lease(credentials.clone(), true).await;
-        let connection = lease.put(self.open(mailbox, credentials).await?);
+        let mut lease = self.pool.lease(kept.clone(), true).await;
+        let opened = self.open(mailbox, &mut attempt).await?;
+        let connection = lease.put(opened, attempt.credentials.clone());
         let step = |what: String, warning: Option<String>| ProbeStep { what, warning };
         let mut steps = vec![step("connected".into(), None)];
         let encrypted = connection.tls_version();
@@ -252,8 +255,15 @@ impl Transport for SmtpTransport {
         }
         match connection.mechanism() {
             Some(name) => {
-                let exposed = encrypted.is_none() && name != "CRAM-MD5";
-                let warning = exposed.then(|| "password sent without TLS".to_owned());
+                if kept != attempt.credentials {
+                    let warning = "the server refused the credentials that were kept".to_owned();
+                    steps.push(step("renewed the credentials".into(), Some(warning)));
+                }
+                let shown = STRONGEST_FIRST.iter().find(|m| m.name() == name && m.shows_password());
+                let warning = shown.filter(|_| encrypted.is_none()).map(|m| match m.wants() {
+                    ProofKind::AccessToken => "access token sent without TLS".to_owned(),
+                    _ => "password sent without TLS".to_owned(),
+                });
                 steps.push(step(format!("logged in with {name}"), warning));
             }
             None => steps.push(step("no login".into(), None)),

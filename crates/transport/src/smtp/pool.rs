@@ -29,7 +29,7 @@ struct Open {
 
 struct Idle {
     connection: Connection,
-    /// With which it was opened: a changed password opens a new connection.
+    /// With which it was opened: a changed password opens a new connection, a renewed token does not.
     credentials: Option<Credentials>,
     since: Instant,
 }
@@ -75,7 +75,7 @@ impl Pool {
             let Some(mut idle) = idle else { break };
             // all older ones are dropped on the way to a fresh one: they are in no better state
             let usable = !fresh
-                && idle.credentials == lease.credentials
+                && same_login(idle.credentials.as_ref(), lease.credentials.as_ref())
                 && idle.since.elapsed() < self.settings.idle_timeout;
             if usable && idle.connection.is_quiet().await {
                 lease.connection = Some(idle.connection);
@@ -136,6 +136,15 @@ impl Open {
     }
 }
 
+/// Whether a connection that was opened with the one may be used with the other.
+fn same_login(one: Option<&Credentials>, other: Option<&Credentials>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one.opens_the_same_as(other),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
 /// Closes idle connections in time, so that neither side keeps them for nothing. Ends with the last of them, or with the pool.
 async fn reap(pool: Weak<Pool>, idle_timeout: Duration) {
     let mut next = Some(Instant::now() + idle_timeout);
@@ -157,9 +166,14 @@ impl Lease {
         self.connection.as_mut()
     }
 
-    /// Puts a new connection under this lease.
-    pub(super) fn put(&mut self, connection: Connection) -> &mut Connection {
+    /// Puts a new connection, opened with these credentials, under this lease.
+    pub(super) fn put(
+        &mut self,
+        connection: Connection,
+        credentials: Option<Credentials>,
+    ) -> &mut Connection {
         self.reused = false;
+        self.credentials = credentials;
         self.connection.insert(connection)
     }
 

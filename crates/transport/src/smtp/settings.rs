@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use email_router_auth::STRONGEST_FIRST;
+use email_router_auth::{Mechanism, STRONGEST_FIRST};
 use email_router_model::EmailAddress;
 
 use super::proto::{HeloName, Phase};
@@ -18,8 +18,8 @@ pub struct SmtpSettings {
     pub helo: Option<HeloName>,
     /// Allow PLAIN and LOGIN without TLS. Off: then the login fails before the password is sent.
     pub allow_cleartext_password: bool,
-    /// The only mechanisms to log in with, of CRAM-MD5, PLAIN and LOGIN; empty for all, strongest first. For servers that offer what does not
-    /// work, as CRAM-MD5 where the passwords are kept as hashes.
+    /// The only mechanisms to log in with, by name ([`STRONGEST_FIRST`] has them all), the preferred one first; empty for all that the credentials
+    /// have the proof for, strongest first. For servers that offer what does not work, as CRAM-MD5 where the passwords are kept as hashes.
     pub mechanisms: Vec<String>,
     /// Which address bounces go to.
     pub envelope_sender: EnvelopeSender,
@@ -128,6 +128,13 @@ impl SmtpSettings {
         }
     }
 
+    /// The same settings, logging in with these mechanisms alone ([`WINDOWS`](email_router_auth::WINDOWS), [`OAUTH2`](email_router_auth::OAUTH2)).
+    #[must_use]
+    pub fn with_mechanisms(mut self, mechanisms: &[&dyn Mechanism]) -> Self {
+        self.mechanisms = mechanisms.iter().map(|m| m.name().to_owned()).collect();
+        self
+    }
+
     /// The deadline of a part of the conversation.
     #[must_use]
     pub(super) fn deadline(&self, phase: Phase) -> Duration {
@@ -156,7 +163,8 @@ impl SmtpSettings {
         }
         let known = |name: &String| STRONGEST_FIRST.iter().any(|m| m.name().eq_ignore_ascii_case(name));
         if let Some(name) = self.mechanisms.iter().find(|name| !known(name)) {
-            return wrong(&format!("{name:?} is no mechanism that is known here (CRAM-MD5, PLAIN, LOGIN)"));
+            let known = STRONGEST_FIRST.iter().map(|m| m.name()).collect::<Vec<_>>().join(", ");
+            return wrong(&format!("{name:?} is no mechanism that is known here ({known})"));
         }
         let deadlines = &self.deadlines;
         let all = [

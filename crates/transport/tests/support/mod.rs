@@ -1,6 +1,8 @@
 //! What the POP3 tests share.
 #![allow(dead_code)] // each test program uses a part of it
 
+pub(crate) mod tokens;
+
 use std::sync::Arc;
 use std::time::Duration;
 

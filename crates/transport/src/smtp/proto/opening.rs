@@ -17,7 +17,7 @@ pub struct OpeningRules {
     pub tls: TlsMode,
     /// Who logs in; `None` for anonymous.
     pub credentials: Option<Credentials>,
-    /// The only mechanisms to use; empty for all.
+    /// The only mechanisms to use, the preferred one first; empty for all.
     pub mechanisms: Vec<String>,
     /// Whether a password may be sent without TLS.
     pub cleartext_allowed: bool,
@@ -44,8 +44,8 @@ pub enum OpeningFault {
     NoMechanism(PickError),
     /// The exchange broke down on our side.
     Exchange(AuthError),
-    /// The server refuses the login.
-    LoginRefused(Reply),
+    /// The server refuses the login; what it told the mechanism as the reason, as it is.
+    LoginRefused(Reply, Option<String>),
     /// 421: the server closes.
     Closing(Reply),
     /// An answer that does not fit the command.
@@ -126,7 +126,8 @@ impl Opening {
                     return Step::Done;
                 };
                 let initial = exchange.initial();
-                let short = initial.as_ref().is_some_and(|i| i.len() <= LONGEST_INITIAL);
+                let short = !exchange.waits_to_be_asked()
+                    && initial.as_ref().is_some_and(|i| i.len() <= LONGEST_INITIAL);
                 let (now, later) = if short { (initial, None) } else { (None, initial) };
                 self.pending = later;
                 Command::Auth(exchange.mechanism(), now.as_deref().map(Vec::as_slice)).write(out);
@@ -250,8 +251,14 @@ impl Opening {
             server_end_point: self.rules.server_end_point.clone(),
         };
         let wanted = &self.rules.mechanisms;
-        let usable = |name: &str| wanted.is_empty() || wanted.iter().any(|w| w.eq_ignore_ascii_case(name));
-        let mechanisms: Vec<_> = STRONGEST_FIRST.iter().copied().filter(|m| usable(m.name())).collect();
+        let named = |name: &String| {
+            let name = name.clone();
+            STRONGEST_FIRST.iter().copied().filter(move |m| m.name().eq_ignore_ascii_case(&name))
+        };
+        let mechanisms: Vec<_> = match wanted.is_empty() {
+            true => STRONGEST_FIRST.to_vec(),
+            false => wanted.iter().flat_map(named).collect(),
+        };
         let offered = self.capabilities.auth.iter().map(String::as_str);
         match pick(offered, &mechanisms, credentials, &channel) {
             Ok(exchange) => {
@@ -265,7 +272,12 @@ impl Opening {
 
     fn on_auth_reply(&mut self, reply: Reply) {
         match (reply.code(), reply.class()) {
-            (_, Class::Completed) if reply.code() / 10 == 23 => self.go(State::Finished),
+            (_, Class::Completed) if reply.code() / 10 == 23 => {
+                match self.exchange.as_mut().map(|e| e.finish(None)) {
+                    Some(Err(why)) => self.fail(OpeningFault::Exchange(why)),
+                    _ => self.go(State::Finished),
+                }
+            }
             (334, _) => {
                 if self.pending.is_some() {
                     return self.go(State::SendAnswer);
@@ -287,7 +299,10 @@ impl Opening {
                     None => self.fail(OpeningFault::Unexpected("AUTH", reply)),
                 }
             }
-            (_, Class::Transient | Class::Permanent) => self.fail(OpeningFault::LoginRefused(reply)),
+            (_, Class::Transient | Class::Permanent) => {
+                let told = self.exchange.as_ref().and_then(|e| e.refusal()).map(str::to_owned);
+                self.fail(OpeningFault::LoginRefused(reply, told))
+            }
             _ => self.fail(OpeningFault::Unexpected("AUTH", reply)),
         }
     }
@@ -458,7 +473,7 @@ mod tests {
                 "wrong password",
                 rules(TlsMode::Implicit, true),
                 "S: 220 hi\nC: EHLO me\nS: 250-a\nS: 250 AUTH PLAIN\nC: AUTH PLAIN AHRpbQB0YW5zdGFhZnRhbnN0YWFm\nS: 535 5.7.8 no",
-                |f| matches!(f, F::LoginRefused(r) if r.code() == 535),
+                |f| matches!(f, F::LoginRefused(r, None) if r.code() == 535),
             ),
             (
                 "250 is no login",
