@@ -11,12 +11,14 @@
 //! | [`http`] | a small HTTP/1.1 server with answers from a closure |
 //! | [`oauth`] | a token service as that of Microsoft Entra ID |
 //! | [`tnef`] | a writer of TNEF streams (`winmail.dat`), after [MS-OXTNEF] |
+//! | [`imap`] | a small well-behaved IMAP server with folders, after RFC 3501 and its common extensions |
 //! | [`pop3`] | a small well-behaved POP3 server with maildrops, after RFC 1939 |
 #![warn(missing_docs)]
 // a test server that cannot start or a broken script is a failed test: panicking says so at once
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 pub mod http;
+pub mod imap;
 pub mod ntlm;
 pub mod oauth;
 pub mod pop3;

@@ -6,6 +6,7 @@
 //! | adapter | feature | receive | submit |
 //! |---|---|---|---|
 //! | [`maildir`] | `maildir` | yes | yes |
+//! | [`imap`] | `imap` | yes | no |
 //! | [`pop3`] | `pop3` | yes | no |
 //! | [`smtp`] | `smtp` | no | yes |
 //! | [`memory`] | `memory` | yes | yes |
@@ -28,6 +29,8 @@ pub mod rules;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "imap")]
+pub mod imap;
 #[cfg(feature = "maildir")]
 pub mod import;
 #[cfg(any(feature = "maildir", feature = "memory"))]
