@@ -3,9 +3,10 @@
 #
 # POP3, IMAP (clear, TLS offered), POP3S, IMAPS (TLS from the first byte), LMTP (delivers any user at contoso.test), SASL (for Postfix).
 # Ports come from the environment under these names; an unset one gets a free port. All are printed, and kept in DIR/ports.
-# Users alice, bob and u000, u001 ... (MAILBOXES of them, default 20), each with password Secret123; log in as "alice" or
-# "alice@contoso.test" with USER/PASS, APOP, PLAIN, LOGIN or CRAM-MD5; or with NTLM or GSS-SPNEGO, which are Samba's (ntlm_auth) and take every
-# name with that password, "CONTOSO\alice" too. Mail lies in DIR/mail/<user>/{new,cur,tmp}; a file that is put there by hand must be readable by
+# Users alice, bob and u000, u001 ... (MAILBOXES of them, default 40), each with password Secret123; log in as "alice" or
+# "alice@contoso.test" with USER/PASS, APOP, PLAIN, LOGIN or CRAM-MD5; or with NTLM, which is Samba's (DIR/ntlm_auth.sh) and takes every name
+# with that password, "CONTOSO\alice" too, one login at a time: Dovecot keeps one helper process and mixes up two. (Its GSS-SPNEGO with the same
+# helper refuses every message that has a NUL octet, which all have.) Mail lies in DIR/mail/<user>/{new,cur,tmp}; a file that is put there by hand must be readable by
 # the user nobody.
 #
 # XOAUTH2 and OAUTHBEARER take tokens like those of Exchange Online for an application (claim idtyp=app): they open every mailbox. They are JSON
@@ -37,7 +38,7 @@ mkdir -p "$dir/run" "$dir/mail"
 
 # APOP and CRAM-MD5 need the password itself on the server, hence {PLAIN}
 : >"$dir/users"
-for user in alice bob $(seq -f 'u%03g' 0 $((${MAILBOXES:-20} - 1))); do
+for user in alice bob $(seq -f 'u%03g' 0 $((${MAILBOXES:-40} - 1))); do
   echo "$user:{PLAIN}Secret123" >>"$dir/users"
   mkdir -p "$dir/mail/$user/new" "$dir/mail/$user/cur" "$dir/mail/$user/tmp"
 done
@@ -102,7 +103,7 @@ ssl = yes
 ssl_cert = <$tls/server.pem
 ssl_key = <$tls/server.key
 disable_plaintext_auth = no
-auth_mechanisms = plain login cram-md5 apop ntlm gss-spnego xoauth2 oauthbearer${kerberos:+ gssapi}
+auth_mechanisms = plain login cram-md5 apop ntlm xoauth2 oauthbearer${kerberos:+ gssapi}
 ${kerberos:+# whatever this machine is called, the keys are those of localhost
 auth_gssapi_hostname = \"\$ALL\"
 auth_krb5_keytab = $kerberos/services.keytab
@@ -181,6 +182,10 @@ userdb {
 }
 namespace inbox {
   inbox = yes
+  mailbox Spam {
+    auto = create
+    special_use = \Junk
+  }
 }
 CONF
 

@@ -1,8 +1,9 @@
 #!/bin/bash
-# setup.sh [--bench]: install what the peer scripts start (Dovecot, Samba's ntlm_auth, MIT Kerberos, Apache, Postfix, OpenSSL, swaks, GNU tnef) with apt, only
-# what is missing, without letting any daemon start by itself; with --bench also the clients that the benchmarks compare with (mpop, fdm, fetchmail).
-# Needs root or sudo without a password where something is missing. Then put the Python packages of the peers (pyspnego) into a virtual
-# environment of our own: PEERS_VENV, default peers-venv in the target folder. Exit code 77 = cannot be done on this machine.
+# setup.sh [--bench]: install what the peer scripts start (Dovecot, Samba's ntlm_auth, MIT Kerberos, Postfix, Apache with mod_auth_gssapi and gss-ntlmssp,
+# OpenSSL, swaks, GNU tnef) with apt, only what is missing, without letting any daemon start by itself; with --bench also the clients that the
+# benchmarks compare with (mpop, fdm, fetchmail). Needs root or sudo without a password where something is missing. Then put the Python packages
+# of the peers (pyspnego, MSAL, azure-identity) into a virtual environment of our own: PEERS_VENV, default peers-venv in the target folder.
+# Exit code 77 = cannot be done on this machine.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd -P)
 . "$here/common.sh"
@@ -17,9 +18,10 @@ have dovecot || packages+=(dovecot-core)
 have krb5kdc || packages+=(krb5-kdc)
 have kadmin.local || packages+=(krb5-admin-server)
 have kinit || packages+=(krb5-user)
+have postfix || packages+=(postfix)
 have apache2 || packages+=(apache2)
 [ -e /usr/lib/apache2/modules/mod_auth_gssapi.so ] || packages+=(libapache2-mod-auth-gssapi)
-have postfix || packages+=(postfix)
+[ -e /etc/gss/mech.d/mech.ntlmssp.conf ] || packages+=(gss-ntlmssp)
 have openssl || packages+=(openssl)
 have ntlm_auth || packages+=(winbind)
 python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
@@ -70,7 +72,7 @@ fi
 [ -z "${SETUP_APT_ONLY:-}" ] || exit 0
 
 # what comes from PyPI, each at the version the tests were written with; the file beside it says what is installed
-python_packages=(pyspnego==0.12.4)
+python_packages=(pyspnego==0.12.4 msal==1.39.0 azure-identity==1.27.0)
 root=$(cd "$here/../.." && pwd -P)
 venv=${PEERS_VENV:-${CARGO_TARGET_DIR:-$root/target}/peers-venv}
 make_venv() {

@@ -88,7 +88,15 @@ impl Credential {
             }
         };
         Error::check(functions, doing, mechanism, major, minor)?;
-        Ok(Self { raw, functions, mechanism })
+        let credential = Self { raw, functions, mechanism };
+        if let (Mechanism::Spnego, Some(set_neg_mechs)) = (mechanism, functions.set_neg_mechs) {
+            // a machine may have NTLM for this library, too, and would offer it
+            let mut offered = OidSet { count: 1, elements: Mechanism::Kerberos.oid() };
+            // SAFETY: the credential is one that the library gave out; the set outlives the call and is only read.
+            let major = unsafe { set_neg_mechs(&mut minor, raw, &mut offered) };
+            Error::check(functions, doing, mechanism, major, minor)?;
+        }
+        Ok(credential)
     }
 
     /// Whose tickets these are, and for how long they are good (`None`: for ever). May ask a key distribution centre for the first one.

@@ -101,16 +101,19 @@ macro_rules! functions {
             $($(#[$doc])* pub(crate) $field: unsafe extern "C" fn($($kind),*) -> Word,)*
             /// `gss_acquire_cred_from`; not every library has it.
             pub(crate) acquire_cred_from: Option<AcquireCredFrom>,
+            /// `gss_set_neg_mechs` (RFC 4178 appendix C); not every library has it.
+            pub(crate) set_neg_mechs: Option<SetNegMechs>,
         }
 
         impl Functions {
             fn of(library: &Library) -> Result<Self, libloading::Error> {
-                // SAFETY: the symbols of this library are the functions of RFC 2744 (the last one: of MIT's gssapi_ext.h), and the types above are
+                // SAFETY: the symbols of this library are the functions of RFC 2744 (the last two: of MIT's gssapi_ext.h), and the types above are
                 // their declarations.
                 unsafe {
                     Ok(Self {
                         $($field: *library.get($symbol)?,)*
                         acquire_cred_from: library.get(c"gss_acquire_cred_from").ok().map(|f| *f),
+                        set_neg_mechs: library.get(c"gss_set_neg_mechs").ok().map(|f| *f),
                     })
                 }
             }
@@ -130,6 +133,9 @@ pub(crate) type AcquireCredFrom = unsafe extern "C" fn(
     *mut *mut OidSet,
     *mut Word,
 ) -> Word;
+
+/// minor, credential, mechanisms
+pub(crate) type SetNegMechs = unsafe extern "C" fn(*mut Word, Handle, *mut OidSet) -> Word;
 
 functions! {
     /// minor, text, type, name

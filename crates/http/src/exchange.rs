@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::Bytes;
-use email_router_auth::{AuthError, Channel, Exchange, Mechanism};
+use email_router_auth::{AuthError, Channel, CredentialFault, Exchange, Mechanism};
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderValue, WWW_AUTHENTICATE};
 use http_body_util::{BodyExt as _, Full};
 use zeroize::Zeroizing;
@@ -49,7 +49,8 @@ impl Proving<'_> {
         let candidates = self.candidates()?;
         let mut refused = None;
         for (at, candidate) in candidates.iter().enumerate() {
-            let further = &candidates[at + 1..];
+            let further: Vec<_> =
+                candidates[at + 1..].iter().filter(|next| next.scheme != candidate.scheme).cloned().collect();
             let exchange = match candidate.mechanism.begin(&self.login.credentials, &self.channel) {
                 Ok(exchange) => exchange,
                 Err(error) => {
@@ -57,7 +58,7 @@ impl Proving<'_> {
                     continue;
                 }
             };
-            if let Some(answer) = self.exchange(connection, request, candidate, exchange, further).await? {
+            if let Some(answer) = self.exchange(connection, request, candidate, exchange, &further).await? {
                 return Ok(answer);
             }
         }
@@ -93,7 +94,7 @@ impl Proving<'_> {
                 return Ok(Some(answer));
             }
             let Some(token) = token else {
-                if legs == 1 && further.iter().any(|next| offered.iter().any(|c| c.is(next.scheme))) {
+                if legs == 1 && has_next(further, &offered) {
                     self.drain(answer).await?;
                     return Ok(None);
                 }
@@ -107,7 +108,16 @@ impl Proving<'_> {
                 let message = format!("{}: the {scheme} exchange does not come to an end", self.place);
                 return Err(Error::new(ErrorKind::Authentication, message));
             }
-            let next = exchange.step(token).map_err(|error| self.fault(&error))?;
+            let next = match exchange.step(token) {
+                Ok(next) => next,
+                // SPNEGO has a token that says so, and the status says it once more: refused
+                Err(_) if legs > 1 => return Ok(Some(answer)),
+                Err(_) if has_next(further, &offered) => {
+                    self.drain(answer).await?;
+                    return Ok(None);
+                }
+                Err(error) => return Err(self.fault(&error)),
+            };
             self.drain(answer).await?;
             answer = self.leg(connection, with_token(request, scheme, &next, false), false).await?;
         }
@@ -187,12 +197,29 @@ impl Proving<'_> {
     }
 
     fn fault(&self, error: &AuthError) -> Error {
+        if let AuthError::Ticket(cause) = error {
+            let kind = match cause.fault {
+                CredentialFault::Settings => ErrorKind::Settings,
+                CredentialFault::Refused => ErrorKind::Authentication,
+                _ => ErrorKind::Timeout,
+            };
+            let fault = Error::new(kind, format!("{}: {cause}", self.place)).with_source(cause.clone());
+            return match &cause.hint {
+                Some(hint) => fault.with_hint(hint.clone()),
+                None => fault,
+            };
+        }
         let kind = match error {
             AuthError::WrongProof { .. } | AuthError::Unrepresentable { .. } => ErrorKind::Settings,
             _ => ErrorKind::Authentication,
         };
         Error::new(kind, format!("{}: {error}", self.place))
     }
+}
+
+/// Whether the server offers another way that there is.
+fn has_next(further: &[Candidate], offered: &[Challenge]) -> bool {
+    further.iter().any(|next| offered.iter().any(|challenge| challenge.is(next.scheme)))
 }
 
 fn has_body(request: &Outgoing) -> bool {

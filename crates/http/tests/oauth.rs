@@ -6,8 +6,8 @@ mod support;
 use std::time::Duration;
 
 use email_router_auth::{CredentialFault as F, CredentialSource as _, Credentials};
-use email_router_http::oauth::{AssertionAlgorithm, ClientCertificate, ClientProof, explain};
-use email_router_model::{Clock as _, Mailbox, MailboxKind, ManualClock, Retry, SeededEntropy};
+use email_router_http::oauth::{AssertionAlgorithm, ClientCertificate, ClientProof, OAuthSettings, explain};
+use email_router_model::{Clock as _, Mailbox, MailboxKind, Retry};
 use email_router_testkit::http::{Act, Answer};
 use email_router_testkit::oauth::{TENANT_DOMAIN, TEST_CERTIFICATE, TEST_KEY, refusal};
 use support::bench::{Bench, SECRET};

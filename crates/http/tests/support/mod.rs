@@ -95,3 +95,14 @@ impl Log {
         self.text().lines().filter(|line| line.contains("email_router_http")).map(str::to_owned).collect()
     }
 }
+
+/// The values of these variables of the environment; `None`, with a word about it, where one is missing and peers are not required.
+pub fn peer(names: &[&str]) -> Option<Vec<String>> {
+    let values: Option<Vec<String>> = names.iter().map(|name| std::env::var(name).ok()).collect();
+    if values.is_none() {
+        let required = std::env::var("REQUIRE_PEERS").as_deref() == Ok("1");
+        assert!(!required, "REQUIRE_PEERS=1, but {names:?} are not all set");
+        eprintln!("SKIPPED: {names:?} are not all set; scripts/with-peers sets them");
+    }
+    values
+}

@@ -7,6 +7,7 @@
 use email_router_model::{Retry, Scope};
 
 use super::proto::{Code, Condition, Status, Violation};
+use crate::net::login_hint;
 use crate::{Error, ErrorKind, TlsFault};
 
 /// When the server refused.
@@ -46,9 +47,9 @@ pub(super) fn refused(place: &str, stage: Stage, command: &str, condition: &Cond
     let temporary = || scoped(said(K::Throttled, format!("{place} cannot answer {command} now")));
     let denied = || {
         let error = said(K::AccessDenied, format!("{place} does not let us into this mailbox"));
-        let error = error.with_hint(
+        let error = error.with_hint(login_hint(&condition.text).unwrap_or(
             "ask the server's administrator: the account may be disabled, not enabled for IMAP, or lack the right to this mailbox or folder",
-        );
+        ));
         match stage {
             Stage::Greeting => error.with_retry(Retry::Later(None)),
             _ => scoped(error),
@@ -56,7 +57,7 @@ pub(super) fn refused(place: &str, stage: Stage, command: &str, condition: &Cond
     };
     let wrong_password = || {
         said(K::Authentication, format!("{place} refused the login"))
-            .with_hint("check user name and password; some servers want an application password or IMAP enabled for the account")
+            .with_hint(login_hint(&condition.text).unwrap_or("check user name and password; some servers want an application password or IMAP enabled for the account"))
     };
     let locked = || {
         scoped(said(K::MailboxLocked, format!("{place}: another session has the mailbox open")))

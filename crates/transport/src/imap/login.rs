@@ -1,17 +1,18 @@
 //! Logging in: which method, and how it goes.
 
 use email_router_auth::{
-    Channel, Credentials, Exchange, Login, Mechanism, PickError, Plain, STRONGEST_FIRST, pick,
+    AuthError, Channel, Credentials, Exchange, Login, Mechanism, PickError, Plain, ProofKind,
+    STRONGEST_FIRST, pick,
 };
 use email_router_model::Secret;
 use zeroize::Zeroizing;
 
 use super::client::{Session, step};
 use super::error::Stage;
-use super::proto::{Command, Condition, Event, Response, Violation};
+use super::proto::{Command, Event, Response, Violation};
 use super::settings::{ImapSettings, LoginMethod};
 use crate::contract::ProbeStep;
-use crate::net::TlsMode;
+use crate::net::{TlsMode, no_mechanism_hint};
 use crate::{Error, ErrorKind, Result};
 
 /// A mechanism that needs more challenges than this is not one.
@@ -40,13 +41,13 @@ impl Session {
             if let Some(secret) = credentials.secret() {
                 self.secrets.add(secret.expose());
             }
-            let (method, showed_password) = match self.choose(credentials, settings.login, &channel)? {
+            let (method, shown) = match self.choose(credentials, settings.login, &channel)? {
                 Chosen::Sasl(exchange) => self.sasl(exchange).await?,
-                Chosen::Command => (self.command_login(credentials).await?, true),
+                Chosen::Command => (self.command_login(credentials).await?, Some("password")),
             };
             let warning =
-                (showed_password && !channel.encrypted).then_some("the password was sent without TLS");
-            step(steps, &format!("logged in with {method}"), warning);
+                shown.filter(|_| !channel.encrypted).map(|what| format!("the {what} was sent without TLS"));
+            step(steps, &format!("logged in with {method}"), warning.as_deref());
             if self.told == told {
                 self.ask_capabilities().await?;
             }
@@ -82,7 +83,7 @@ impl Session {
         match method {
             LoginMethod::Command if self.capabilities.has("LOGINDISABLED") => Err(disabled()),
             LoginMethod::Command if channel.may_show_password() => Ok(Chosen::Command),
-            LoginMethod::Command => Err(self.cleartext("LOGIN")),
+            LoginMethod::Command => Err(self.cleartext("LOGIN", "password")),
             LoginMethod::Sasl(mechanisms) => pick(offered(), mechanisms, credentials, channel)
                 .map(Chosen::Sasl)
                 .map_err(|e| self.no_method(e)),
@@ -97,7 +98,7 @@ impl Session {
                     Err(PickError::NothingInCommon { .. } | PickError::ProofMissing { .. }) if command => {
                         match channel.may_show_password() {
                             true => Ok(Chosen::Command),
-                            false => Err(self.cleartext("LOGIN")),
+                            false => Err(self.cleartext("LOGIN", "password")),
                         }
                     }
                     Err(error) => Err(self.no_method(error)),
@@ -137,8 +138,10 @@ impl Session {
                     None => return Err(self.violated(Violation::Unasked)),
                 },
                 Event::Done { number: done, condition, .. } if done == number => {
-                    self.logged_in("LOGIN", &condition)?;
-                    return Ok("LOGIN");
+                    return match condition.is_ok() {
+                        true => Ok("LOGIN"),
+                        false => Err(self.refusal(Stage::Login, "LOGIN", &condition)),
+                    };
                 }
                 Event::Data(_) => {}
                 other => return Err(self.unexpected(&other)),
@@ -146,8 +149,11 @@ impl Session {
         }
     }
 
-    /// Runs an exchange (RFC 9051 section 6.2.2); returns its name and whether it showed the password.
-    async fn sasl(&mut self, mut exchange: Box<dyn Exchange>) -> Result<(&'static str, bool)> {
+    /// Runs an exchange (RFC 9051 section 6.2.2); returns its name and what it showed to who can read the channel.
+    async fn sasl(
+        &mut self,
+        mut exchange: Box<dyn Exchange>,
+    ) -> Result<(&'static str, Option<&'static str>)> {
         use base64::Engine as _;
         use base64::prelude::BASE64_STANDARD;
         let encode = |bytes: &[u8]| Zeroizing::new(BASE64_STANDARD.encode(bytes));
@@ -157,7 +163,7 @@ impl Session {
         if let Some(bytes) = &initial {
             let text = encode(bytes);
             self.secrets.add(&text);
-            if self.capabilities.has("SASL-IR") {
+            if self.capabilities.has("SASL-IR") && !exchange.waits_to_be_asked() {
                 with_command = Some(text);
             }
         }
@@ -170,10 +176,22 @@ impl Session {
             let challenge = match self.event().await? {
                 Event::Continue(text) => BASE64_STANDARD.decode(&text).ok(),
                 Event::Data(_) => continue,
-                Event::Done { number: done, condition, .. } if done == number => {
-                    self.logged_in(&format!("AUTHENTICATE {mechanism}"), &condition)?;
-                    let shows = STRONGEST_FIRST.iter().any(|m| m.name() == mechanism && m.shows_password());
-                    return Ok((mechanism, shows));
+                Event::Done { number: done, mut condition, .. } if done == number => {
+                    if condition.is_ok() {
+                        exchange.finish(None).map_err(|error| self.broken_off(error))?;
+                        let known =
+                            STRONGEST_FIRST.iter().find(|m| m.name() == mechanism && m.shows_password());
+                        let shown = known.map(|m| match m.wants() {
+                            ProofKind::AccessToken => "access token",
+                            _ => "password",
+                        });
+                        return Ok((mechanism, shown));
+                    }
+                    // what the mechanism was told says more than the status
+                    if let Some(told) = exchange.refusal() {
+                        condition.text = format!("{}; {told}", condition.text);
+                    }
+                    return Err(self.refusal(Stage::Login, &format!("AUTHENTICATE {mechanism}"), &condition));
                 }
                 other => return Err(self.unexpected(&other)),
             };
@@ -181,10 +199,7 @@ impl Session {
             // the initial response that was not sent with the command answers the first challenge
             let response = match (initial.take(), challenge) {
                 (Some(response), _) => Ok(response),
-                (None, Some(challenge)) => exchange.step(&challenge).map_err(|error| {
-                    let text = format!("{}: {error}", self.place());
-                    Error::new(ErrorKind::Authentication, text).with_source(error)
-                }),
+                (None, Some(challenge)) => exchange.step(&challenge).map_err(|error| self.broken_off(error)),
                 (None, None) => Err(Error::new(
                     ErrorKind::Protocol,
                     format!("{} sent a challenge that is not base64", self.place()),
@@ -206,11 +221,14 @@ impl Session {
         Err(Error::new(ErrorKind::Protocol, text))
     }
 
-    fn logged_in(&self, command: &str, condition: &Condition) -> Result<()> {
-        if condition.is_ok() { Ok(()) } else { Err(self.refusal(Stage::Login, command, condition)) }
+    fn broken_off(&self, error: AuthError) -> Error {
+        if let AuthError::Ticket(cause) = error {
+            return cause.into();
+        }
+        Error::new(ErrorKind::Authentication, format!("{}: {error}", self.place())).with_source(error)
     }
 
-    fn cleartext(&self, what: &str) -> Error {
+    fn cleartext(&self, what: &str, secret: &str) -> Error {
         // where the settings rule TLS out they contradict themselves; else it is the server that lacks it
         let kind = match self.tls_mode {
             TlsMode::None => ErrorKind::Settings,
@@ -218,25 +236,21 @@ impl Session {
         };
         Error::new(
             kind,
-            format!("{}: {what} would send the password without TLS, so nothing was sent", self.place()),
+            format!("{}: {what} would send the {secret} without TLS, so nothing was sent", self.place()),
         )
         .with_hint("use TLS; if that is impossible, allow clear text for this server explicitly")
     }
 
     fn no_method(&self, error: PickError) -> Error {
         match error {
-            PickError::CleartextRefused { offered, .. } => self.cleartext(&offered),
+            PickError::CleartextRefused { offered, secret } => self.cleartext(&offered, secret),
+            PickError::Auth(AuthError::Ticket(cause)) => cause.into(),
             PickError::Auth(error) => {
                 Error::new(ErrorKind::Settings, format!("{}: {error}", self.place())).with_source(error)
             }
-            // another kind of credentials is needed, which no server said
-            error @ PickError::ProofMissing { .. } => {
-                Error::new(ErrorKind::Settings, format!("{}: {error}", self.place())).with_hint(
-                    "choose a login method for these credentials, or give the mailbox what the server wants",
-                )
-            }
-            error => Error::new(ErrorKind::Authentication, format!("{}: {error}", self.place()))
-                .with_hint("choose a login method that the server offers"),
+            error => Error::new(ErrorKind::Authentication, format!("{}: {error}", self.place())).with_hint(
+                no_mechanism_hint(&error).unwrap_or("choose a login method that the server offers"),
+            ),
         }
     }
 }

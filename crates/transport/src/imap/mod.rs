@@ -56,7 +56,7 @@ use crate::contract::{
     Access, Capability, Inbox, Outbound, Probe, ProbeStep, Receipt, ReceiveOptions, SubmitOptions,
     unsupported,
 };
-use crate::net::TlsConnector;
+use crate::net::{LoginAttempt, TlsConnector};
 use crate::{Error, ErrorKind, Result, Transport};
 
 use client::{Session, step};
@@ -112,20 +112,23 @@ impl ImapTransport {
     }
 
     async fn log_in(&self, mailbox: &Mailbox, steps: &mut Vec<ProbeStep>) -> Result<Session> {
-        let Some(credentials) = self.settings.credentials.credentials(mailbox).await? else {
-            return Err(Error::new(
-                ErrorKind::Settings,
-                format!("{self}: there are no credentials for the {mailbox}"),
-            )
-            .with_hint("give the mailbox or its profile a user name and a password, or a token"));
-        };
-        let mut session = Session::open(&self.settings, &self.tls, steps).await?;
-        let logged_in = session.log_in(&credentials, &self.settings, steps).await;
-        if logged_in.as_ref().is_err_and(|e| e.kind() == ErrorKind::Authentication) {
-            self.settings.credentials.refused(mailbox, &credentials);
+        let source = &*self.settings.credentials;
+        let mut attempt = LoginAttempt::first(source, mailbox).await?;
+        loop {
+            let Some(credentials) = &attempt.credentials else {
+                return Err(Error::new(
+                    ErrorKind::Settings,
+                    format!("{self}: there are no credentials for the {mailbox}"),
+                )
+                .with_hint("give the mailbox or its profile a user name and a password, or a token"));
+            };
+            let mut session = Session::open(&self.settings, &self.tls, steps).await?;
+            match session.log_in(credentials, &self.settings, steps).await {
+                Ok(()) => return Ok(session),
+                Err(error) => attempt.again(error, source, mailbox).await?,
+            }
+            step(steps, "renewed the credentials", Some("the server refused those that were kept"));
         }
-        logged_in?;
-        Ok(session)
     }
 
     async fn open(

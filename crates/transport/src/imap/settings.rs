@@ -57,8 +57,8 @@ impl fmt::Debug for ImapSettings {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum LoginMethod {
-    /// The strongest that the server offers: a SASL mechanism that does not show the password, then one that does, then the command LOGIN (unless
-    /// the server says LOGINDISABLED).
+    /// The strongest that the server offers and the credentials have the proof for: a SASL mechanism that does not show the password, then one that
+    /// does, then the command LOGIN (unless the server says LOGINDISABLED). With an access token OAUTHBEARER or XOAUTH2.
     Strongest,
     /// The password itself: SASL PLAIN or LOGIN where the server offers one, else the command LOGIN. For accounts whose passwords the server
     /// keeps as hashes, for which it cannot do CRAM-MD5 although it may offer it.

@@ -246,7 +246,7 @@ async fn wrong_settings_and_wrong_messages() {
     assert!(refused(|s| s.pool.max_connections = 0).contains("at least one connection"));
     assert!(refused(|s| s.pool.max_messages = 0).contains("at least one connection"));
     assert!(refused(|s| s.deadlines.data_end = std::time::Duration::ZERO).contains("a deadline of zero"));
-    assert!(refused(|s| s.mechanisms = vec!["NTLM".into()]).contains("\"NTLM\" is no mechanism"));
+    assert!(refused(|s| s.mechanisms = vec!["SPA".into()]).contains("\"SPA\" is no mechanism"));
     assert!(refused(|s| s.endpoint.host = String::new()).contains("server name is empty"));
     assert!(refused(|s| s.endpoint.extra_ca_files = vec!["/nonexistent.pem".into()]).contains("nonexistent"));
 

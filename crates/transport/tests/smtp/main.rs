@@ -8,6 +8,9 @@ mod cancelled;
 mod login;
 mod misbehaving;
 mod pool;
+#[path = "../support/tokens.rs"]
+mod source;
+mod tokens;
 
 use std::sync::Arc;
 

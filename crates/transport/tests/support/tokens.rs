@@ -1,4 +1,5 @@
 //! A source of access tokens, as a client of a token service is one.
+#![allow(clippy::expect_used, clippy::unwrap_used)] // helpers of a test: what fails here fails the test
 #![allow(dead_code)] // each test program uses a part of it
 
 use std::sync::{Arc, Mutex};
@@ -27,7 +28,7 @@ impl Tokens {
     }
 
     /// What was refused, in order.
-    pub(crate) fn refused(&self) -> Vec<String> {
+    pub(crate) fn refusals(&self) -> Vec<String> {
         self.state.lock().unwrap().refused.clone()
     }
 
@@ -49,4 +50,11 @@ impl CredentialSource for Tokens {
     fn refused(&self, _: &Mailbox, credentials: &Credentials) {
         self.state.lock().unwrap().refused.push(credentials.token().unwrap().expose().to_owned());
     }
+}
+
+/// A token of `scripts/peers/dovecot.sh`: good, renewed, expired, forged, delegated.
+pub(crate) fn of_dovecot(name: &str) -> String {
+    let folder = std::env::var("DOVECOT_TOKENS").expect("DOVECOT_TOKENS is set where the ports are");
+    let file = std::path::Path::new(&folder).join(name);
+    String::from_utf8(email_router_model::read_file_capped(&file, 4096).unwrap()).unwrap()
 }
