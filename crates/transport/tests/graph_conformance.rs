@@ -10,11 +10,11 @@ use async_trait::async_trait;
 use email_router_http::{HttpClient, HttpSettings, Proxy};
 use email_router_model::{EmailAddress, Mailbox, MailboxKind};
 use email_router_testkit::graph::{Fault, GraphServer};
+use email_router_transport::Transport;
 use email_router_transport::conformance::{self, Fixture, Left, Refused, Submitted};
 use email_router_transport::graph::{GraphCloud, GraphSettings, GraphTransport};
 use email_router_transport::layer::{self, Operation};
 use email_router_transport::net::Credentials;
-use email_router_transport::Transport;
 
 const TOKEN: &str = "eyJ0b2tlbiI6InRhbnN0YWFmIn0";
 

@@ -43,13 +43,17 @@ fn list(state: &State, heard: &Heard, mailbox: &str) -> Result {
     let query = heard.query();
     query::known(&query, &["$select", "$filter", "$top"]).map_err(bad)?;
     let owner = &state.mailboxes[mailbox];
-    let ids = WELL_KNOWN.iter().map(|(id, _)| (*id).to_owned()).chain(owner.folders.iter().map(|(id, _)| id.clone()));
+    let ids = WELL_KNOWN
+        .iter()
+        .map(|(id, _)| (*id).to_owned())
+        .chain(owner.folders.iter().map(|(id, _)| id.clone()));
     let all: Vec<Value> = ids.map(|id| owner.folder_resource(&id)).collect();
     let wanted = match option(&query, "$filter").map(query::filter).transpose().map_err(bad)? {
         None => all,
-        Some(Filter::DisplayName(name)) => {
-            all.into_iter().filter(|f| f["displayName"].as_str().is_some_and(|n| n.eq_ignore_ascii_case(&name))).collect()
-        }
+        Some(Filter::DisplayName(name)) => all
+            .into_iter()
+            .filter(|f| f["displayName"].as_str().is_some_and(|n| n.eq_ignore_ascii_case(&name)))
+            .collect(),
         Some(_) => return Err(bad("Invalid filter clause.")),
     };
     Ok(Done::Json(200, json!({"value": wanted})))
@@ -87,7 +91,8 @@ fn immutable(heard: &Heard) -> bool {
 
 fn page_size(heard: &Heard) -> usize {
     let preferred = heard.header("prefer").unwrap_or("").split(',');
-    let size = preferred.filter_map(|p| p.trim().strip_prefix("odata.maxpagesize=")).find_map(|n| n.parse().ok());
+    let size =
+        preferred.filter_map(|p| p.trim().strip_prefix("odata.maxpagesize=")).find_map(|n| n.parse().ok());
     let query = heard.query();
     size.or_else(|| option(&query, "$top").and_then(|n| n.parse().ok())).unwrap_or(10).clamp(1, 1000)
 }
@@ -103,7 +108,8 @@ pub(super) fn messages(state: &State, heard: &Heard, mailbox: &str, folder: Opti
         return Err(bad("The sort is not supported."));
     }
     let shape = shape(heard)?;
-    let (top, skip) = (page_size(heard), option(&query, "$skip").and_then(|n| n.parse().ok()).unwrap_or(0_usize));
+    let (top, skip) =
+        (page_size(heard), option(&query, "$skip").and_then(|n| n.parse().ok()).unwrap_or(0_usize));
     let fits = |m: &&Message| match &filter {
         None => true,
         Some(Filter::MessageId(id)) => m.message_id == *id,
@@ -180,7 +186,9 @@ impl Token {
 fn delta(state: &mut State, heard: &Heard, mailbox: &str, folder: &str) -> Result {
     let query = heard.query();
     let owner = &state.mailboxes[mailbox];
-    let gone = || -> Refusal { refuse(410, "syncStateNotFound", "The sync state generation is not found; synchronize anew.") };
+    let gone = || -> Refusal {
+        refuse(410, "syncStateNotFound", "The sync state generation is not found; synchronize anew.")
+    };
     let mut token = match &query[..] {
         [(name, text)] if name == "$skiptoken" => Token::read(text, state.epoch, folder).ok_or_else(gone)?,
         [(name, text)] if name == "$deltatoken" => {
@@ -196,7 +204,9 @@ fn delta(state: &mut State, heard: &Heard, mailbox: &str, folder: &str) -> Resul
         }
     };
     if immutable(heard) != token.shape.immutable {
-        state.violations.push("a delta was begun with one kind of ids and continued with the other".to_owned());
+        state
+            .violations
+            .push("a delta was begun with one kind of ids and continued with the other".to_owned());
     }
     let owner = &state.mailboxes[mailbox];
     let mut changes: Vec<(u64, Value)> = owner
@@ -205,7 +215,9 @@ fn delta(state: &mut State, heard: &Heard, mailbox: &str, folder: &str) -> Resul
         .filter(|m| m.folder == folder && m.changed > token.from && m.changed <= token.upto)
         .map(|m| (m.changed, resource(m, &token.shape)))
         .collect();
-    for (change, number, from) in owner.removed.iter().filter(|(v, _, f)| f == folder && *v > token.from && *v <= token.upto) {
+    for (change, number, from) in
+        owner.removed.iter().filter(|(v, _, f)| f == folder && *v > token.from && *v <= token.upto)
+    {
         // one that came back is there
         if token.from > 0 && !owner.messages.iter().any(|m| m.number == *number && m.folder == folder) {
             let id = if token.shape.immutable {
@@ -220,11 +232,13 @@ fn delta(state: &mut State, heard: &Heard, mailbox: &str, folder: &str) -> Resul
     let size = page_size(heard);
     let more = changes.len() > token.told + size;
     let value: Vec<Value> = changes.into_iter().skip(token.told).take(size).map(|(_, v)| v).collect();
-    let mut out = json!({"@odata.context": format!("{}/$metadata#Collection(message)", state.base), "value": value});
+    let mut out =
+        json!({"@odata.context": format!("{}/$metadata#Collection(message)", state.base), "value": value});
     token.told += size;
     let text = token.write(state.epoch, folder);
     let path = heard.target.split('?').next().unwrap_or("").trim_start_matches("/v1.0");
-    let (link, name) = if more { ("@odata.nextLink", "$skiptoken") } else { ("@odata.deltaLink", "$deltatoken") };
+    let (link, name) =
+        if more { ("@odata.nextLink", "$skiptoken") } else { ("@odata.deltaLink", "$deltatoken") };
     out[link] = json!(format!("{}{path}?{name}={text}", state.base));
     Ok(Done::Json(200, out))
 }

@@ -24,10 +24,13 @@ pub(super) fn handle(state: &mut State, heard: &Heard, mailbox: &str, rest: &[&s
     let Some(place) = found else {
         return Err(refuse(404, "ErrorItemNotFound", "The specified object was not found in the store."));
     };
-    let allowed: &[&str] = if action.is_empty() && heard.method == "GET" { &["$select", "$expand"] } else { &[] };
+    let allowed: &[&str] =
+        if action.is_empty() && heard.method == "GET" { &["$select", "$expand"] } else { &[] };
     query::known(&heard.query(), allowed).map_err(bad)?;
     match (heard.method.as_str(), action) {
-        ("GET", []) => Ok(Done::Json(200, resource(&state.mailboxes[mailbox].messages[place], &shape(heard)?))),
+        ("GET", []) => {
+            Ok(Done::Json(200, resource(&state.mailboxes[mailbox].messages[place], &shape(heard)?)))
+        }
         ("GET", ["$value"]) => Ok(Done::Raw(200, state.mailboxes[mailbox].messages[place].mime.clone())),
         ("PATCH", []) => patch(state, heard, mailbox, place),
         ("DELETE", []) => {
@@ -44,10 +47,15 @@ pub(super) fn handle(state: &mut State, heard: &Heard, mailbox: &str, rest: &[&s
             let body = json_body(heard)?;
             // names of parameters have no letter case
             let fields = body.as_object().into_iter().flatten();
-            let to = fields.filter(|(n, _)| n.eq_ignore_ascii_case("destinationId")).find_map(|(_, v)| v.as_str());
+            let to =
+                fields.filter(|(n, _)| n.eq_ignore_ascii_case("destinationId")).find_map(|(_, v)| v.as_str());
             let owner = state.mailboxes.get_mut(mailbox).ok_or_else(|| bad("no mailbox"))?;
             let Some(folder) = to.and_then(|to| owner.folder(to)) else {
-                return Err(refuse(404, "ErrorFolderNotFound", "The specified folder could not be found in the store."));
+                return Err(refuse(
+                    404,
+                    "ErrorFolderNotFound",
+                    "The specified folder could not be found in the store.",
+                ));
             };
             owner.moved(place, &folder);
             Ok(Done::Json(201, resource(&owner.messages[place], &shape(heard)?)))
@@ -59,7 +67,9 @@ pub(super) fn handle(state: &mut State, heard: &Heard, mailbox: &str, rest: &[&s
         }
         ("POST", ["send"]) => sending::send_draft(state, mailbox, place),
         ("POST", ["attachments"]) => attach(state, heard, mailbox, place),
-        ("POST", ["attachments", "createUploadSession"]) => sending::begin_upload(state, heard, mailbox, place),
+        ("POST", ["attachments", "createUploadSession"]) => {
+            sending::begin_upload(state, heard, mailbox, place)
+        }
         _ => Err(bad("Resource not found for the segment.")),
     }
 }

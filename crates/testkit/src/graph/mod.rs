@@ -115,7 +115,8 @@ impl GraphServer {
     pub async fn start(tokens: &[&str]) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let state = Arc::new(Mutex::new(State { base: format!("http://{address}/v1.0"), ..State::default() }));
+        let state =
+            Arc::new(Mutex::new(State { base: format!("http://{address}/v1.0"), ..State::default() }));
         let tokens: Arc<Vec<String>> = Arc::new(tokens.iter().map(|t| format!("Bearer {t}")).collect());
         let shared = Arc::clone(&state);
         let handler: wire::Handler = Arc::new(move |heard| {
@@ -306,7 +307,8 @@ async fn serve(state: &Mutex<State>, tokens: &[String], heard: Heard) -> Option<
     let reply = match count {
         too_many if too_many > CONCURRENCY => {
             lock(state).violations.push(format!("{too_many} requests at a time for {mailbox:?}"));
-            let error = refuse(429, "ApplicationThrottled", "Application is over its MailboxConcurrency limit.");
+            let error =
+                refuse(429, "ApplicationThrottled", "Application is over its MailboxConcurrency limit.");
             Some(reply(Err(error)))
         }
         _ => answer(&mut lock(state), tokens, &heard, true),
@@ -321,7 +323,8 @@ fn answer(state: &mut State, tokens: &[String], heard: &Heard, outer: bool) -> O
     let separator = if query.is_empty() { "" } else { "?" };
     let line = format!("{} /{}{separator}{}", heard.method, segments.join("/"), query.join("&"));
     state.requests.push(if outer { line.clone() } else { format!("  {line}") });
-    let planned = state.faults.iter_mut().find(|p| p.times > 0 && p.method == heard.method && line.contains(&p.part));
+    let planned =
+        state.faults.iter_mut().find(|p| p.times > 0 && p.method == heard.method && line.contains(&p.part));
     let fault = planned.map(|planned| {
         planned.times -= 1;
         planned.fault.clone()
@@ -357,17 +360,24 @@ fn authorized(tokens: &[String], heard: &Heard, outer: bool) -> Result<()> {
     match heard.header("authorization") {
         None if !outer => Ok(()),
         Some(token) if tokens.iter().any(|known| known == token) => Ok(()),
-        Some(_) => Err(refuse(401, "InvalidAuthenticationToken", "Access token validation failure. Invalid audience.")),
+        Some(_) => Err(refuse(
+            401,
+            "InvalidAuthenticationToken",
+            "Access token validation failure. Invalid audience.",
+        )),
         None => Err(refuse(401, "InvalidAuthenticationToken", "Access token is empty.")),
     }
 }
 
 fn reply(done: Result) -> Reply {
-    let json_type = || ("Content-Type".to_owned(), "application/json;odata.metadata=minimal;charset=utf-8".to_owned());
+    let json_type =
+        || ("Content-Type".to_owned(), "application/json;odata.metadata=minimal;charset=utf-8".to_owned());
     let id = ("request-id".to_owned(), "fake-request-1".to_owned());
     let (status, headers, body) = match done {
         Ok(Done::Json(status, value)) => (status, vec![id, json_type()], value.to_string().into_bytes()),
-        Ok(Done::Raw(status, bytes)) => (status, vec![id, ("Content-Type".to_owned(), "text/plain".to_owned())], bytes),
+        Ok(Done::Raw(status, bytes)) => {
+            (status, vec![id, ("Content-Type".to_owned(), "text/plain".to_owned())], bytes)
+        }
         Ok(Done::Empty(status)) => (status, vec![id], Vec::new()),
         Err(Refusal { status, code, message }) => {
             let error = json!({"error": {"code": code, "message": message, "innerError": {"request-id": "fake-request-1"}}});
@@ -384,14 +394,22 @@ fn route(state: &mut State, tokens: &[String], heard: &Heard, rest: &[String]) -
         ["users", mailbox, rest @ ..] => {
             let mailbox = mailbox.to_lowercase();
             if !state.mailboxes.contains_key(&mailbox) {
-                return Err(refuse(404, "ErrorInvalidUser", format!("The requested user '{mailbox}' is invalid.")));
+                return Err(refuse(
+                    404,
+                    "ErrorInvalidUser",
+                    format!("The requested user '{mailbox}' is invalid."),
+                ));
             }
             match rest {
                 ["sendMail"] => sending::send_mail(state, heard, &mailbox),
-                ["mailFolders", "inbox", "messageRules", rest @ ..] => rules::handle(state, heard, &mailbox, rest),
+                ["mailFolders", "inbox", "messageRules", rest @ ..] => {
+                    rules::handle(state, heard, &mailbox, rest)
+                }
                 ["mailFolders", rest @ ..] => folders::handle(state, heard, &mailbox, rest),
                 ["messages", rest @ ..] => mail::handle(state, heard, &mailbox, rest),
-                _ => Err(bad(format!("Resource not found for the segment '{}'.", rest.first().unwrap_or(&"")))),
+                _ => {
+                    Err(bad(format!("Resource not found for the segment '{}'.", rest.first().unwrap_or(&""))))
+                }
             }
         }
         _ => Err(bad("Resource not found.")),
@@ -434,10 +452,15 @@ fn batch(state: &mut State, tokens: &[String], heard: &Heard) -> Result {
             method: method.to_owned(),
             target: format!("/v1.0{url}"),
             headers,
-            body: if request["body"].is_null() { Vec::new() } else { request["body"].to_string().into_bytes() },
+            body: if request["body"].is_null() {
+                Vec::new()
+            } else {
+                request["body"].to_string().into_bytes()
+            },
         };
         let reply = answer(state, tokens, &inner, false).unwrap_or(Reply { status: 504, ..Reply::default() });
-        let headers: serde_json::Map<String, Value> = reply.headers.iter().map(|(n, v)| (n.clone(), json!(v))).collect();
+        let headers: serde_json::Map<String, Value> =
+            reply.headers.iter().map(|(n, v)| (n.clone(), json!(v))).collect();
         let body: Value = serde_json::from_slice(&reply.body).unwrap_or(Value::Null);
         responses.push(json!({"id": id, "status": reply.status, "headers": headers, "body": body}));
     }

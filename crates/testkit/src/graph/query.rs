@@ -22,16 +22,34 @@ pub(crate) fn option<'a>(query: &'a [(String, String)], name: &str) -> Option<&'
 
 /// The properties that a message resource has here.
 const PROPERTIES: [&str; 19] = [
-    "id", "receivedDateTime", "sentDateTime", "createdDateTime", "conversationId", "parentFolderId", "internetMessageId", "subject",
-    "isRead", "isDraft", "from", "sender", "toRecipients", "ccRecipients", "bccRecipients", "hasAttachments", "body",
-    "internetMessageHeaders", "bodyPreview",
+    "id",
+    "receivedDateTime",
+    "sentDateTime",
+    "createdDateTime",
+    "conversationId",
+    "parentFolderId",
+    "internetMessageId",
+    "subject",
+    "isRead",
+    "isDraft",
+    "from",
+    "sender",
+    "toRecipients",
+    "ccRecipients",
+    "bccRecipients",
+    "hasAttachments",
+    "body",
+    "internetMessageHeaders",
+    "bodyPreview",
 ];
 
 pub(crate) fn select(query: &[(String, String)]) -> Result<Vec<String>, String> {
     let Some(list) = option(query, "$select") else { return Ok(Vec::new()) };
     let names: Vec<String> = list.split(',').map(|n| n.trim().to_owned()).collect();
     match names.iter().find(|n| !PROPERTIES.contains(&n.as_str()) && n.as_str() != "importance") {
-        Some(strange) => Err(format!("Could not find a property named '{strange}' on type 'Microsoft.OutlookServices.Message'.")),
+        Some(strange) => Err(format!(
+            "Could not find a property named '{strange}' on type 'Microsoft.OutlookServices.Message'."
+        )),
         None => Ok(names),
     }
 }

@@ -14,7 +14,14 @@ const FIELDS: [&str; 8] =
 const CONDITIONS: [&str; 6] =
     ["sentToOrCcMe", "sentToMe", "subjectContains", "bodyContains", "fromAddresses", "hasAttachments"];
 const ACTIONS: [&str; 8] = [
-    "forwardAsAttachmentTo", "forwardTo", "redirectTo", "delete", "moveToFolder", "markAsRead", "stopProcessingRules", "permanentDelete",
+    "forwardAsAttachmentTo",
+    "forwardTo",
+    "redirectTo",
+    "delete",
+    "moveToFolder",
+    "markAsRead",
+    "stopProcessingRules",
+    "permanentDelete",
 ];
 
 pub(super) fn handle(state: &mut State, heard: &Heard, mailbox: &str, rest: &[&str]) -> Result {
@@ -30,7 +37,8 @@ pub(super) fn handle(state: &mut State, heard: &Heard, mailbox: &str, rest: &[&s
             let value: Vec<&Value> = owner.rules.iter().skip(skip).take(PAGE).collect();
             let mut out = json!({"value": value});
             if owner.rules.len() > skip + PAGE {
-                let link = format!("{base}/users/{mailbox}/mailFolders/inbox/messageRules?$skip={}", skip + PAGE);
+                let link =
+                    format!("{base}/users/{mailbox}/mailFolders/inbox/messageRules?$skip={}", skip + PAGE);
                 out["@odata.nextLink"] = json!(link);
             }
             Ok(Done::Json(200, out))
@@ -39,7 +47,11 @@ pub(super) fn handle(state: &mut State, heard: &Heard, mailbox: &str, rest: &[&s
             let mut rule = json_body(heard)?;
             check(&rule)?;
             if rule["displayName"].as_str().is_none() || rule["sequence"].as_i64().is_none_or(|s| s < 1) {
-                return Err(refuse(400, "ErrorInboxRulesValidationError", "A rule needs a name and a sequence."));
+                return Err(refuse(
+                    400,
+                    "ErrorInboxRulesValidationError",
+                    "A rule needs a name and a sequence.",
+                ));
             }
             rule["id"] = json!(format!("rule-{number}"));
             owner.rules.push(rule.clone());
@@ -72,7 +84,9 @@ pub(super) fn handle(state: &mut State, heard: &Heard, mailbox: &str, rest: &[&s
 }
 
 fn check(rule: &Value) -> Result<()> {
-    let names = |value: &Value| -> Vec<String> { value.as_object().into_iter().flatten().map(|(n, _)| n.clone()).collect() };
+    let names = |value: &Value| -> Vec<String> {
+        value.as_object().into_iter().flatten().map(|(n, _)| n.clone()).collect()
+    };
     let strange = |value: &Value, known: &[&str]| {
         names(value).into_iter().find(|n| !known.contains(&n.as_str()) && !n.starts_with("@odata"))
     };

@@ -18,7 +18,9 @@ const LEAST_UPLOAD: usize = 3 << 20;
 fn mime(heard: &Heard) -> Result<Vec<u8>> {
     let compact: Vec<u8> = heard.body.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
     let decoded = BASE64_STANDARD.decode(compact);
-    decoded.map_err(|_| refuse(400, "ErrorMimeContentInvalidBase64String", "Invalid base64 string for MIME content."))
+    decoded.map_err(|_| {
+        refuse(400, "ErrorMimeContentInvalidBase64String", "Invalid base64 string for MIME content.")
+    })
 }
 
 fn is_mime(heard: &Heard) -> bool {
@@ -35,7 +37,12 @@ pub(super) fn send_mail(state: &mut State, heard: &Heard, mailbox: &str) -> Resu
         let body = json_body(heard)?;
         let part = |name: &str| {
             let fields = body.as_object().into_iter().flatten();
-            fields.filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v).next().cloned().unwrap_or_default()
+            fields
+                .filter(|(n, _)| n.eq_ignore_ascii_case(name))
+                .map(|(_, v)| v)
+                .next()
+                .cloned()
+                .unwrap_or_default()
         };
         (from_json(&part("message"), mailbox)?, part("saveToSentItems").as_bool().unwrap_or(true))
     };
@@ -69,7 +76,13 @@ fn from_json(message: &Value, mailbox: &str) -> Result<Vec<u8>> {
 }
 
 /// Everything that may not happen to a message, and then its delivery.
-fn deliver(state: &mut State, mailbox: &str, mime: &[u8], attachments: Vec<Attached>, keep: bool) -> Result<()> {
+fn deliver(
+    state: &mut State,
+    mailbox: &str,
+    mime: &[u8],
+    attachments: Vec<Attached>,
+    keep: bool,
+) -> Result<()> {
     let named = |name: &str| {
         let all = fields(mime).into_iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
         all.flat_map(|(_, v)| addresses(&v.replace(['\r', '\n'], " "))).collect::<Vec<_>>()

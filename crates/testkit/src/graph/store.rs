@@ -129,7 +129,11 @@ impl Mailbox {
         }
         self.version += 1;
         let message = &mut self.messages[place];
-        self.removed.push((self.version, message.number, std::mem::replace(&mut message.folder, folder.to_owned())));
+        self.removed.push((
+            self.version,
+            message.number,
+            std::mem::replace(&mut message.folder, folder.to_owned()),
+        ));
         message.changed = self.version;
     }
 
@@ -153,7 +157,8 @@ impl Mailbox {
 
     pub(crate) fn folder_resource(&self, id: &str) -> Value {
         let name = WELL_KNOWN.iter().find(|(known, _)| *known == id).map(|(_, name)| (*name).to_owned());
-        let name = name.or_else(|| self.folders.iter().find(|(own, _)| own == id).map(|(_, name)| name.clone()));
+        let name =
+            name.or_else(|| self.folders.iter().find(|(own, _)| own == id).map(|(_, name)| name.clone()));
         let total = self.messages.iter().filter(|m| m.folder == id).count();
         let unread = self.messages.iter().filter(|m| m.folder == id && !m.read).count();
         json!({"id": id, "displayName": name, "totalItemCount": total, "unreadItemCount": unread})
@@ -190,7 +195,8 @@ pub(crate) fn resource(message: &Message, shape: &Shape) -> Value {
     let received = format!("2024-05-{day:02}T{hour:02}:{minute:02}:{second:02}Z");
     let headers: Vec<Value> =
         fields(&message.mime).into_iter().map(|(n, v)| json!({"name": n, "value": v})).collect();
-    let body = message.mime.windows(4).position(|w| w == b"\r\n\r\n").map_or(&[][..], |at| &message.mime[at + 4..]);
+    let body =
+        message.mime.windows(4).position(|w| w == b"\r\n\r\n").map_or(&[][..], |at| &message.mime[at + 4..]);
     let all = json!({
         "receivedDateTime": received, "sentDateTime": received, "createdDateTime": received,
         "conversationId": format!("conversation-{}", message.number),
@@ -205,7 +211,11 @@ pub(crate) fn resource(message: &Message, shape: &Shape) -> Value {
     let mut out = json!({"@odata.etag": format!("W/\"{}\"", message.changed), "id": id});
     for (name, value) in all.as_object().into_iter().flatten() {
         // the header fields come only when they are asked for
-        let wanted = if shape.select.is_empty() { name != "internetMessageHeaders" } else { shape.select.contains(name) };
+        let wanted = if shape.select.is_empty() {
+            name != "internetMessageHeaders"
+        } else {
+            shape.select.contains(name)
+        };
         if wanted {
             out[name] = value.clone();
         }

@@ -129,7 +129,8 @@ async fn request(stream: &mut BufReader<TcpStream>) -> Option<Heard> {
     let mut first = lines.first()?.split(' ');
     let (method, target) = (first.next()?.to_owned(), first.next()?.to_owned());
     let split = |line: &String| line.split_once(':').map(|(n, v)| (n.trim().to_owned(), v.trim().to_owned()));
-    let mut heard = Heard { method, target, headers: lines[1..].iter().filter_map(split).collect(), body: Vec::new() };
+    let mut heard =
+        Heard { method, target, headers: lines[1..].iter().filter_map(split).collect(), body: Vec::new() };
     if heard.header("expect").is_some() {
         stream.get_mut().write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.ok()?;
     }

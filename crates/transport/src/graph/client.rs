@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use email_router_http::{
-    HeaderMap, HeaderName, HeaderValue, Login, Method, Request, Response, Scheme, StatusCode, header, retry_after,
+    HeaderMap, HeaderName, HeaderValue, Login, Method, Request, Response, Scheme, StatusCode, header,
+    retry_after,
 };
 use email_router_model::{Mailbox, Scope};
 use serde_json::Value;
@@ -181,13 +182,16 @@ impl Client {
     pub(super) fn absolute(&self, path: &str) -> Result<Url> {
         let base = self.settings().base.as_str().trim_end_matches('/');
         Url::parse(&format!("{base}{path}")).map_err(|cause| {
-            Error::new(ErrorKind::Settings, format!("{}: the base URL cannot be used", self.place())).with_source(cause)
+            Error::new(ErrorKind::Settings, format!("{}: the base URL cannot be used", self.place()))
+                .with_source(cause)
         })
     }
 
     pub(super) async fn login(&self) -> Result<Login> {
         match self.settings().credentials.credentials(&self.mailbox).await? {
-            Some(credentials) if credentials.token().is_some() => Ok(Login { scheme: Scheme::Bearer, credentials }),
+            Some(credentials) if credentials.token().is_some() => {
+                Ok(Login { scheme: Scheme::Bearer, credentials })
+            }
             _ => {
                 let message = format!("{}: there is no access token for the {}", self.place(), self.mailbox);
                 Err(Error::new(ErrorKind::Settings, message)
@@ -218,10 +222,18 @@ impl Client {
             let patient = refusal.error.kind() == ErrorKind::Throttled
                 || (ask.harmless && matches!(status.as_u16(), 500 | 502 | 504));
             let delay = wait.unwrap_or_else(|| self.delay(attempt));
-            if !patient || attempt >= self.settings().attempts || waited + delay > self.settings().longest_wait {
+            if !patient
+                || attempt >= self.settings().attempts
+                || waited + delay > self.settings().longest_wait
+            {
                 return Ok(Outcome::Refused(Box::new(refusal)));
             }
-            tracing::debug!(place = self.place(), status = status.as_u16(), ?delay, "asked to come back later");
+            tracing::debug!(
+                place = self.place(),
+                status = status.as_u16(),
+                ?delay,
+                "asked to come back later"
+            );
             tokio::time::sleep(delay).await;
             waited += delay;
             attempt += 1;
@@ -271,7 +283,8 @@ impl Client {
         }
         request.max_body_bytes = ask.most;
         let request = request.with_login(login);
-        let sent = tokio::time::timeout(self.settings().operation_timeout, self.settings().http.send(request)).await;
+        let sent =
+            tokio::time::timeout(self.settings().operation_timeout, self.settings().http.send(request)).await;
         match sent {
             Ok(Ok(response)) => Ok(Answer { response, _permit: permit }),
             Ok(Err(cause)) => Err(self.lost(ask, cause)),
@@ -279,10 +292,17 @@ impl Client {
         }
     }
 
-    async fn refusal(&self, ask: &Ask, response: Response, wait: Option<Duration>, secrets: &Redactor) -> Refusal {
+    async fn refusal(
+        &self,
+        ask: &Ask,
+        response: Response,
+        wait: Option<Duration>,
+        secrets: &Redactor,
+    ) -> Refusal {
         let status = response.status.as_u16();
         let id = response.header(&HeaderName::from_static("request-id")).map(str::to_owned);
-        let body = tokio::time::timeout(self.settings().operation_timeout, response.body.excerpt(MOST_ERROR)).await;
+        let body =
+            tokio::time::timeout(self.settings().operation_timeout, response.body.excerpt(MOST_ERROR)).await;
         let body = secrets.clean_excerpt(&body.unwrap_or_default());
         let mut fault = Fault::read(body.as_bytes());
         fault.request_id = fault.request_id.or(id);
@@ -314,7 +334,8 @@ impl Client {
     /// All of the body of an answer.
     pub(super) async fn body(&self, ask: &Ask, answer: Answer) -> Result<Bytes> {
         let Answer { response, _permit } = answer;
-        let html = response.header(&header::CONTENT_TYPE).is_some_and(|t| t.to_ascii_lowercase().contains("html"));
+        let html =
+            response.header(&header::CONTENT_TYPE).is_some_and(|t| t.to_ascii_lowercase().contains("html"));
         let read = tokio::time::timeout(self.settings().operation_timeout, response.body.collect()).await;
         let body = read.map_err(|_| self.late(ask))?.map_err(|cause| self.lost(ask, cause))?;
         // a message may well be HTML, but the service never says so of anything it gives us
@@ -344,7 +365,9 @@ impl Client {
             }
             Ok::<_, Error>(())
         };
-        tokio::time::timeout(self.settings().operation_timeout, reading).await.map_err(|_| self.late(ask))??;
+        tokio::time::timeout(self.settings().operation_timeout, reading)
+            .await
+            .map_err(|_| self.late(ask))??;
         Ok(all.to_vec())
     }
 
@@ -364,6 +387,9 @@ fn conceal(secrets: &mut Redactor, login: &Login) {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("place", &self.place()).field("user", &self.user).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("place", &self.place())
+            .field("user", &self.user)
+            .finish_non_exhaustive()
     }
 }

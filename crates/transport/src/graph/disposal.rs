@@ -111,13 +111,15 @@ impl Disposal {
         if !self.running.is_empty() || self.queue.is_empty() {
             return;
         }
+        // of each message what was asked for first: the parts of a batch have no order
         let mut together = HashSet::new();
         let mut flock = Vec::new();
-        while let Some((id, _)) = self.queue.front() {
-            if flock.len() == batch::MOST || !together.insert(id.clone()) {
-                break;
+        for (id, what) in std::mem::take(&mut self.queue) {
+            if flock.len() < batch::MOST && together.insert(id.clone()) {
+                flock.push((id, what));
+            } else {
+                self.queue.push_back((id, what));
             }
-            flock.extend(self.queue.pop_front());
         }
         let (client, listings) = (self.client.clone(), Arc::clone(&self.listings));
         let mut folders = std::mem::take(&mut self.folders);
@@ -164,7 +166,9 @@ async fn carry_out(
             match error {
                 // somebody else took it: as good as done
                 Some(error) if error.kind() == ErrorKind::MessageGone => gone.push(id),
-                Some(error) if error.kind() == ErrorKind::Throttled || matches!(answer.status, 500 | 502 | 504) => {
+                Some(error)
+                    if error.kind() == ErrorKind::Throttled || matches!(answer.status, 500 | 502 | 504) =>
+                {
                     delay = delay.max(wait(client, &answer));
                     throttled = Some(error);
                     again.push((id, what, part));
@@ -253,11 +257,16 @@ async fn folder(client: &Client, name: &str) -> Result<String> {
     if let Some(id) = find_folder(client, name).await? {
         return Ok(id);
     }
-    let ask = Ask::new(Method::POST, client.url("/mailFolders")?, Stage::Disposal).json(&json!({"displayName": name}));
+    let ask = Ask::new(Method::POST, client.url("/mailFolders")?, Stage::Disposal)
+        .json(&json!({"displayName": name}));
     match client.outcome(&ask).await? {
         Outcome::Done(answer) => {
             let body = client.body(&ask, answer).await?;
-            folder_id(client, &super::proto::json(&body).map_err(|why| error::malformed(client.place(), Stage::Disposal, &why))?)
+            folder_id(
+                client,
+                &super::proto::json(&body)
+                    .map_err(|why| error::malformed(client.place(), Stage::Disposal, &why))?,
+            )
         }
         // somebody was faster
         Outcome::Refused(refusal) if refusal.fault.is("ErrorFolderExists") || refusal.status == 409 => {

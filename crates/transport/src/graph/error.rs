@@ -75,18 +75,34 @@ const NO_MAILBOX: &str = "check the address; the mailbox must exist in this tena
 const SEND_RIGHT: &str = "grant the right on the sender's mailbox: Add-RecipientPermission <mailbox> -AccessRights SendAs -Trustee <account>, or Set-Mailbox <mailbox> -GrantSendOnBehalfTo @{Add=\"<account>\"}";
 
 const TABLE: &[Row] = &[
-    row(&["ErrorItemNotFound", "ErrorInvalidIdMalformed", "ErrorInvalidId", "ErrorMessageDisassociated"], ErrorKind::MessageGone, None),
     row(
-        &["ErrorInvalidUser", "ResourceNotFound", "Request_ResourceNotFound", "ErrorNonExistentMailbox", "ErrorMissingEmailAddress"],
+        &["ErrorItemNotFound", "ErrorInvalidIdMalformed", "ErrorInvalidId", "ErrorMessageDisassociated"],
+        ErrorKind::MessageGone,
+        None,
+    ),
+    row(
+        &[
+            "ErrorInvalidUser",
+            "ResourceNotFound",
+            "Request_ResourceNotFound",
+            "ErrorNonExistentMailbox",
+            "ErrorMissingEmailAddress",
+        ],
         ErrorKind::AccessDenied,
         Some(NO_MAILBOX),
     ),
     row(
         &["MailboxNotEnabledForRESTAPI", "MailboxNotSupportedForRESTAPI", "MailboxNotHostedInExchangeOnline"],
         ErrorKind::AccessDenied,
-        Some("the mailbox has no Exchange Online licence, is inactive, or is on a server on premises: use EWS for that one"),
+        Some(
+            "the mailbox has no Exchange Online licence, is inactive, or is on a server on premises: use EWS for that one",
+        ),
     ),
-    row(&["ErrorSendAsDenied", "ErrorSendOnBehalfOfDenied", "ErrorUnauthorizedSender"], ErrorKind::SenderRefused, Some(SEND_RIGHT)),
+    row(
+        &["ErrorSendAsDenied", "ErrorSendOnBehalfOfDenied", "ErrorUnauthorizedSender"],
+        ErrorKind::SenderRefused,
+        Some(SEND_RIGHT),
+    ),
     row(
         &["ErrorQuotaExceeded", "ErrorMailboxFull", "QuotaExceeded"],
         ErrorKind::Storage,
@@ -98,27 +114,70 @@ const TABLE: &[Row] = &[
         Some("the sender has reached the sending limits of Exchange Online"),
     ),
     row(
-        &["ErrorMessageSizeExceeded", "ErrorAttachmentSizeLimitExceeded", "RequestEntityTooLarge", "ErrorContentConversionSizeExceeded"],
+        &[
+            "ErrorMessageSizeExceeded",
+            "ErrorAttachmentSizeLimitExceeded",
+            "RequestEntityTooLarge",
+            "ErrorContentConversionSizeExceeded",
+        ],
         ErrorKind::TooLarge,
         Some("the message is larger than the mailbox may send or receive (Set-Mailbox -MaxSendSize)"),
     ),
-    row(&["ErrorInvalidRecipients", "ErrorRecipientNotFound", "ErrorNoRecipients"], ErrorKind::RecipientsRefused, None),
     row(
-        &["ErrorMimeContentInvalid", "ErrorMimeContentInvalidBase64String", "ErrorInvalidInternetHeaderName", "ErrorMimeContentConversionFailed"],
+        &["ErrorInvalidRecipients", "ErrorRecipientNotFound", "ErrorNoRecipients"],
+        ErrorKind::RecipientsRefused,
+        None,
+    ),
+    row(
+        &[
+            "ErrorMimeContentInvalid",
+            "ErrorMimeContentInvalidBase64String",
+            "ErrorInvalidInternetHeaderName",
+            "ErrorMimeContentConversionFailed",
+        ],
         ErrorKind::MessageRefused,
         None,
     ),
     row(
-        &["InvalidAuthenticationToken", "AuthenticationError", "TokenNotFound", "CompactTokenParsingFailed", "InvalidAudience", "Unauthorized"],
+        &[
+            "InvalidAuthenticationToken",
+            "AuthenticationError",
+            "TokenNotFound",
+            "CompactTokenParsingFailed",
+            "InvalidAudience",
+            "Unauthorized",
+        ],
         ErrorKind::Authentication,
         None,
     ),
-    row(&["ErrorAccessDenied", "Authorization_RequestDenied", "AccessDenied", "Forbidden", "ErrorAccountSuspend"], ErrorKind::AccessDenied, None),
     row(
         &[
-            "TooManyRequests", "ApplicationThrottled", "ErrorServerBusy", "ErrorTooManyObjectsOpened", "ServiceUnavailable", "MailboxInfoStale",
-            "ErrorMailboxStoreUnavailable", "ErrorMailboxMoveInProgress", "ErrorMailboxFailover", "ErrorTimeoutExpired", "ErrorConnectionFailed",
-            "ErrorBatchProcessingStopped", "ErrorConcurrencyLimitReached", "activityLimitReached", "serviceNotAvailable",
+            "ErrorAccessDenied",
+            "Authorization_RequestDenied",
+            "AccessDenied",
+            "Forbidden",
+            "ErrorAccountSuspend",
+        ],
+        ErrorKind::AccessDenied,
+        None,
+    ),
+    row(
+        &[
+            "TooManyRequests",
+            "ApplicationThrottled",
+            "ErrorServerBusy",
+            "ErrorTooManyObjectsOpened",
+            "ServiceUnavailable",
+            "MailboxInfoStale",
+            "ErrorMailboxStoreUnavailable",
+            "ErrorMailboxMoveInProgress",
+            "ErrorMailboxFailover",
+            "ErrorTimeoutExpired",
+            "ErrorConnectionFailed",
+            "ErrorBatchProcessingStopped",
+            "ErrorConcurrencyLimitReached",
+            "activityLimitReached",
+            "serviceNotAvailable",
         ],
         ErrorKind::Throttled,
         None,
@@ -131,22 +190,34 @@ fn by_status(status: u16, stage: Stage) -> ErrorKind {
     match status {
         401 => ErrorKind::Authentication,
         403 | 407 => ErrorKind::AccessDenied,
-        404 if matches!(stage, Stage::Message | Stage::Disposal | Stage::RuleChange) => ErrorKind::MessageGone,
+        404 if matches!(stage, Stage::Message | Stage::Disposal | Stage::RuleChange) => {
+            ErrorKind::MessageGone
+        }
         404 => ErrorKind::AccessDenied,
         408 => ErrorKind::Timeout,
         413 => ErrorKind::TooLarge,
         429 | 503 => ErrorKind::Throttled,
-        400 | 422 if matches!(stage, Stage::Submission | Stage::Draft | Stage::RuleChange) => ErrorKind::MessageRefused,
+        400 | 422 if matches!(stage, Stage::Submission | Stage::Draft | Stage::RuleChange) => {
+            ErrorKind::MessageRefused
+        }
         _ => ErrorKind::Protocol,
     }
 }
 
 /// An error answer as an error of ours.
-pub(super) fn refused(place: &str, stage: Stage, status: u16, fault: &Fault, wait: Option<Duration>) -> Error {
+pub(super) fn refused(
+    place: &str,
+    stage: Stage,
+    status: u16,
+    fault: &Fault,
+    wait: Option<Duration>,
+) -> Error {
     let row = TABLE.iter().find(|row| row.codes.iter().any(|code| fault.is(code)));
     let kind = match row {
         // what is not found is a message only where one was asked for
-        Some(row) if row.kind == ErrorKind::MessageGone && by_status(404, stage) != ErrorKind::MessageGone => {
+        Some(row)
+            if row.kind == ErrorKind::MessageGone && by_status(404, stage) != ErrorKind::MessageGone =>
+        {
             ErrorKind::Protocol
         }
         // a page of a proxy says nothing about rights in the mailbox
@@ -204,7 +275,8 @@ fn hint(kind: ErrorKind, stage: Stage, fault: &Fault) -> Option<String> {
 
 fn is_plain_denial(fault: &Fault) -> bool {
     let denial = ["ErrorAccessDenied", "Authorization_RequestDenied", "AccessDenied", "Forbidden"];
-    denial.iter().any(|code| fault.is(code)) || !TABLE.iter().any(|row| row.codes.iter().any(|code| fault.is(code)))
+    denial.iter().any(|code| fault.is(code))
+        || !TABLE.iter().any(|row| row.codes.iter().any(|code| fault.is(code)))
 }
 
 /// An answer that makes no sense.
@@ -248,24 +320,63 @@ mod tests {
             (Stage::Listing, 404, "ErrorInvalidUser", K::AccessDenied, Retry::Never, Scope::Mailbox),
             (Stage::Submission, 404, "ResourceNotFound", K::AccessDenied, Retry::Never, Scope::Mailbox),
             (Stage::Listing, 403, "ErrorAccessDenied", K::AccessDenied, Retry::Never, Scope::Mailbox),
-            (Stage::Disposal, 403, "Authorization_RequestDenied", K::AccessDenied, Retry::Never, Scope::Mailbox),
-            (Stage::Listing, 404, "MailboxNotEnabledForRESTAPI", K::AccessDenied, Retry::Never, Scope::Mailbox),
+            (
+                Stage::Disposal,
+                403,
+                "Authorization_RequestDenied",
+                K::AccessDenied,
+                Retry::Never,
+                Scope::Mailbox,
+            ),
+            (
+                Stage::Listing,
+                404,
+                "MailboxNotEnabledForRESTAPI",
+                K::AccessDenied,
+                Retry::Never,
+                Scope::Mailbox,
+            ),
             (Stage::Submission, 403, "ErrorSendAsDenied", K::SenderRefused, Retry::Never, Scope::Message),
             (Stage::Submission, 507, "ErrorQuotaExceeded", K::Storage, later, Scope::Mailbox),
             (Stage::Submission, 413, "ErrorMessageSizeExceeded", K::TooLarge, Retry::Never, Scope::Message),
             (Stage::Submission, 413, "", K::TooLarge, Retry::Never, Scope::Message),
-            (Stage::Submission, 400, "ErrorInvalidRecipients", K::RecipientsRefused, Retry::Never, Scope::Message),
+            (
+                Stage::Submission,
+                400,
+                "ErrorInvalidRecipients",
+                K::RecipientsRefused,
+                Retry::Never,
+                Scope::Message,
+            ),
             (Stage::Submission, 400, "whatever", K::MessageRefused, Retry::Never, Scope::Message),
-            (Stage::Listing, 401, "InvalidAuthenticationToken", K::Authentication, Retry::Never, Scope::Mailbox),
+            (
+                Stage::Listing,
+                401,
+                "InvalidAuthenticationToken",
+                K::Authentication,
+                Retry::Never,
+                Scope::Mailbox,
+            ),
             (Stage::Listing, 429, "TooManyRequests", K::Throttled, Retry::Later(Some(wait)), Scope::Mailbox),
-            (Stage::Listing, 429, "applicationThrottled", K::Throttled, Retry::Later(Some(wait)), Scope::Mailbox),
+            (
+                Stage::Listing,
+                429,
+                "applicationThrottled",
+                K::Throttled,
+                Retry::Later(Some(wait)),
+                Scope::Mailbox,
+            ),
             (Stage::Listing, 503, "", K::Throttled, Retry::Later(Some(wait)), Scope::Mailbox),
             (Stage::Listing, 500, "generalException", K::Protocol, later, Scope::Mailbox),
             (Stage::Message, 500, "ErrorInternalServerError", K::Protocol, later, Scope::Message),
             (Stage::RuleChange, 404, "ErrorItemNotFound", K::MessageGone, Retry::Never, Scope::Message),
         ] {
             let error = refused("graph host", stage, status, &fault(code, "words"), Some(wait));
-            assert_eq!((error.kind(), error.retry(), error.scope()), (kind, retry, scope), "{stage:?} {status} {code}");
+            assert_eq!(
+                (error.kind(), error.retry(), error.scope()),
+                (kind, retry, scope),
+                "{stage:?} {status} {code}"
+            );
         }
     }
 
@@ -279,7 +390,12 @@ mod tests {
             (Stage::Listing, "ErrorInvalidUser", "", "licence"),
             (Stage::Listing, "MailboxNotEnabledForRESTAPI", "", "on premises"),
             (Stage::Submission, "ErrorSendAsDenied", "", "Add-RecipientPermission"),
-            (Stage::Listing, "InvalidAuthenticationToken", "Access token validation failure. Invalid audience.", "national cloud"),
+            (
+                Stage::Listing,
+                "InvalidAuthenticationToken",
+                "Access token validation failure. Invalid audience.",
+                "national cloud",
+            ),
         ] {
             let error = refused("graph host", stage, 403, &fault(code, words), None);
             assert!(error.hint().is_some_and(|h| h.contains(hint)), "{code}: {:?}", error.hint());
@@ -290,7 +406,10 @@ mod tests {
     fn a_page_of_a_proxy_is_a_matter_of_the_server() {
         let page = Fault::read(b"<html><body>Your request was blocked</body></html>");
         let error = refused("graph host", Stage::Message, 403, &page, None);
-        assert_eq!((error.kind(), error.scope(), error.retry()), (ErrorKind::Protocol, Scope::Server, Retry::Later(None)));
+        assert_eq!(
+            (error.kind(), error.scope(), error.retry()),
+            (ErrorKind::Protocol, Scope::Server, Retry::Later(None))
+        );
         assert!(error.hint().unwrap().contains("proxy") && error.reply().unwrap().contains("blocked"));
     }
 }

@@ -37,7 +37,8 @@ impl GraphInbox {
         options: ReceiveOptions,
         listed: Vec<(String, Item)>,
     ) -> Self {
-        let stubs: Vec<Stub> = listed.into_iter().take(options.max_messages).map(|(id, item)| stub(id, item)).collect();
+        let stubs: Vec<Stub> =
+            listed.into_iter().take(options.max_messages).map(|(id, item)| stub(id, item)).collect();
         let known = stubs.iter().enumerate().map(|(place, stub)| (stub.id.clone(), place)).collect();
         Self {
             reads: Reads::new(client.clone(), options.clone()),

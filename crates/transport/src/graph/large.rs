@@ -34,8 +34,13 @@ pub(super) async fn submit(client: &Client, message: &Outbound, mime: &[u8]) -> 
     let most = client.settings().largest_request / 4 * 3;
     let Some((skeleton, attachments)) = split::split(mime, most).filter(|(_, all)| fits(all)) else {
         let size = mime.len();
-        let text = format!("{}: {size} bytes are more than a request may have, and cannot be split into attachments", client.place());
-        return Err(Error::new(ErrorKind::TooLarge, text).with_hint("send it by SMTP, or with smaller attachments"));
+        let text = format!(
+            "{}: {size} bytes are more than a request may have, and cannot be split into attachments",
+            client.place()
+        );
+        return Err(
+            Error::new(ErrorKind::TooLarge, text).with_hint("send it by SMTP, or with smaller attachments")
+        );
     };
     // left over by an attempt that was cut off; Message-IDs of ours are nobody else's
     let id = message.message_id.as_str();
@@ -76,7 +81,9 @@ async fn create(client: &Client, skeleton: &[u8], message_id: &str) -> Result<St
     let id = page::id(&draft).map_err(|why| error::malformed(client.place(), Stage::Draft, &why))?;
     if draft.get("internetMessageId").and_then(Value::as_str) != Some(message_id) {
         let url = client.url(&format!("/messages/{}", link::segment(&id)))?;
-        let ask = Ask::new(Method::PATCH, url, Stage::Draft).json(&json!({"internetMessageId": message_id})).harmless();
+        let ask = Ask::new(Method::PATCH, url, Stage::Draft)
+            .json(&json!({"internetMessageId": message_id}))
+            .harmless();
         let named = client.json(&ask).await;
         if let Err(error) = named {
             delete(client, &id).await;
@@ -102,10 +109,16 @@ async fn attach(client: &Client, draft: &str, attachment: &Attachment) -> Result
             match upload_all(client, draft, attachment).await? {
                 true => break,
                 false if attempt >= TRIES => {
-                    let text = format!("{}: the upload session ended {TRIES} times before the upload did", client.place());
+                    let text = format!(
+                        "{}: the upload session ended {TRIES} times before the upload did",
+                        client.place()
+                    );
                     return Err(Error::new(ErrorKind::ConnectionLost, text));
                 }
-                false => tracing::debug!(place = client.place(), "the upload session has ended; another one is begun"),
+                false => tracing::debug!(
+                    place = client.place(),
+                    "the upload session has ended; another one is begun"
+                ),
             }
         }
         return Ok(());
@@ -163,7 +176,9 @@ async fn upload_all(client: &Client, draft: &str, attachment: &Attachment) -> Re
             // a piece that the service has already
             Ok(Outcome::Refused(refusal)) if refusal.status == 416 => stand(client, &url, total).await?,
             Ok(Outcome::Refused(refusal)) => return Err(refusal.error),
-            Err(error) if lost < TRIES && matches!(error.kind(), ErrorKind::ConnectionLost | ErrorKind::Timeout) => {
+            Err(error)
+                if lost < TRIES && matches!(error.kind(), ErrorKind::ConnectionLost | ErrorKind::Timeout) =>
+            {
                 lost += 1;
                 stand(client, &url, total).await?
             }

@@ -66,7 +66,10 @@ impl Listings {
             Some(known) => match self.follow(client, known).await? {
                 Some(folder) => folder,
                 None => {
-                    tracing::debug!(place = client.place(), "the delta token is no good any more; all is listed anew");
+                    tracing::debug!(
+                        place = client.place(),
+                        "the delta token is no good any more; all is listed anew"
+                    );
                     self.forget(client);
                     self.anew(client).await?
                 }
@@ -105,8 +108,10 @@ impl Listings {
         };
         let malformed = |why: &Malformed| error::malformed(client.place(), Stage::Listing, why);
         for page in 0..MOST_PAGES {
-            let prefer = format!("{IMMUTABLE}, odata.maxpagesize={}", client.settings().page_size.clamp(1, 1000));
-            let ask = Ask::new(Method::GET, url, Stage::Listing).header(HeaderName::from_static("prefer"), &prefer);
+            let prefer =
+                format!("{IMMUTABLE}, odata.maxpagesize={}", client.settings().page_size.clamp(1, 1000));
+            let ask =
+                Ask::new(Method::GET, url, Stage::Listing).header(HeaderName::from_static("prefer"), &prefer);
             let answer = match client.outcome(&ask).await? {
                 Outcome::Done(answer) => answer,
                 Outcome::Refused(refusal) if refusal.fault.wants_resync(refusal.status) => return Ok(None),
@@ -127,7 +132,9 @@ impl Listings {
             folder.apply(read.changes);
             match (read.next, read.delta) {
                 (Some(next), _) if next == ask.url => {
-                    return Err(malformed(&Malformed("the service gave a page that leads to itself".to_owned())));
+                    return Err(malformed(&Malformed(
+                        "the service gave a page that leads to itself".to_owned(),
+                    )));
                 }
                 (Some(next), _) => url = next,
                 (None, Some(delta)) => {
@@ -135,7 +142,9 @@ impl Listings {
                     return Ok(Some(folder));
                 }
                 (None, None) => {
-                    return Err(malformed(&Malformed("the last page of a delta has no link for the next one".to_owned())));
+                    return Err(malformed(&Malformed(
+                        "the last page of a delta has no link for the next one".to_owned(),
+                    )));
                 }
             }
         }

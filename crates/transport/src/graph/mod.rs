@@ -51,9 +51,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use email_router_model::{Mailbox, MessageId};
 
-use crate::contract::{
-    Access, Capability, Inbox, Outbound, Probe, Receipt, ReceiveOptions, SubmitOptions,
-};
+use crate::contract::{Access, Capability, Inbox, Outbound, Probe, Receipt, ReceiveOptions, SubmitOptions};
 use crate::{Result, Transport};
 
 use client::{Client, Service};

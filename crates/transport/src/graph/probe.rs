@@ -66,7 +66,12 @@ async fn incoming(client: &Client, claims: &Claims, steps: &mut Vec<ProbeStep>) 
     Ok(count)
 }
 
-async fn outgoing(client: &Client, mailbox: &Mailbox, claims: &Claims, steps: &mut Vec<ProbeStep>) -> Result<()> {
+async fn outgoing(
+    client: &Client,
+    mailbox: &Mailbox,
+    claims: &Claims,
+    steps: &mut Vec<ProbeStep>,
+) -> Result<()> {
     if claims.has_permissions() && !claims.allows(&["Mail.Send"]) {
         let message = format!("{}: the token has no permission to send for the {mailbox}", client.place());
         return Err(Error::new(ErrorKind::AccessDenied, message)
@@ -83,7 +88,9 @@ async fn outgoing(client: &Client, mailbox: &Mailbox, claims: &Claims, steps: &m
     steps.push(ProbeStep { what: "opened Sent Items".to_owned(), warning: sent });
     let large = !claims.has_permissions() || claims.allows(&["Mail.ReadWrite"]);
     let warning = match (claims.has_permissions(), large) {
-        (false, _) => Some("the permissions in the token cannot be seen; whether it may send shows at the first message"),
+        (false, _) => Some(
+            "the permissions in the token cannot be seen; whether it may send shows at the first message",
+        ),
         (true, false) => Some("the token has no Mail.ReadWrite: messages beyond 3 MB cannot be sent"),
         (true, true) => None,
     };
@@ -98,6 +105,7 @@ fn is_missing_right(error: &Error) -> bool {
 }
 
 async fn folder(client: &Client, name: &str, stage: Stage) -> Result<Value> {
-    let url = client.url(&format!("/mailFolders/{name}?$select=displayName,totalItemCount,unreadItemCount"))?;
+    let url =
+        client.url(&format!("/mailFolders/{name}?$select=displayName,totalItemCount,unreadItemCount"))?;
     client.json(&Ask::new(Method::GET, url, stage)).await
 }

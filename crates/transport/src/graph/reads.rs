@@ -154,7 +154,11 @@ impl Reads {
 
 /// The whole message, as Exchange writes it.
 async fn whole(client: &Client, options: &ReceiveOptions, id: &str) -> Result<Bytes> {
-    let mut ask = Ask::new(Method::GET, client.url(&format!("/messages/{}/$value", link::segment(id)))?, Stage::Message);
+    let mut ask = Ask::new(
+        Method::GET,
+        client.url(&format!("/messages/{}/$value", link::segment(id)))?,
+        Stage::Message,
+    );
     ask.most = options.max_message_bytes;
     let answer = client.send(&ask).await?;
     client.body(&ask, answer).await
@@ -197,7 +201,13 @@ async fn sections(client: &Client, options: &ReceiveOptions, flock: Vec<Key>) ->
                     (200..300, None) => head(client, options, &key.0).await,
                     // busy just now: alone, with patience
                     (429 | 500..600, _) => section(client, options, &key.0).await,
-                    (status, _) => Err(error::refused(client.place(), Stage::Message, status, &Fault::of(&answer.body), None)),
+                    (status, _) => Err(error::refused(
+                        client.place(),
+                        Stage::Message,
+                        status,
+                        &Fault::of(&answer.body),
+                        None,
+                    )),
                 };
                 brought.push((key, read));
             }
@@ -219,7 +229,11 @@ async fn sections(client: &Client, options: &ReceiveOptions, flock: Vec<Key>) ->
     brought
 }
 
-async fn ask_sections(client: &Client, options: &ReceiveOptions, flock: &[Key]) -> Result<Vec<batch::Answer>> {
+async fn ask_sections(
+    client: &Client,
+    options: &ReceiveOptions,
+    flock: &[Key],
+) -> Result<Vec<batch::Answer>> {
     let part = |(id, _): &Key| batch::Part { method: "GET", url: client.path(&fields_of(id)), body: None };
     let parts: Vec<_> = flock.iter().map(part).collect();
     let mut ask = Ask::new(Method::POST, client.absolute("/$batch")?, Stage::Listing).harmless();
@@ -232,11 +246,17 @@ async fn ask_sections(client: &Client, options: &ReceiveOptions, flock: &[Key]) 
 
 /// The beginning of the message itself, for those whose resource tells no fields.
 async fn head(client: &Client, options: &ReceiveOptions, id: &str) -> Result<Bytes> {
-    let mut ask = Ask::new(Method::GET, client.url(&format!("/messages/{}/$value", link::segment(id)))?, Stage::Message);
+    let mut ask = Ask::new(
+        Method::GET,
+        client.url(&format!("/messages/{}/$value", link::segment(id)))?,
+        Stage::Message,
+    );
     ask.most = u64::MAX; // what follows the header section is not read
     let answer = client.send(&ask).await?;
     let most = usize::try_from(options.max_header_bytes).unwrap_or(usize::MAX);
-    let ended = |bytes: &[u8]| memchr::memmem::find(bytes, b"\n\r\n").or_else(|| memchr::memmem::find(bytes, b"\n\n")).is_some();
+    let ended = |bytes: &[u8]| {
+        memchr::memmem::find(bytes, b"\n\r\n").or_else(|| memchr::memmem::find(bytes, b"\n\n")).is_some()
+    };
     let bytes = client.beginning(&ask, answer, ended, most).await?;
     let section = Headers::new(&bytes).as_bytes().len();
     within(client, options, bytes[..section].to_vec())
@@ -245,7 +265,8 @@ async fn head(client: &Client, options: &ReceiveOptions, id: &str) -> Result<Byt
 fn within(client: &Client, options: &ReceiveOptions, section: Vec<u8>) -> Result<Bytes> {
     if section.len() as u64 > options.max_header_bytes {
         let (size, cap) = (section.len(), options.max_header_bytes);
-        let message = format!("{}: a header section of {size} bytes is more than the limit of {cap}", client.place());
+        let message =
+            format!("{}: a header section of {size} bytes is more than the limit of {cap}", client.place());
         return Err(Error::new(ErrorKind::TooLarge, message).with_scope(Scope::Message));
     }
     Ok(Bytes::from(section))

@@ -32,7 +32,8 @@ impl InboxRules for GraphTransport {
         let last = listed(&client).await?.iter().map(|(sequence, _)| *sequence).max().unwrap_or(0);
         let mut resource = resource(&client, rule)?;
         resource.insert("sequence".to_owned(), json!(last.saturating_add(1).max(1)));
-        let ask = Ask::new(Method::POST, client.url(RULES)?, Stage::RuleChange).json(&Value::Object(resource));
+        let ask =
+            Ask::new(Method::POST, client.url(RULES)?, Stage::RuleChange).json(&Value::Object(resource));
         let made = client.json(&ask).await?;
         let made = read(&client, &made)?;
         check(&client, rule, &made)?;
@@ -42,7 +43,9 @@ impl InboxRules for GraphTransport {
     async fn update_rule(&self, mailbox: &Mailbox, id: &str, rule: &ForwardRule, _: bool) -> Result<()> {
         let client = self.client(mailbox);
         let resource = resource(&client, rule)?;
-        let ask = Ask::new(Method::PATCH, one(&client, id)?, Stage::RuleChange).json(&Value::Object(resource)).harmless();
+        let ask = Ask::new(Method::PATCH, one(&client, id)?, Stage::RuleChange)
+            .json(&Value::Object(resource))
+            .harmless();
         let made = client.json(&ask).await?;
         check(&client, rule, &read(&client, &made)?)
     }
@@ -72,7 +75,9 @@ async fn listed(client: &Client) -> Result<Vec<(i64, InboxRule)>> {
             let sequence = entry.get("sequence").and_then(Value::as_i64).unwrap_or(i64::MAX);
             rules.push((sequence, read(client, entry)?));
         }
-        match page::page_link(&client.settings().base, &found, "@odata.nextLink").map_err(|why| malformed(&why))? {
+        match page::page_link(&client.settings().base, &found, "@odata.nextLink")
+            .map_err(|why| malformed(&why))?
+        {
             Some(next) => url = next,
             None => return Ok(rules),
         }
@@ -86,7 +91,10 @@ fn resource(client: &Client, rule: &ForwardRule) -> Result<Map<String, Value>> {
         RuleCondition::All => Value::Null,
         RuleCondition::SentToOrCcMe => json!({"sentToOrCcMe": true}),
         RuleCondition::Other => {
-            let message = format!("{}: a rule of ours applies to all mail, or to mail to the mailbox itself", client.place());
+            let message = format!(
+                "{}: a rule of ours applies to all mail, or to mail to the mailbox itself",
+                client.place()
+            );
             return Err(Error::new(ErrorKind::Settings, message));
         }
     };
@@ -109,7 +117,8 @@ fn check(client: &Client, wanted: &ForwardRule, made: &InboxRule) -> Result<()> 
     if wanted.is_met_by(made) {
         return Ok(());
     }
-    let message = format!("{}: the service made another rule than it was asked for: {made:?}", client.place());
+    let message =
+        format!("{}: the service made another rule than it was asked for: {made:?}", client.place());
     Err(Error::new(ErrorKind::Protocol, message).with_hint("delete the rule and deploy it again"))
 }
 
@@ -132,7 +141,9 @@ fn rule_of(id: String, entry: &Value) -> InboxRule {
         .collect();
     let condition = match &conditions[..] {
         [] => RuleCondition::All,
-        [(name, value)] if name.as_str() == "sentToOrCcMe" && value.as_bool() == Some(true) => RuleCondition::SentToOrCcMe,
+        [(name, value)] if name.as_str() == "sentToOrCcMe" && value.as_bool() == Some(true) => {
+            RuleCondition::SentToOrCcMe
+        }
         _ => RuleCondition::Other,
     };
     InboxRule {
@@ -211,7 +222,11 @@ mod tests {
         ] {
             let rule = rule_of("1".to_owned(), &entry);
             assert_eq!(rule.forwards_to, ["forward@contoso.com"]);
-            assert_eq!((rule.condition, rule.does_more, rule.in_error, rule.enabled), (condition, more, error, enabled), "{entry}");
+            assert_eq!(
+                (rule.condition, rule.does_more, rule.in_error, rule.enabled),
+                (condition, more, error, enabled),
+                "{entry}"
+            );
         }
         let strange = rule_of("1".to_owned(), &json!({"displayName": 5, "actions": [], "conditions": "x"}));
         assert!(strange.name.is_empty() && strange.forwards_to.is_empty());

@@ -54,7 +54,11 @@ impl GraphSettings {
     /// time, 4 MiB a request, pieces of 3.75 MiB, 100 000 messages remembered, 32 MiB read ahead, 5 attempts within 2 minutes, 10 minutes
     /// a request.
     #[must_use]
-    pub fn new(http: Arc<dyn HttpService>, cloud: GraphCloud, credentials: Arc<dyn CredentialSource>) -> Self {
+    pub fn new(
+        http: Arc<dyn HttpService>,
+        cloud: GraphCloud,
+        credentials: Arc<dyn CredentialSource>,
+    ) -> Self {
         Self {
             http,
             base: cloud.base(),

@@ -40,9 +40,11 @@ pub(super) fn prepare(place: &str, access: &SendAccess, message: &Outbound) -> R
         let headers = Headers::new(&mime);
         let (hidden, foreign) = compose::compare(&headers, &message.envelope.recipients);
         if !foreign.is_empty() {
-            let text = format!("{place}: the header names {}, who is not in the envelope", foreign.join(", "));
-            return Err(Error::new(ErrorKind::MessageRefused, text)
-                .with_hint("Microsoft Graph sends to everybody in To, Cc and Bcc: use SMTP for this message"));
+            let text =
+                format!("{place}: the header names {}, who is not in the envelope", foreign.join(", "));
+            return Err(Error::new(ErrorKind::MessageRefused, text).with_hint(
+                "Microsoft Graph sends to everybody in To, Cc and Bcc: use SMTP for this message",
+            ));
         }
         front.push_str(&compose::bcc(&hidden));
         if headers.get(ID_FIELD).is_none() {

@@ -68,7 +68,8 @@ mod tests {
 
     #[test]
     fn roles_and_scopes() {
-        let app = Claims::read(&token(r#"{"aud":"https://graph.microsoft.com","roles":["Mail.Send",5]}"#)).unwrap();
+        let app =
+            Claims::read(&token(r#"{"aud":"https://graph.microsoft.com","roles":["Mail.Send",5]}"#)).unwrap();
         assert!(app.allows(&["Mail.Send"]) && !app.allows(&["Mail.ReadWrite"]) && app.has_permissions());
         let user = Claims::read(&token(r#"{"scp":"Mail.ReadWrite.Shared openid"}"#)).unwrap();
         assert!(user.allows(&["Mail.Read", "Mail.ReadWrite"]));

@@ -22,7 +22,8 @@ pub fn addresses(list: &str) -> Vec<String> {
         bare.clear();
         if text.contains('@') {
             // a source route (RFC 5322 4.4) names the way, not the addressee
-            let text = if text.starts_with('@') { text.split_once(':').map_or("", |(_, a)| a) } else { &text };
+            let text =
+                if text.starts_with('@') { text.split_once(':').map_or("", |(_, a)| a) } else { &text };
             found.push(text.to_owned());
         }
     };
@@ -62,7 +63,10 @@ pub fn addresses(list: &str) -> Vec<String> {
 
 /// Recipients of the envelope whom the header does not name, and addresses of the header that are not in the envelope.
 #[must_use]
-pub fn compare<'a>(headers: &Headers<'_>, envelope: &'a [EmailAddress]) -> (Vec<&'a EmailAddress>, Vec<String>) {
+pub fn compare<'a>(
+    headers: &Headers<'_>,
+    envelope: &'a [EmailAddress],
+) -> (Vec<&'a EmailAddress>, Vec<String>) {
     let named = header_recipients(headers);
     let same = |a: &EmailAddress, text: &str| a.key() == text.to_lowercase();
     let hidden = envelope.iter().filter(|a| !named.iter().any(|text| same(a, text))).collect();

@@ -23,7 +23,9 @@ impl Fault {
     pub fn read(body: &[u8]) -> Self {
         match super::json(body) {
             Ok(value) if value.get("error").is_some() => Self::of(&value),
-            _ => Self { message: page_words(body), foreign: !body.trim_ascii().is_empty(), ..Self::default() },
+            _ => {
+                Self { message: page_words(body), foreign: !body.trim_ascii().is_empty(), ..Self::default() }
+            }
         }
     }
 
@@ -117,7 +119,13 @@ mod tests {
                 false,
             ),
             (r#"{"error":{"code":null,"message":5,"innererror":{"code":"x"}}}"#, "x", "", None, false),
-            (r#"{"error":"invalid_client","error_description":"AADSTS7000215"}"#, "invalid_client", "AADSTS7000215", None, false),
+            (
+                r#"{"error":"invalid_client","error_description":"AADSTS7000215"}"#,
+                "invalid_client",
+                "AADSTS7000215",
+                None,
+                false,
+            ),
             (r#"{"error":null}"#, "", "", None, false),
             ("<html><title>502</title><p>Bad  Gateway</p>", "", "502 Bad Gateway", None, true),
             ("", "", "", None, false),
@@ -134,7 +142,8 @@ mod tests {
 
     #[test]
     fn the_request_id_is_never_cut_off() {
-        let fault = Fault { message: "x".repeat(5000), request_id: Some("r-1".to_owned()), ..Fault::default() };
+        let fault =
+            Fault { message: "x".repeat(5000), request_id: Some("r-1".to_owned()), ..Fault::default() };
         assert!(fault.words().len() < 500 && fault.words().ends_with("[request-id r-1]"));
     }
 }

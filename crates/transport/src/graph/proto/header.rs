@@ -77,7 +77,12 @@ mod tests {
 
     #[test]
     fn no_fields_are_no_section() {
-        for message in [json!({}), json!({"internetMessageHeaders": null}), json!({"internetMessageHeaders": []}), json!([])] {
+        for message in [
+            json!({}),
+            json!({"internetMessageHeaders": null}),
+            json!({"internetMessageHeaders": []}),
+            json!([]),
+        ] {
             assert_eq!(section(&message), None, "{message}");
         }
     }

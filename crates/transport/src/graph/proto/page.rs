@@ -79,7 +79,8 @@ pub fn read(base: &Url, body: &[u8]) -> Result<Page, Malformed> {
             _ => Change::Present(id, item(entry)),
         });
     }
-    let (next, delta) = (page_link(base, &page, "@odata.nextLink")?, page_link(base, &page, "@odata.deltaLink")?);
+    let (next, delta) =
+        (page_link(base, &page, "@odata.nextLink")?, page_link(base, &page, "@odata.deltaLink")?);
     Ok(Page { changes, next, delta })
 }
 
@@ -194,6 +195,9 @@ mod tests {
     fn a_change_tells_only_what_changed() {
         let mut item = Item { size: Some(5), class: Some("IPM.Note".to_owned()), ..Item::default() };
         item.update(Item { conversation: Some("c".to_owned()), ..Item::default() });
-        assert_eq!((item.size, item.class.as_deref(), item.conversation.as_deref()), (Some(5), Some("IPM.Note"), Some("c")));
+        assert_eq!(
+            (item.size, item.class.as_deref(), item.conversation.as_deref()),
+            (Some(5), Some("IPM.Note"), Some("c"))
+        );
     }
 }

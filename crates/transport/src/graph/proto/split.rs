@@ -153,7 +153,8 @@ fn attachment(message: &[u8], part: &Found) -> Option<Attachment> {
         .or_else(|| parameter(&headers.get("Content-Type").unwrap_or_default(), "name"))
         .unwrap_or_else(|| "attachment".to_owned());
     let content_id = headers.get("Content-ID").map(|id| id.trim_matches(['<', '>', ' ']).to_owned());
-    let inline = disposition.to_ascii_lowercase().starts_with("inline") || (part.related && content_id.is_some());
+    let inline =
+        disposition.to_ascii_lowercase().starts_with("inline") || (part.related && content_id.is_some());
     Some(Attachment { name, content_type, content_id, inline, content })
 }
 
@@ -284,10 +285,17 @@ mod tests {
         let message = message(&[1; 30_000], &[2; 500], &[3; 900]);
         let (skeleton, taken) = split(&message, 5000).unwrap();
         assert_eq!(taken.len(), 1);
-        assert_eq!((taken[0].name.as_str(), taken[0].content_type.as_str()), ("\u{e9}t\u{e9}.pdf", "application/pdf"));
+        assert_eq!(
+            (taken[0].name.as_str(), taken[0].content_type.as_str()),
+            ("\u{e9}t\u{e9}.pdf", "application/pdf")
+        );
         assert_eq!((taken[0].content.as_slice(), taken[0].inline), (&[1; 30_000][..], false));
         let text = String::from_utf8(skeleton).unwrap();
-        assert!(text.contains("<x@y>") && text.contains("--in--\r\n--out er\r\nContent-Type: application/zip") && text.ends_with("epilogue\r\n"));
+        assert!(
+            text.contains("<x@y>")
+                && text.contains("--in--\r\n--out er\r\nContent-Type: application/zip")
+                && text.ends_with("epilogue\r\n")
+        );
         let (_, all) = split(&message, 1250).unwrap();
         assert_eq!(all.iter().map(|a| a.content.len()).collect::<Vec<_>>(), [900, 30_000]);
         assert_eq!((all[0].inline, all[0].content_id.as_deref()), (true, Some("p")));
@@ -301,8 +309,12 @@ mod tests {
         for message in [
             format!("Subject: x\r\n\r\n{body}"),
             format!("Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\n{body}\r\n--b--\r\n"),
-            format!("Content-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\nt\r\n--b\r\nContent-Type: a/b\r\n\r\n{body}\r\n--b--\r\n"),
-            format!("Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nt\r\n--b\r\nContent-Type: message/rfc822\r\n\r\n{body}\r\n--b--\r\n"),
+            format!(
+                "Content-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\nt\r\n--b\r\nContent-Type: a/b\r\n\r\n{body}\r\n--b--\r\n"
+            ),
+            format!(
+                "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nt\r\n--b\r\nContent-Type: message/rfc822\r\n\r\n{body}\r\n--b--\r\n"
+            ),
             format!("Content-Type: multipart/mixed\r\n\r\n--b\r\n\r\n{body}"),
             format!("Content-Type: multipart/mixed; boundary=\"\"\r\n\r\n--\r\n\r\n{body}"),
         ] {
