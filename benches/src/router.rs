@@ -64,6 +64,7 @@ pub fn plan(transport: Arc<dyn Transport>, mailboxes: Vec<(Mailbox, RecordRef)>,
                 transport: Arc::clone(&transport),
                 settings,
                 polling_period: Duration::from_secs(3600),
+                notify: false,
                 server: server.clone(),
                 fingerprint: 0,
             })

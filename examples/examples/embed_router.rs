@@ -87,6 +87,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             source: "memory".to_owned(),
             settings,
             polling_period: Duration::from_secs(60),
+            notify: false,
             server: Server { name: "memory".to_owned(), max_sessions: 4 },
             fingerprint: 1,
         })],

@@ -1,7 +1,7 @@
 #!/bin/bash
 # dovecot.sh start DIR | stop DIR: a private Dovecot 2.3 on loopback ports, everything under DIR.
 #
-# POP3 (clear, STLS offered), POP3S (TLS from the first byte), LMTP (delivers any user at contoso.test), SASL (for Postfix).
+# POP3, IMAP (clear, TLS offered), POP3S, IMAPS (TLS from the first byte), LMTP (delivers any user at contoso.test), SASL (for Postfix).
 # Ports come from the environment under these names; an unset one gets a free port. All are printed, and kept in DIR/ports.
 # Users alice, bob and u000, u001 ... (MAILBOXES of them, default 20), each with password Secret123; log in as "alice" or
 # "alice@contoso.test" with USER/PASS, APOP, PLAIN, LOGIN or CRAM-MD5. Mail lies in DIR/mail/<user>/{new,cur,tmp}; a file that is
@@ -26,7 +26,7 @@ esac
 
 tls=${TLS_DIR:-$dir/tls}
 "$here/ca.sh" "$tls"
-take_ports POP3 POP3S LMTP SASL
+take_ports POP3 POP3S IMAP IMAPS LMTP SASL
 mkdir -p "$dir/run" "$dir/mail"
 
 # APOP and CRAM-MD5 need the password itself on the server, hence {PLAIN}
@@ -47,7 +47,7 @@ state_dir = $dir/run
 instance_name = email-router-peer
 log_path = $dir/dovecot.log
 listen = 127.0.0.1
-protocols = pop3 lmtp
+protocols = pop3 imap lmtp
 
 ssl = yes
 ssl_cert = <$tls/server.pem
@@ -77,6 +77,20 @@ service pop3-login {
   }
 }
 service pop3 {
+  process_limit = 2000
+}
+service imap-login {
+  service_count = 0
+  client_limit = 2000
+  inet_listener imap {
+    port = $IMAP
+  }
+  inet_listener imaps {
+    port = $IMAPS
+    ssl = yes
+  }
+}
+service imap {
   process_limit = 2000
 }
 service auth {
@@ -111,10 +125,12 @@ namespace inbox {
 CONF
 
 dovecot -c "$dir/dovecot.conf" || { tail -n 20 "$dir/dovecot.log" >&2; exit 1; }
-wait_ports "$dir/dovecot.log" "$POP3" "$POP3S" "$LMTP" "$SASL"
+wait_ports "$dir/dovecot.log" "$POP3" "$POP3S" "$IMAP" "$IMAPS" "$LMTP" "$SASL"
 tee "$dir/ports" <<PORTS
 POP3=$POP3
 POP3S=$POP3S
+IMAP=$IMAP
+IMAPS=$IMAPS
 LMTP=$LMTP
 SASL=$SASL
 CA=$tls/ca.pem

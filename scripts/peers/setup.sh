@@ -10,6 +10,7 @@ packages=()
 have() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]; }
 have dovecot || packages+=(dovecot-core)
 [ -x /usr/lib/dovecot/pop3 ] || packages+=(dovecot-pop3d)
+[ -x /usr/lib/dovecot/imap ] || packages+=(dovecot-imapd)
 [ -x /usr/lib/dovecot/lmtp ] || packages+=(dovecot-lmtpd)
 have postfix || packages+=(postfix)
 have openssl || packages+=(openssl)

@@ -30,6 +30,48 @@ pub enum Proof {
     ProcessIdentity,
 }
 
+/// The kinds of [`Proof`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ProofKind {
+    /// A password.
+    Password,
+    /// An OAuth 2.0 access token.
+    AccessToken,
+    /// The identity of the process: a Kerberos ticket.
+    ProcessIdentity,
+}
+
+impl ProofKind {
+    /// `a password`, `an access token`, `a Kerberos ticket`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Password => "a password",
+            Self::AccessToken => "an access token",
+            Self::ProcessIdentity => "a Kerberos ticket",
+        }
+    }
+}
+
+impl fmt::Display for ProofKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Proof {
+    /// Which kind it is.
+    #[must_use]
+    pub const fn kind(&self) -> ProofKind {
+        match self {
+            Self::Password(_) => ProofKind::Password,
+            Self::BearerToken(_) => ProofKind::AccessToken,
+            Self::ProcessIdentity => ProofKind::ProcessIdentity,
+        }
+    }
+}
+
 impl Credentials {
     /// This name and password.
     #[must_use]
@@ -65,6 +107,17 @@ impl Credentials {
             Proof::BearerToken(secret) => Some(secret),
             _ => None,
         }
+    }
+
+    /// Whether a session that was logged in with `other` is as good as one logged in with these: the same name with the same password, or with
+    /// any access token. Tokens are renewed every hour, and a session outlives the one it began with.
+    #[must_use]
+    pub fn opens_the_same_as(&self, other: &Self) -> bool {
+        self.user == other.user
+            && match (&self.proof, &other.proof) {
+                (Proof::BearerToken(_), Proof::BearerToken(_)) => true,
+                (one, another) => one == another,
+            }
     }
 
     /// What must never be shown: password or token.
@@ -219,5 +272,22 @@ mod tests {
         assert!(SharedCredentials::none().of(&mailbox("bob", None)).is_none());
         let shown = format!("{source:?} {ann:?}");
         assert!(!shown.contains("s3cr3t"), "{shown}");
+    }
+
+    #[test]
+    fn a_renewed_token_opens_the_same_and_a_changed_password_does_not() {
+        let password = |text: &str| Credentials::new("ann", text.into());
+        let token = |user: &str, text: &str| Credentials::bearer(user, text.into());
+        for (one, other, same) in [
+            (password("x"), password("x"), true),
+            (password("x"), password("y"), false),
+            (token("ann", "x"), token("ann", "y"), true),
+            (token("ann", "x"), token("bob", "x"), false),
+            (token("ann", "x"), password("x"), false),
+            (Credentials::process_identity(), Credentials::process_identity(), true),
+        ] {
+            assert_eq!(one.opens_the_same_as(&other), same);
+            assert_eq!(other.opens_the_same_as(&one), same);
+        }
     }
 }

@@ -6,7 +6,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use md5::{Digest, Md5};
 use zeroize::Zeroizing;
 
-use crate::{AuthError, Channel, Credentials, Exchange, Mechanism, Response};
+use crate::{AuthError, Channel, Credentials, Exchange, Mechanism, ProofKind, Response};
 
 /// `PLAIN` (RFC 4616): authorization identity (left empty: the server derives it), name and password, separated by NUL.
 #[derive(Debug, Clone, Copy, Default)]
@@ -24,6 +24,9 @@ pub struct CramMd5;
 impl Mechanism for Plain {
     fn name(&self) -> &'static str {
         "PLAIN"
+    }
+    fn wants(&self) -> ProofKind {
+        ProofKind::Password
     }
     fn shows_password(&self) -> bool {
         true
@@ -58,6 +61,9 @@ impl Mechanism for Login {
     fn name(&self) -> &'static str {
         "LOGIN"
     }
+    fn wants(&self) -> ProofKind {
+        ProofKind::Password
+    }
     fn shows_password(&self) -> bool {
         true
     }
@@ -86,6 +92,9 @@ impl Exchange for LoginExchange {
 impl Mechanism for CramMd5 {
     fn name(&self) -> &'static str {
         "CRAM-MD5"
+    }
+    fn wants(&self) -> ProofKind {
+        ProofKind::Password
     }
     fn shows_password(&self) -> bool {
         false
@@ -144,7 +153,7 @@ pub fn apop_digest(timestamp: &str, secret: &Secret) -> String {
 /// server written in C.
 fn password<'a>(mechanism: &'static str, credentials: &'a Credentials) -> Result<&'a Secret, AuthError> {
     let Some(password) = credentials.password() else {
-        return Err(AuthError::WrongProof { mechanism, wants: "a password" });
+        return Err(AuthError::WrongProof { mechanism, wants: ProofKind::Password.as_str() });
     };
     for (what, text) in [("user name", credentials.user.as_str()), ("password", password.expose())] {
         if text.contains('\0') {

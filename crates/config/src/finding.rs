@@ -96,6 +96,8 @@ codes! {
     NotInThisVersion "not-in-this-version",
     /// A number outside its range.
     OutOfRange "out-of-range",
+    /// Something that its maker has switched off.
+    Retired "retired",
     /// Two mailboxes would read the same messages, or two deployments would be one CRM.
     SharedSource "shared-source",
     /// An entry of a state file that cannot be used.

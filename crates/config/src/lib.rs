@@ -46,14 +46,15 @@ pub use reload::{Reload, Reloader};
 pub use rotate::{RotateError, Rotated, rotate, set_secret};
 pub use secret::{Sealed, SecretRef, SecretRefError};
 pub use settings::{
-    ByName, Credentials, DEFAULT_KEY_FILE, Deployment, DeploymentTarget, EnvelopeSender, Location,
-    MailSource, MailboxSettings, Profile, ProviderOverrides, RouterSettings, Settings, SystemSettings,
-    Tuning,
+    Application, ApplicationProof, ByName, Credentials, DEFAULT_KEY_FILE, Deployment, DeploymentTarget,
+    EnvelopeSender, Kerberos, Location, MailSource, MailboxOptions, MailboxSettings, Profile,
+    ProviderOverrides, Proxy, RouterSettings, Settings, SystemSettings, Tuning,
 };
 pub use store::{Key, SecretError, SecretStore, key_file_of};
 pub use system_state::SystemState;
 pub use tree::{Damage, MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS};
 pub use words::{
-    AccessCredentials, AccessType, AuthenticationType, DecisionHistory, DeploymentFamily, DeploymentType,
-    InDoubtPolicy, LogLevel, OverridePolicy, Protocol, ServerType, TlsMode, UserType, Word,
+    AccessCredentials, AccessType, AuthenticationType, Cloud, DecisionHistory, DeleteType, DeploymentFamily,
+    DeploymentType, ExchangeVersion, InDoubtPolicy, LogLevel, MailboxAccess, OverridePolicy, Protocol,
+    ServerType, TlsMode, UserType, Word,
 };

@@ -5,15 +5,12 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use crate::finding::{Code, Finding, Position, Severity};
-use crate::secret::SecretRef;
+use crate::secret::{SECRET_ELEMENTS, SecretRef, is_secret_element};
 use crate::tree::{Node, escape, shorten};
 use crate::wire::{Configuration, Content, Element};
 
 /// What stands in the cleaned copy for a password that was refused and reported already.
 pub(crate) const REFUSED: &str = "refused:";
-
-/// The element whose content no message repeats, not even the name of an element in it, which may be a piece of a password.
-const PASSWORD: &str = "Password";
 
 /// Where each element stands, by its path. Elements that may repeat have `#N` after their name, N from 0.
 #[derive(Debug, Default)]
@@ -78,8 +75,10 @@ impl Pass<'_> {
     }
 
     fn attributes(&mut self, node: &Node, path: &str) {
-        if node.is(PASSWORD) && !node.attributes.is_empty() {
-            let message = format!("an attribute of {PASSWORD} has no effect; it is kept as it is");
+        if let Some(secret) =
+            SECRET_ELEMENTS.iter().find(|s| node.is(s)).filter(|_| !node.attributes.is_empty())
+        {
+            let message = format!("an attribute of {secret} has no effect; it is kept as it is");
             return self.report(Severity::Warning, Code::UnknownAttribute, node, path, message);
         }
         for attribute in &node.attributes {
@@ -148,8 +147,8 @@ impl Pass<'_> {
             self.unknown(child, name, path, &[]);
         }
         let text = node.text.trim();
-        let text = if name == PASSWORD && !text.is_empty() && SecretRef::parse(text).is_err() {
-            self.password(node, text, path);
+        let text = if is_secret_element(name) && !text.is_empty() && SecretRef::parse(text).is_err() {
+            self.secret(node, name, text, path);
             REFUSED
         } else if text.contains(char::is_control) {
             let message = format!("{name} contains a control character; write it as one line of plain text");
@@ -163,24 +162,26 @@ impl Pass<'_> {
         }
     }
 
-    /// A password that is no reference. The message never repeats it, whatever it is.
-    fn password(&mut self, node: &Node, text: &str, path: &str) {
+    /// A secret that is no reference. The message never repeats it, whatever it is.
+    fn secret(&mut self, node: &Node, name: &str, text: &str, path: &str) {
+        let what = if name == "Password" { "password" } else { "secret" };
         let (code, message) = match SecretRef::parse(text) {
             Err(error) if error.is_clear_text() => (
                 Code::ClearTextPassword,
-                "Password holds a password in clear text; write env:NAME, file:PATH, credential:NAME, or the ciphertext \
-                 that `email-router secret set` makes, and change the password, since it was readable here"
-                    .to_owned(),
+                format!(
+                    "{name} holds a {what} in clear text; write env:NAME, file:PATH, credential:NAME, or the ciphertext \
+                     that `email-router secret set` makes, and change the {what}, since it was readable here"
+                ),
             ),
-            Err(error) => (Code::InvalidValue, format!("Password is not a usable reference: {error}")),
+            Err(error) => (Code::InvalidValue, format!("{name} is not a usable reference: {error}")),
             Ok(_) => return,
         };
         self.report(Severity::Error, code, node, path, message);
     }
 
     fn unknown(&mut self, child: &Node, parent: &str, path: &str, elements: &[Element]) {
-        if parent == PASSWORD {
-            let message = format!("an element inside {PASSWORD} has no effect; write < in a value as &lt;");
+        if is_secret_element(parent) {
+            let message = format!("an element inside {parent} has no effect; write < in a value as &lt;");
             return self.report(Severity::Warning, Code::UnknownElement, child, path, message);
         }
         let name = shorten(&child.name);

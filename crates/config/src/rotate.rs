@@ -9,7 +9,7 @@ use crate::document::{Document, EditError, ElementPath};
 use crate::files;
 use crate::load::previous_path;
 use crate::publish::{PublishError, publish_locked};
-use crate::secret::SecretRef;
+use crate::secret::{SECRET_ELEMENTS, SecretRef, is_secret_element};
 use crate::store::{Key, SecretError, SecretStore, create_key_file, read_key_file, write_key_file};
 
 /// Why a secret was not set, or the key not exchanged.
@@ -49,7 +49,7 @@ pub struct Rotated {
     pub key_id: String,
 }
 
-/// Encrypts a secret into the document at `path` (its `Password` element). The caller publishes the document.
+/// Encrypts a secret into the document at `path` (its `Password` or `ClientSecret` element). The caller publishes the document.
 ///
 /// # Errors
 /// [`RotateError::Secret`], [`RotateError::Edit`]; the document is unchanged then.
@@ -81,7 +81,7 @@ pub fn reseal(
         // first pass: decrypt and encrypt, so that nothing is changed when one fails
         document.replace_all(|name, text| {
             if let (true, Ok(reference @ SecretRef::Aead(_))) =
-                (name.eq_ignore_ascii_case("Password"), SecretRef::parse(text))
+                (is_secret_element(name), SecretRef::parse(text))
             {
                 match store.resolve(&reference).and_then(|secret| key.seal(&secret, entropy)) {
                     Ok(sealed) => fresh.push(sealed.to_string()),
@@ -96,7 +96,7 @@ pub fn reseal(
         let mut fresh = fresh.into_iter();
         document.replace_all(|name, text| {
             let sealed = matches!(SecretRef::parse(text), Ok(SecretRef::Aead(_)));
-            if sealed && name.eq_ignore_ascii_case("Password") { fresh.next() } else { None }
+            if sealed && is_secret_element(name) { fresh.next() } else { None }
         })?
     };
     Ok(count)
@@ -104,7 +104,7 @@ pub fn reseal(
 
 /// The keys under which a document's secrets are encrypted.
 fn key_ids(document: &Document) -> BTreeSet<String> {
-    let values = document.values("Password");
+    let values = SECRET_ELEMENTS.iter().flat_map(|name| document.values(name));
     let sealed = values.filter_map(|text| match SecretRef::parse(text) {
         Ok(SecretRef::Aead(sealed)) => Some(sealed.key_id),
         _ => None,

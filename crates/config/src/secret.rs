@@ -1,10 +1,19 @@
-//! References to secrets: what may stand in a `Password` element instead of the password.
+//! References to secrets: what may stand in a `Password` or `ClientSecret` element instead of the secret.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
+
+/// The elements that hold references to secrets. No message repeats their content, not even the name of an element in it, which may be a piece
+/// of a password.
+pub(crate) const SECRET_ELEMENTS: [&str; 2] = ["Password", "ClientSecret"];
+
+/// Whether an element holds a reference to a secret; letter case does not count.
+pub(crate) fn is_secret_element(name: &str) -> bool {
+    SECRET_ELEMENTS.iter().any(|secret| secret.eq_ignore_ascii_case(name))
+}
 
 /// Where a secret is to be found, or the secret itself encrypted. Never the secret in clear.
 ///

@@ -132,6 +132,16 @@ section! {
         password "Password",
         user_type "UserType",
         access_type "AccessType",
+        mailbox_access "MailboxAccess",
+        cloud "Cloud",
+        graph_url "GraphUrl",
+        exchange_version "ExchangeVersion",
+        folder "Folder",
+        use_notifications "UseNotifications",
+        delete_type "DeleteType",
+        save_sent_items "SaveSentItems",
+        kerberos_principal "KerberosPrincipal",
+        keytab_file "KeytabFile",
         use_ssl "UseSsl",
         tls_mode "TlsMode",
         allow_clear_text_without_tls "AllowClearTextWithoutTls",
@@ -160,7 +170,51 @@ section! {
         request_batch_size "RequestBatchSize",
     }
     lists {}
-    sections { extra_ca_files ExtraCaFiles "ExtraCaFiles" }
+    sections {
+        application Application "Application",
+        proxy Proxy "Proxy",
+        trusted_domains TrustedAutodiscoverDomains "TrustedAutodiscoverDomains",
+        extra_ca_files ExtraCaFiles "ExtraCaFiles",
+    }
+    repeated {}
+}
+
+section! {
+    /// The router as an application of Microsoft Entra ID: how it gets access tokens.
+    Application "Application"
+    values {
+        tenant_id "TenantId",
+        client_id "ClientId",
+        client_secret "ClientSecret",
+        certificate_file "CertificateFile",
+        private_key_file "PrivateKeyFile",
+        authority "Authority",
+        scope "Scope",
+    }
+    lists {}
+    sections {}
+    repeated {}
+}
+
+section! {
+    /// The proxy for https and http.
+    Proxy "Proxy"
+    values {
+        url "Url",
+        user_name "UserName",
+        password "Password",
+    }
+    lists {}
+    sections {}
+    repeated {}
+}
+
+section! {
+    /// Domains to which Autodiscover may lead.
+    TrustedAutodiscoverDomains "TrustedAutodiscoverDomains"
+    values {}
+    lists { domains "Domain" }
+    sections {}
     repeated {}
 }
 

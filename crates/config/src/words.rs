@@ -54,8 +54,12 @@ words! {
         Exchange2010Or2013,
         /// Exchange Online, incoming and outgoing.
         ExchangeOnline,
+        /// Exchange Server of any version with Exchange Web Services (2007 to Subscription Edition), incoming and outgoing. Ours.
+        ExchangeServer,
         /// Any POP3 server, incoming.
         Pop3,
+        /// Any IMAP server, incoming. Ours; the original has none.
+        Imap,
         /// Any SMTP server, outgoing.
         Smtp,
         /// Maildir folders on this machine, incoming and outgoing. Ours; the original has none.
@@ -68,8 +72,12 @@ words! {
         WebDAV,
         /// Exchange Web Services.
         ExchangeWebServices,
+        /// Microsoft Graph. Ours.
+        MicrosoftGraph,
         /// POP3 (RFC 1939).
         Pop3,
+        /// IMAP (RFC 3501, RFC 9051). Ours.
+        Imap,
         /// SMTP (RFC 5321).
         Smtp,
         /// Files in Maildir folders. Ours.
@@ -90,8 +98,40 @@ words! {
         Apop,
         /// SASL CRAM-MD5 (RFC 2195), SMTP. Ours.
         CramMd5,
+        /// An access token of OAuth 2.0 that the router gets as an application (client credentials, RFC 6749 section 4.4). Ours.
+        OAuth2,
         /// Nothing to prove: Maildir. Ours.
         None,
+    }
+
+    /// How the account of a profile gets into other people's mailboxes of Exchange.
+    MailboxAccess {
+        /// By the permission Full Access on each mailbox.
+        FullAccess,
+        /// By impersonation (the role ApplicationImpersonation, or an application's permission `full_access_as_app`).
+        Impersonation,
+    }
+
+    /// What deleting a message means in Exchange.
+    DeleteType {
+        /// It goes to Deleted Items.
+        MoveToDeletedItems,
+        /// It goes where users can still recover it for a time.
+        SoftDelete,
+        /// It is gone.
+        HardDelete,
+    }
+
+    /// Which of Microsoft's clouds a tenant is in.
+    Cloud {
+        /// The worldwide one.
+        Public,
+        /// Microsoft 365 Government, GCC High.
+        UsGovernment,
+        /// Microsoft 365 Government, DoD.
+        UsGovernmentDod,
+        /// Operated by 21Vianet in China.
+        China,
     }
 
     /// Whose credentials the router uses (the dialog's "Access Credentials").
@@ -122,7 +162,7 @@ words! {
 
     /// How a connection is encrypted.
     TlsMode {
-        /// TLS from the first byte (POP3 port 995, SMTP port 465, https).
+        /// TLS from the first byte (POP3 port 995, IMAP port 993, SMTP port 465, https).
         Implicit,
         /// Upgraded by STLS or STARTTLS; nothing is sent when the server does not offer it.
         StartTls,
@@ -171,6 +211,59 @@ words! {
     }
 }
 
+/// A version of Exchange Server as Exchange Web Services name it (`RequestServerVersion`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ExchangeVersion {
+    /// `Exchange2007_SP1`.
+    Exchange2007Sp1,
+    /// `Exchange2010`.
+    Exchange2010,
+    /// `Exchange2010_SP1`.
+    Exchange2010Sp1,
+    /// `Exchange2010_SP2`.
+    Exchange2010Sp2,
+    /// `Exchange2013`.
+    Exchange2013,
+    /// `Exchange2013_SP1`.
+    Exchange2013Sp1,
+    /// `Exchange2015`.
+    Exchange2015,
+    /// `Exchange2016`.
+    Exchange2016,
+}
+
+impl Word for ExchangeVersion {
+    const ALL: &'static [Self] = &[
+        Self::Exchange2007Sp1,
+        Self::Exchange2010,
+        Self::Exchange2010Sp1,
+        Self::Exchange2010Sp2,
+        Self::Exchange2013,
+        Self::Exchange2013Sp1,
+        Self::Exchange2015,
+        Self::Exchange2016,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Exchange2007Sp1 => "Exchange2007_SP1",
+            Self::Exchange2010 => "Exchange2010",
+            Self::Exchange2010Sp1 => "Exchange2010_SP1",
+            Self::Exchange2010Sp2 => "Exchange2010_SP2",
+            Self::Exchange2013 => "Exchange2013",
+            Self::Exchange2013Sp1 => "Exchange2013_SP1",
+            Self::Exchange2015 => "Exchange2015",
+            Self::Exchange2016 => "Exchange2016",
+        }
+    }
+}
+
+impl fmt::Display for ExchangeVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// Which deployments may stand beside each other in one router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DeploymentFamily {
@@ -198,7 +291,10 @@ impl ServerType {
     /// Whether it is an Exchange Server of the own network.
     #[must_use]
     pub const fn is_on_premises_exchange(self) -> bool {
-        matches!(self, Self::Exchange2003 | Self::Exchange2007 | Self::Exchange2010Or2013)
+        matches!(
+            self,
+            Self::Exchange2003 | Self::Exchange2007 | Self::Exchange2010Or2013 | Self::ExchangeServer
+        )
     }
 }
 

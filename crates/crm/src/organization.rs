@@ -62,6 +62,9 @@ pub struct OrganizationSettings {
     /// A recipient address that several records have becomes one unresolved party.
     #[serde(rename = "unresolveemailaddressifmultiplematch")]
     pub unresolve_email_address_if_multiple_match: bool,
+    /// Message classes of Exchange that are mail for the CRM; those of other mail systems have none. Ours; the default is what the original tracked.
+    #[serde(rename = "trackedmessageclasses")]
+    pub tracked_message_classes: Vec<String>,
     /// Largest attachment, bytes.
     #[serde(rename = "maxuploadfilesize")]
     pub max_upload_file_size: u64,
@@ -274,6 +277,11 @@ impl Default for OrganizationSettings {
             allow_unresolved_parties_on_email_send: false,
             unresolve_email_address_if_multiple_match: false,
             max_upload_file_size: 5_242_880,
+            // behaviour document, section 1
+            tracked_message_classes: vec![
+                "IPM.Note".to_owned(),
+                "IPM.Note.Rules.OofTemplate.Microsoft".to_owned(),
+            ],
             blocked_attachments: DEFAULT_BLOCKED.split(';').map(str::to_owned).collect(),
             maximum_subject_length_on_mail_server: 255,
             ignore_conversation_index_and_in_reply_to_for_correlation: false,

@@ -280,6 +280,7 @@ fn incoming_route(
         source,
         settings: incoming,
         polling_period: profile.polling_period,
+        notify: profile.options.use_notifications,
         fingerprint,
     }
 }

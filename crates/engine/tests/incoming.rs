@@ -366,6 +366,23 @@ async fn header_sections_of_a_costly_listing_are_used() {
     assert_eq!((system.count(Operation::Headers), system.count(Operation::Fetch)), (0, 1));
 }
 
+/// What Exchange keeps beside e-mail is refused for its class, and its body is not read for that, however small it is.
+#[tokio::test(start_paused = true)]
+async fn items_of_other_classes_are_reported_and_not_read() {
+    let (world, system, ann) = setup();
+    let class = |message: RawMessage, class: &str| {
+        let mut message = message;
+        message.message_class = Some(class.to_owned());
+        message
+    };
+    system.put(ann.id(), class(mail("meeting"), "IPM.Schedule.Meeting.Request"));
+    system.put(ann.id(), class(mail("letter"), "IPM.Note"));
+    let report = world.pass(&world.route(&ann, system.clone())).await;
+    assert_eq!((report.delivered, report.discarded), (1, 1));
+    assert_eq!((system.count(Operation::Headers), system.count(Operation::Fetch)), (1, 1));
+    assert_eq!(world.crm.received().len(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stop_gives_back_what_was_not_touched() {
     let (world, system, ann) = setup();

@@ -246,6 +246,7 @@ impl Site {
             source: self.route.source.clone(),
             settings: self.route.settings.clone(),
             polling_period: self.route.polling_period,
+            notify: false,
             server: self.route.server.clone(),
             fingerprint: 1,
         };

@@ -10,6 +10,7 @@ use email_router_crm::{EmailStatus, FilteringMethod};
 use email_router_engine::StateStore as _;
 use email_router_engine::ports::ProviderDirection;
 use email_router_engine::router::{IncomingRoute, Plan, Router, Server};
+use email_router_transport::layer::Operation;
 use email_router_transport::memory::MemoryTransport;
 use email_router_transport::{Error, ErrorKind};
 use tokio::sync::watch;
@@ -343,6 +344,42 @@ async fn everything_ends_with_the_run() {
     let second = world.crm.send_mail(&ann.record, &bob, "second");
     tokio::time::sleep(HOUR).await;
     assert_eq!(world.crm.email(second).status, EmailStatus::PendingSend, "the outgoing side ended too");
+}
+
+/// A mailbox whose server tells of new mail is read at once, and one that is polled alone when it is due; failures of telling do no harm.
+#[tokio::test(start_paused = true)]
+async fn mail_that_is_told_of_is_read_at_once() {
+    let world = World::new();
+    let (ann, ben, system) = (world.user("ann"), world.user("ben"), MemoryTransport::new());
+    let route = |place: &Place, notify: bool| {
+        let mut route = world.route(place, system.clone());
+        (route.polling_period, route.notify) = (24 * HOUR, notify);
+        route
+    };
+    let running = Running::start(world.immortal("a"), plan([route(&ann, true), route(&ben, false)]));
+    tokio::time::sleep(MINUTE).await;
+    for n in 0..3 {
+        system.put(ann.id(), mail(&format!("told {n}")));
+        system.put(ben.id(), mail(&format!("polled {n}")));
+        tokio::time::sleep(MINUTE).await;
+        assert_eq!(world.crm.received().len(), n + 1, "Ann's mail alone");
+    }
+    // over the limit of a wait, and over an error of it
+    tokio::time::sleep(HOUR).await;
+    system.fail_next(Operation::WaitForMail, 2, || Error::new(ErrorKind::ConnectionLost, "cut"));
+    for n in 4..6 {
+        system.put(ann.id(), mail(&format!("later {n}")));
+        tokio::time::sleep(HOUR).await;
+        assert_eq!(world.crm.received().len(), n);
+    }
+    // a new plan that wants it no more ends the wait, and the mailbox is polled
+    running.plans.send_replace(Arc::new(plan([route(&ann, false), route(&ben, false)])));
+    tokio::time::sleep(MINUTE).await;
+    let waits = system.count(Operation::WaitForMail);
+    system.put(ann.id(), mail("nobody tells"));
+    tokio::time::sleep(HOUR).await;
+    assert_eq!((world.crm.received().len(), system.count(Operation::WaitForMail)), (5, waits));
+    running.stop().await;
 }
 
 #[tokio::test(start_paused = true)]

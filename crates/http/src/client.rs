@@ -190,7 +190,7 @@ impl BodySource for Pooled {
     }
 }
 
-fn late(place: &str) -> Error {
+pub(crate) fn late(place: &str) -> Error {
     Error::new(ErrorKind::Timeout, format!("{place} does not answer in time"))
         .with_hint("check that the server is not overloaded, or raise the time-out")
 }

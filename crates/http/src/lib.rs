@@ -8,6 +8,7 @@
 mod client;
 mod contract;
 mod error;
+pub mod oauth;
 mod retry_after;
 
 pub use client::{HttpClient, HttpSettings, Proxy};

@@ -15,6 +15,7 @@
 //! | [`mailbox`] | [`Mailbox`] and [`MailboxKind`] |
 //! | [`permission`] | who may write a file, and who keeps this program from it |
 //! | [`raw`] | [`RawMessage`]: the bytes of one message |
+//! | [`redact`] | [`Redactor`]: takes secrets out of what servers say |
 //! | [`secret`] | [`Secret`]: text that cannot be printed |
 #![warn(missing_docs)]
 
@@ -27,6 +28,7 @@ pub mod ids;
 pub mod mailbox;
 pub mod permission;
 pub mod raw;
+pub mod redact;
 pub mod secret;
 
 pub use address::{AddressError, EmailAddress};
@@ -38,6 +40,7 @@ pub use ids::{ActivityId, Direction, MailboxId, MessageId, OrganizationId, Recor
 pub use mailbox::{Mailbox, MailboxKind};
 pub use permission::{may_write, who_denies};
 pub use raw::RawMessage;
+pub use redact::Redactor;
 pub use secret::Secret;
 
 /// A point in time; always UTC.

@@ -15,13 +15,15 @@ pub struct RawMessage {
     pub received: Option<Timestamp>,
     /// The id of the conversation as the mail system counts it (Exchange), where it tells.
     pub conversation_id: Option<String>,
+    /// The message class as the mail system counts it (`IPM.Note`), where it has classes (Exchange).
+    pub message_class: Option<String>,
 }
 
 impl RawMessage {
     /// A message with these bytes.
     #[must_use]
     pub fn new(bytes: impl Into<Bytes>) -> Self {
-        Self { bytes: bytes.into(), received: None, conversation_id: None }
+        Self { bytes: bytes.into(), received: None, conversation_id: None, message_class: None }
     }
 
     /// All bytes: header section, empty line, body.

@@ -6,7 +6,10 @@
 //! | module | what |
 //! |---|---|
 //! | [`tls`] | a throw-away authority and server certificates, good and bad |
+//! | [`ntlm`] | the server's side of NTLMv2, after [MS-NLMP] |
 //! | [`script`] | a server that plays prepared bytes and notes what it hears |
+//! | [`http`] | a small HTTP/1.1 server with answers from a closure |
+//! | [`oauth`] | a token service as that of Microsoft Entra ID |
 //! | [`tnef`] | a writer of TNEF streams (`winmail.dat`), after [MS-OXTNEF] |
 //! | [`graph`] | a strict Microsoft Graph with mailboxes in memory, after its public reference |
 //! | [`pop3`] | a small well-behaved POP3 server with maildrops, after RFC 1939 |
@@ -15,6 +18,9 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 pub mod graph;
+pub mod http;
+pub mod ntlm;
+pub mod oauth;
 pub mod pop3;
 pub mod script;
 pub mod smtp;

@@ -35,6 +35,7 @@
 //! | dispositions | `keep`, `delete`, `mark read`, `move`, `dispose twice`, `dispose of what is gone`, `denied dispositions` |
 //! | after an error of the mailbox or server every further call fails | `broken session` |
 //! | dropping without close | `drop` |
+//! | who waits for mail is told of it | `wait for mail` |
 //! | sessions side by side, handles shared | `two mailboxes`, `shared handle` |
 //! | a dropped future leaves nothing behind | `cancelled receive`, `cancelled submit` |
 //! | submitted bytes, envelope, receipt | `submit`, `null sender`, `line ends`, `recipients` |
@@ -338,6 +339,10 @@ async fn denied_methods(fixture: &dyn Fixture) -> Outcome {
         let found =
             transport.find_submitted(&mailbox, &message.message_id).await.because("find_submitted")?;
         ensure!(found.is_none(), "find_submitted answers {found:?} although the capability denies it");
+    }
+    if !capability.notifies {
+        let waited = transport.wait_for_mail(&mailbox, std::time::Duration::from_secs(1)).await;
+        must_fail(waited, ErrorKind::Unsupported, "wait_for_mail")?;
     }
     Ok(())
 }

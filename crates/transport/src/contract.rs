@@ -67,6 +67,16 @@ pub trait Transport: Debug + Display + Send + Sync + 'static {
     async fn find_submitted(&self, _sender: &Mailbox, _message_id: &MessageId) -> Result<Option<bool>> {
         Ok(None)
     }
+
+    /// Waits until something may have arrived in the mailbox, at most for `limit`: `true` where the server said so, `false` at the limit. Holds a
+    /// session of its own, reads nothing and changes nothing; mail that arrived before is not told of, so a caller lists from time to time all
+    /// the same.
+    ///
+    /// # Errors
+    /// As [`Self::receive`]. The default, for mail systems that tell nothing by themselves, is [`ErrorKind::Unsupported`].
+    async fn wait_for_mail(&self, _mailbox: &Mailbox, _limit: Duration) -> Result<bool> {
+        Err(Error::new(ErrorKind::Unsupported, format!("{self} does not tell when mail arrives")))
+    }
 }
 
 /// One session on one mailbox.
@@ -147,6 +157,8 @@ pub struct Capability {
     pub dispose_at_close: bool,
     /// [`Transport::find_submitted`] gives answers.
     pub find_submitted: bool,
+    /// [`Transport::wait_for_mail`] works.
+    pub notifies: bool,
     /// [`Receipt`] has one result for each recipient, from the server itself.
     pub per_recipient_results: bool,
     /// So many submissions make progress at the same time, and further ones wait; `None`: no limit. A caller who begins no more
@@ -360,6 +372,9 @@ macro_rules! forward_transport {
             }
             async fn find_submitted(&self, sender: &Mailbox, message_id: &MessageId) -> Result<Option<bool>> {
                 (**self).find_submitted(sender, message_id).await
+            }
+            async fn wait_for_mail(&self, mailbox: &Mailbox, limit: Duration) -> Result<bool> {
+                (**self).wait_for_mail(mailbox, limit).await
             }
         }
     )*};

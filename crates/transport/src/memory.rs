@@ -7,12 +7,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use email_router_model::{
     Classified, EmailAddress, Mailbox, MailboxId, MessageId, RawMessage, RemoteId, Retry, Scope,
 };
+use tokio::sync::watch;
 
 use crate::contract::unsupported;
 use crate::layer::Operation;
@@ -77,6 +79,8 @@ struct State {
     refused: HashMap<EmailAddress, (RecipientStatus, String)>,
     exclusive: bool,
     open: HashMap<MailboxId, HashSet<u64>>,
+    /// Who waits for mail is told here.
+    arrivals: HashMap<MailboxId, watch::Sender<()>>,
 }
 
 impl MemoryTransport {
@@ -94,6 +98,7 @@ impl MemoryTransport {
             move_to_folder: true,
             dispose_at_close: false,
             find_submitted: true,
+            notifies: true,
             per_recipient_results: true,
             concurrent_submissions: None,
         })
@@ -120,7 +125,9 @@ impl MemoryTransport {
     /// one; replaces a message that has the id. Messages are listed in the order of their ids.
     pub fn put_with_id(&self, mailbox: &MailboxId, id: RemoteId, message: RawMessage) {
         let stored = Stored { id: id.clone(), message, read: false };
-        self.state().mailboxes.entry(mailbox.clone()).or_default().insert(id, stored);
+        let mut state = self.state();
+        state.mailboxes.entry(mailbox.clone()).or_default().insert(id, stored);
+        state.arrivals.entry(mailbox.clone()).or_default().send_replace(());
     }
 
     /// Takes all messages out of a mailbox, as another client would.
@@ -374,6 +381,18 @@ impl Transport for MemoryTransport {
         state.enter(Operation::FindSubmitted, &sender.id, Some(message_id.as_str()))?;
         Ok(Some(state.sent.iter().any(|s| s.sender == sender.id && s.message.message_id == *message_id)))
     }
+
+    async fn wait_for_mail(&self, mailbox: &Mailbox, limit: Duration) -> Result<bool> {
+        if !self.capability.notifies {
+            return Err(unsupported(self, "tell when mail arrives"));
+        }
+        let mut arrivals = {
+            let mut state = self.state();
+            state.enter(Operation::WaitForMail, &mailbox.id, None)?;
+            state.arrivals.entry(mailbox.id.clone()).or_default().subscribe()
+        };
+        Ok(tokio::time::timeout(limit, arrivals.changed()).await.is_ok_and(|changed| changed.is_ok()))
+    }
 }
 
 struct MemoryInbox {
@@ -434,8 +453,14 @@ impl Inbox for MemoryInbox {
                 let costly = self.transport.capability.costly_listing;
                 let headers = costly.then(|| Bytes::copy_from_slice(m.message.headers().as_bytes()));
                 let (size, received) = (Some(m.message.size()), m.message.received);
-                let conversation_id = m.message.conversation_id.clone();
-                return Ok(Some(Stub { size, received, headers, conversation_id, ..Stub::new(shown) }));
+                return Ok(Some(Stub {
+                    size,
+                    received,
+                    headers,
+                    conversation_id: m.message.conversation_id.clone(),
+                    message_class: m.message.message_class.clone(),
+                    ..Stub::new(shown)
+                }));
             }
         }
         Ok(None)

@@ -4,6 +4,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use email_router_model::{Classified, Mailbox, MailboxKind, RawMessage, RemoteId, Retry, SeededEntropy};
@@ -258,6 +259,9 @@ mod broken {
         }
         async fn find_submitted(&self, sender: &Mailbox, id: &MessageId) -> Result<Option<bool>> {
             self.0.find_submitted(sender, id).await
+        }
+        async fn wait_for_mail(&self, mailbox: &Mailbox, limit: Duration) -> Result<bool> {
+            self.0.wait_for_mail(mailbox, limit).await
         }
     }
 

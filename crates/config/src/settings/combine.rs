@@ -18,10 +18,18 @@ pub(super) struct Row {
 use Direction::{Incoming, Outgoing};
 use Who::{LocalSystemAccount as Local, OtherSpecified as Other, UserSpecified as User};
 
+/// What Exchange Server takes: the dialog knows Windows authentication alone, its web server knows the others.
+const EXCHANGE_SERVER: &[(Auth, &[Who])] = &[
+    (Auth::WindowsAuthentication, &[Local, User, Other]),
+    (Auth::Ntlm, &[User, Other]),
+    (Auth::ClearText, &[User, Other]),
+];
+
 /// Both tables. `UserSpecified` further depends on the deployment: [`user_specified_allowed`].
 ///
-/// Rows and entries of our own, which the original does not have: Maildir; APOP for POP3 and CRAM-MD5 for SMTP, which prove the same
-/// name and password as clear text does and so take the same credentials.
+/// Rows and entries of our own, which the original does not have: Maildir, IMAP, Exchange Server whatever its version and in both directions; Microsoft
+/// Graph; OAuth 2.0, which proves an application and so takes other-specified credentials alone; Windows authentication for POP3 and IMAP; APOP
+/// and CRAM-MD5, which prove the same name and password as clear text does and so take the same credentials.
 pub(super) const TABLE: &[Row] = &[
     Row {
         server: Server::Exchange2003,
@@ -44,8 +52,14 @@ pub(super) const TABLE: &[Row] = &[
     Row {
         server: Server::ExchangeOnline,
         direction: Incoming,
+        protocols: &[Protocol::ExchangeWebServices, Protocol::MicrosoftGraph],
+        authentication: &[(Auth::ClearText, &[User, Other]), (Auth::OAuth2, &[Other])],
+    },
+    Row {
+        server: Server::ExchangeServer,
+        direction: Incoming,
         protocols: &[Protocol::ExchangeWebServices],
-        authentication: &[(Auth::ClearText, &[User, Other])],
+        authentication: EXCHANGE_SERVER,
     },
     Row {
         server: Server::Pop3,
@@ -55,6 +69,20 @@ pub(super) const TABLE: &[Row] = &[
             (Auth::Ntlm, &[User, Other]),
             (Auth::ClearText, &[User, Other]),
             (Auth::Apop, &[User, Other]),
+            (Auth::WindowsAuthentication, &[Local, User, Other]),
+            (Auth::OAuth2, &[Other]),
+        ],
+    },
+    Row {
+        server: Server::Imap,
+        direction: Incoming,
+        protocols: &[Protocol::Imap],
+        authentication: &[
+            (Auth::WindowsAuthentication, &[Local, User, Other]),
+            (Auth::Ntlm, &[User, Other]),
+            (Auth::ClearText, &[User, Other]),
+            (Auth::CramMd5, &[User, Other]),
+            (Auth::OAuth2, &[Other]),
         ],
     },
     Row {
@@ -71,14 +99,21 @@ pub(super) const TABLE: &[Row] = &[
             (Auth::WindowsAuthentication, &[Local, User, Other]),
             (Auth::ClearText, &[User, Other]),
             (Auth::CramMd5, &[User, Other]),
+            (Auth::OAuth2, &[Other]),
             (Auth::Anonymous, &[Local]),
         ],
     },
     Row {
         server: Server::ExchangeOnline,
         direction: Outgoing,
+        protocols: &[Protocol::ExchangeWebServices, Protocol::MicrosoftGraph],
+        authentication: &[(Auth::ClearText, &[User, Other]), (Auth::OAuth2, &[Other])],
+    },
+    Row {
+        server: Server::ExchangeServer,
+        direction: Outgoing,
         protocols: &[Protocol::ExchangeWebServices],
-        authentication: &[(Auth::ClearText, &[User, Other])],
+        authentication: EXCHANGE_SERVER,
     },
     Row {
         server: Server::Maildir,
@@ -108,19 +143,42 @@ impl Row {
     }
 }
 
-/// Whether a profile takes a user type: Exchange Online with other-specified credentials (6.1).
-pub(super) fn takes_user_type(server: Server, who: Who) -> bool {
-    server == Server::ExchangeOnline && who == Other
+/// Whether a protocol can use an authentication type that its server type has for another protocol.
+pub(super) fn protocol_takes(protocol: Protocol, auth: Auth) -> bool {
+    match protocol {
+        Protocol::MicrosoftGraph => auth == Auth::OAuth2,
+        _ => true,
+    }
 }
 
-/// Whether a profile takes an access type: outgoing Exchange Online, other specified, administrator (6.1, 6.3).
+/// The protocol where the file names none: the first of the row; with OAuth 2.0 Microsoft Graph, since Exchange Online has no Exchange Web Services any more.
+pub(super) fn usual_protocol(row: &Row, auth: Option<Auth>) -> Protocol {
+    match auth {
+        Some(Auth::OAuth2) if row.protocols.contains(&Protocol::MicrosoftGraph) => Protocol::MicrosoftGraph,
+        _ => row.protocols[0],
+    }
+}
+
+/// Whether a profile takes a user type: Exchange with other-specified name and password (6.1).
+pub(super) fn takes_user_type(server: Server, who: Who, auth: Auth) -> bool {
+    matches!(server, Server::ExchangeOnline | Server::ExchangeServer) && who == Other && auth != Auth::OAuth2
+}
+
+/// Whether a profile takes an access type: outgoing Exchange, other specified, administrator (6.1, 6.3) or application.
 pub(super) fn takes_access_type(
     direction: Direction,
     server: Server,
     who: Who,
+    auth: Auth,
     user_type: Option<UserType>,
 ) -> bool {
-    direction == Outgoing && takes_user_type(server, who) && user_type == Some(UserType::Administrator)
+    let administrator = takes_user_type(server, who, auth) && user_type == Some(UserType::Administrator);
+    direction == Outgoing && (administrator || (server == Server::ExchangeOnline && auth == Auth::OAuth2))
+}
+
+/// Whether the dialog of the original demands user type and access type; elsewhere they have defaults.
+pub(super) fn demands_types(direction: Direction, server: Server, auth: Auth) -> bool {
+    direction == Outgoing && server == Server::ExchangeOnline && auth == Auth::ClearText
 }
 
 /// The deployments whose mailboxes may use a profile with user-specified credentials. The embedded CRM runs on the own premises.
@@ -155,15 +213,31 @@ mod tests {
             (Incoming, Server::Exchange2007, Auth::WindowsAuthentication, [true, true, true]),
             (Incoming, Server::Exchange2010Or2013, Auth::WindowsAuthentication, [true, true, true]),
             (Incoming, Server::ExchangeOnline, Auth::ClearText, [false, true, true]),
+            (Incoming, Server::ExchangeOnline, Auth::OAuth2, [false, false, true]),
+            (Incoming, Server::ExchangeServer, Auth::WindowsAuthentication, [true, true, true]),
+            (Incoming, Server::ExchangeServer, Auth::Ntlm, [false, true, true]),
+            (Incoming, Server::ExchangeServer, Auth::ClearText, [false, true, true]),
             (Incoming, Server::Pop3, Auth::Ntlm, [false, true, true]),
             (Incoming, Server::Pop3, Auth::ClearText, [false, true, true]),
             (Incoming, Server::Pop3, Auth::Apop, [false, true, true]),
+            (Incoming, Server::Pop3, Auth::WindowsAuthentication, [true, true, true]),
+            (Incoming, Server::Pop3, Auth::OAuth2, [false, false, true]),
+            (Incoming, Server::Imap, Auth::WindowsAuthentication, [true, true, true]),
+            (Incoming, Server::Imap, Auth::Ntlm, [false, true, true]),
+            (Incoming, Server::Imap, Auth::ClearText, [false, true, true]),
+            (Incoming, Server::Imap, Auth::CramMd5, [false, true, true]),
+            (Incoming, Server::Imap, Auth::OAuth2, [false, false, true]),
             (Incoming, Server::Maildir, Auth::None, [true, false, false]),
             (Outgoing, Server::Smtp, Auth::WindowsAuthentication, [true, true, true]),
             (Outgoing, Server::Smtp, Auth::ClearText, [false, true, true]),
             (Outgoing, Server::Smtp, Auth::CramMd5, [false, true, true]),
+            (Outgoing, Server::Smtp, Auth::OAuth2, [false, false, true]),
             (Outgoing, Server::Smtp, Auth::Anonymous, [true, false, false]),
             (Outgoing, Server::ExchangeOnline, Auth::ClearText, [false, true, true]),
+            (Outgoing, Server::ExchangeOnline, Auth::OAuth2, [false, false, true]),
+            (Outgoing, Server::ExchangeServer, Auth::WindowsAuthentication, [true, true, true]),
+            (Outgoing, Server::ExchangeServer, Auth::Ntlm, [false, true, true]),
+            (Outgoing, Server::ExchangeServer, Auth::ClearText, [false, true, true]),
             (Outgoing, Server::Maildir, Auth::None, [true, false, false]),
         ];
         for direction in [Incoming, Outgoing] {
@@ -185,16 +259,21 @@ mod tests {
     /// The column "Protocol": which ones, the default first.
     #[test]
     fn protocols() {
-        use Protocol::{ExchangeWebServices as Ews, Maildir, Pop3, Smtp, WebDAV};
+        use Protocol::{
+            ExchangeWebServices as Ews, Imap, Maildir, MicrosoftGraph as Graph, Pop3, Smtp, WebDAV,
+        };
         let expected: &[(Direction, Server, &[Protocol])] = &[
             (Incoming, Server::Exchange2003, &[WebDAV]),
             (Incoming, Server::Exchange2007, &[Ews, WebDAV]),
             (Incoming, Server::Exchange2010Or2013, &[Ews]),
-            (Incoming, Server::ExchangeOnline, &[Ews]),
+            (Incoming, Server::ExchangeOnline, &[Ews, Graph]),
+            (Incoming, Server::ExchangeServer, &[Ews]),
             (Incoming, Server::Pop3, &[Pop3]),
+            (Incoming, Server::Imap, &[Imap]),
             (Incoming, Server::Maildir, &[Maildir]),
             (Outgoing, Server::Smtp, &[Smtp]),
-            (Outgoing, Server::ExchangeOnline, &[Ews]),
+            (Outgoing, Server::ExchangeOnline, &[Ews, Graph]),
+            (Outgoing, Server::ExchangeServer, &[Ews]),
             (Outgoing, Server::Maildir, &[Maildir]),
         ];
         for direction in [Incoming, Outgoing] {

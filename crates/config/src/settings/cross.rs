@@ -16,7 +16,7 @@ use crate::settings::{
 };
 use crate::tree::shorten;
 use crate::wire;
-use crate::words::{AuthenticationType as Auth, DeploymentFamily, DeploymentType, ServerType, list};
+use crate::words::{DeploymentFamily, DeploymentType, Protocol, ServerType, list};
 
 /// Checks that a reference names a profile of the right direction. The word `None` means no profile.
 pub(super) fn reference(
@@ -234,25 +234,17 @@ fn user_specified(
     }
 }
 
-/// Valid, but not served by this version: a problem only for mailboxes that are worked on.
+/// Valid, but not served: a problem only for mailboxes that are worked on. WebDAV went with Exchange 2003 and 2007, whose support ended years ago.
 fn supported(cx: &mut Context<'_>, s: &Section, profile: &Profile) {
-    let what = match (profile.server_type, profile.authentication) {
-        (ServerType::Pop3 | ServerType::Smtp, auth @ (Auth::Ntlm | Auth::WindowsAuthentication)) => {
-            let serves = if profile.server_type == ServerType::Pop3 {
-                list(&[Auth::ClearText, Auth::Apop])
-            } else {
-                list(&[Auth::ClearText, Auth::CramMd5, Auth::Anonymous])
-            };
-            format!("AuthenticationType {auth}, which this version cannot serve yet; it serves {serves}")
-        }
-        (ServerType::Pop3 | ServerType::Smtp | ServerType::Maildir, _) => return,
-        (server, _) => {
-            let served = list(&[ServerType::Pop3, ServerType::Smtp, ServerType::Maildir]);
-            format!("ServerType {server}, which this version cannot serve yet; it serves {served}")
-        }
+    if profile.protocol != Protocol::WebDAV {
+        return;
+    }
+    let way_out = match profile.server_type {
+        ServerType::Exchange2007 => "use Protocol ExchangeWebServices",
+        _ => "read its mailboxes by POP3 or IMAP",
     };
     let message = format!(
-        "profile \"{}\" has {what}; disable the mailbox or give it another profile",
+        "profile \"{}\" has Protocol WebDAV, which this program does not serve; {way_out}, or disable the mailbox",
         shorten(&profile.name)
     );
     cx.error(s, "", Code::NotInThisVersion, message);

@@ -33,26 +33,46 @@ pub(super) fn location(
                     ("EmailServer", &wire.email_server),
                     ("ExchangeWebServicesUrl", &wire.exchange_web_services_url),
                     ("UseAutodiscover", &wire.use_autodiscover),
+                    ("GraphUrl", &wire.graph_url),
                 ],
             );
             cx.required(s, "Path", &wire.path, "the folder, such as mail/{address}")?;
             cx.path(s, "Path", &wire.path).map(Location::Folder)
         }
-        Protocol::Pop3 | Protocol::Smtp | Protocol::WebDAV => {
+        Protocol::Pop3 | Protocol::Imap | Protocol::Smtp | Protocol::WebDAV => {
             unused(
                 cx,
                 &[
                     ("Path", &wire.path),
                     ("ExchangeWebServicesUrl", &wire.exchange_web_services_url),
                     ("UseAutodiscover", &wire.use_autodiscover),
+                    ("GraphUrl", &wire.graph_url),
                 ],
             );
             let host = cx.required(s, "EmailServer", &wire.email_server, "the name of the server")?;
             let host = host_name(cx, s, &host)?;
             Some(Location::Server { host, port: 0 }) // the caller puts the port in
         }
+        Protocol::MicrosoftGraph => {
+            unused(
+                cx,
+                &[
+                    ("Path", &wire.path),
+                    ("EmailServer", &wire.email_server),
+                    ("ExchangeWebServicesUrl", &wire.exchange_web_services_url),
+                    ("UseAutodiscover", &wire.use_autodiscover),
+                ],
+            );
+            if wire.graph_url.is_none() {
+                return Some(Location::Graph(None));
+            }
+            checked_url(cx, s, "GraphUrl", &wire.graph_url).map(|url| Location::Graph(Some(url)))
+        }
         Protocol::ExchangeWebServices => {
-            unused(cx, &[("Path", &wire.path), ("EmailServer", &wire.email_server)]);
+            unused(
+                cx,
+                &[("Path", &wire.path), ("EmailServer", &wire.email_server), ("GraphUrl", &wire.graph_url)],
+            );
             match (&wire.exchange_web_services_url, autodiscover) {
                 (Some(_), true) => {
                     let message = "ExchangeWebServicesUrl and UseAutodiscover exclude each other; remove one";
@@ -138,13 +158,15 @@ fn host_name(cx: &mut Context<'_>, s: &Section, text: &str) -> Option<String> {
     None
 }
 
-/// The port where the file gives none: RFC 8314 for POP3 and submission, 25 for relays without log-in. The original documents none.
+/// The port where the file gives none: RFC 8314 for POP3, IMAP and submission, 25 for relays without log-in. The original documents none.
 pub(super) fn usual_port(protocol: Protocol, tls: TlsMode, auth: Auth) -> u16 {
     match (protocol, tls) {
         (Protocol::Pop3, TlsMode::Implicit) => 995,
         (Protocol::Pop3, _) => 110,
+        (Protocol::Imap, TlsMode::Implicit) => 993,
+        (Protocol::Imap, _) => 143,
         (Protocol::Smtp, TlsMode::Implicit) => 465,
-        (Protocol::Smtp, _) if matches!(auth, Auth::ClearText | Auth::CramMd5) => 587,
+        (Protocol::Smtp, _) if matches!(auth, Auth::ClearText | Auth::CramMd5 | Auth::OAuth2) => 587,
         (Protocol::Smtp, _) => 25,
         (_, TlsMode::None) => 80,
         _ => 443,

@@ -7,11 +7,13 @@ mod cross;
 mod deployment;
 mod location;
 mod mailbox;
+mod options;
 mod profile;
 mod read;
 
 pub use by_name::ByName;
 pub use convert::DEFAULT_KEY_FILE;
+pub use options::{Application, ApplicationProof, Kerberos, MailboxOptions, Proxy};
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -199,6 +201,8 @@ pub struct Profile {
     pub use_chunking: bool,
     /// The sender of the envelope (outgoing).
     pub envelope_sender: EnvelopeSender,
+    /// What Exchange, IMAP, Kerberos and OAuth 2.0 need beside.
+    pub options: MailboxOptions,
     /// Published tuning values: override, then the profile's own, then default (or as `OverridePolicy` says).
     pub tuning: Tuning,
 }
@@ -217,6 +221,8 @@ pub enum Location {
     WebServices(Url),
     /// Exchange Web Services wherever Autodiscover says.
     Autodiscover,
+    /// Microsoft Graph at this URL; `None`: that of the cloud.
+    Graph(Option<Url>),
     /// A folder; the text `{address}` in it stands for the mailbox's address. See [`Settings::maildir`].
     Folder(PathBuf),
 }
@@ -240,6 +246,8 @@ pub enum Credentials {
         /// Where the password is.
         password: SecretRef,
     },
+    /// The router as an application, which gets access tokens.
+    Application(Box<Application>),
 }
 
 impl Credentials {
@@ -249,7 +257,9 @@ impl Credentials {
         match self {
             Self::LocalSystem => AccessCredentials::LocalSystemAccount,
             Self::UserSpecified => AccessCredentials::UserSpecified,
-            Self::OtherSpecified { .. } | Self::EachAddress { .. } => AccessCredentials::OtherSpecified,
+            Self::OtherSpecified { .. } | Self::EachAddress { .. } | Self::Application(_) => {
+                AccessCredentials::OtherSpecified
+            }
         }
     }
 
@@ -355,8 +365,17 @@ pub enum MailSource {
         login: String,
         /// The host in lower case, without a dot at its end.
         host: String,
-        /// The port, where it is not one of the two usual ones (110, 995), behind which the same mailboxes lie.
+        /// The port, where it is not one of the usual ones (110, 995, 143, 993), behind which the same mailboxes lie.
         port: Option<u16>,
+        /// The folder, where it is not the inbox.
+        folder: Option<String>,
+    },
+    /// A mailbox of Exchange, whoever logs in to read it.
+    Exchange {
+        /// Its address in lower case.
+        address: String,
+        /// The host in lower case; `exchange online` for Microsoft's own, `autodiscover` where that says which.
+        host: String,
     },
 }
 
@@ -364,8 +383,14 @@ impl fmt::Display for MailSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folder(folder) => write!(f, "folder {}", folder.display()),
-            Self::Login { login, host, port: None } => write!(f, "{} on {host}", shorten(login)),
-            Self::Login { login, host, port: Some(port) } => write!(f, "{} on {host}:{port}", shorten(login)),
+            Self::Login { login, host, port, folder } => {
+                if let Some(folder) = folder {
+                    write!(f, "folder {} of ", shorten(folder))?;
+                }
+                write!(f, "{} on {host}", shorten(login))?;
+                port.map_or(Ok(()), |port| write!(f, ":{port}"))
+            }
+            Self::Exchange { address, host } => write!(f, "{} on {host}", shorten(address)),
         }
     }
 }
@@ -435,9 +460,17 @@ impl Settings {
             Credentials::OtherSpecified { password, .. } | Credentials::EachAddress { password } => {
                 Some(password)
             }
+            Credentials::Application(application) => match &application.proof {
+                ApplicationProof::Secret(secret) => Some(secret),
+                ApplicationProof::Certificate { .. } => None,
+            },
             Credentials::LocalSystem | Credentials::UserSpecified => None,
         });
-        profiles.chain(self.enabled_mailboxes().filter_map(|m| m.password.as_ref()))
+        let proxies = self.profiles.iter().filter_map(|p| match &p.options.proxy {
+            Proxy::Url { login: Some((_, password)), .. } => Some(password),
+            _ => None,
+        });
+        profiles.chain(proxies).chain(self.enabled_mailboxes().filter_map(|m| m.password.as_ref()))
     }
 
     /// The id of a mailbox in state, logs and metrics: `deployment/address` in lower case, so it survives a change of the display
@@ -505,12 +538,26 @@ impl Settings {
                 let folder = self.maildir(mailbox, Direction::Incoming)?;
                 Some(MailSource::Folder(folder.components().collect()))
             }
-            Location::Server { host, port } if profile.protocol == Protocol::Pop3 => {
+            Location::Server { host, port }
+                if matches!(profile.protocol, Protocol::Pop3 | Protocol::Imap) =>
+            {
+                // the router's own account opens the mailbox of the address
+                let login = self.login(mailbox, Direction::Incoming);
+                let inbox = |folder: &String| folder.eq_ignore_ascii_case("inbox");
                 Some(MailSource::Login {
-                    login: self.login(mailbox, Direction::Incoming)?,
+                    login: login.unwrap_or_else(|| mailbox.mailbox.login_name().to_owned()),
                     host: host.trim_end_matches('.').to_lowercase(),
-                    port: Some(*port).filter(|port| !matches!(port, 110 | 995)),
+                    port: Some(*port).filter(|port| !matches!(port, 110 | 995 | 143 | 993)),
+                    folder: profile.options.folder.clone().filter(|folder| !inbox(folder)),
                 })
+            }
+            Location::WebServices(_) | Location::Autodiscover | Location::Graph(_) => {
+                let host = match &profile.location {
+                    _ if profile.server_type == ServerType::ExchangeOnline => "exchange online".to_owned(),
+                    Location::WebServices(url) => url.host_str().unwrap_or_default().to_lowercase(),
+                    _ => "autodiscover".to_owned(),
+                };
+                Some(MailSource::Exchange { address: mailbox.mailbox.address.key().to_string(), host })
             }
             _ => None,
         }
@@ -526,7 +573,9 @@ impl Settings {
             Credentials::OtherSpecified { user_name, .. } => {
                 Some(user_name.replace("{address}", mailbox.mailbox.address.as_str()))
             }
-            Credentials::EachAddress { .. } => Some(mailbox.mailbox.address.to_string()),
+            Credentials::EachAddress { .. } | Credentials::Application(_) => {
+                Some(mailbox.mailbox.address.to_string())
+            }
         }
     }
 
@@ -538,7 +587,7 @@ impl Settings {
         direction: Direction,
     ) -> Option<&'a SecretRef> {
         match &self.profile_of(mailbox, direction)?.credentials {
-            Credentials::LocalSystem => None,
+            Credentials::LocalSystem | Credentials::Application(_) => None,
             Credentials::UserSpecified => mailbox.password.as_ref(),
             Credentials::OtherSpecified { password, .. } | Credentials::EachAddress { password } => {
                 Some(password)

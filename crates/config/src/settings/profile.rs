@@ -6,8 +6,9 @@ use std::time::Duration;
 use email_router_model::{Direction, EmailAddress, Timestamp};
 
 use crate::finding::Code;
-use crate::settings::combine::{self, Row, takes_access_type, takes_user_type};
+use crate::settings::combine::{self, Row, demands_types, takes_access_type, takes_user_type};
 use crate::settings::location::{location, usual_port};
+use crate::settings::options;
 use crate::settings::read::{Context, Section, is_given, is_refused};
 use crate::settings::{Credentials, EnvelopeSender, Location, Profile, ProviderOverrides, Tuning, convert};
 use crate::wire;
@@ -52,7 +53,9 @@ pub(super) fn profile(
     let tls = tls(cx, wire, s, &combination, location.as_ref());
     let allow_clear =
         cx.flag(s, "AllowClearTextWithoutTls", &wire.allow_clear_text_without_tls).unwrap_or(false);
-    encryption(cx, s, auth, tls, allow_clear);
+    // where the file does not name the type, the application stands for it
+    let named = if wire.authentication_type.is_some() { "AuthenticationType" } else { "Application" };
+    encryption(cx, s, named, auth, tls, allow_clear);
     let credentials = credentials(cx, wire, s, &combination);
     let port =
         cx.count(s, "NetworkPort", &wire.network_port, 1..=65_535, "").and_then(|p| u16::try_from(p).ok());
@@ -66,6 +69,7 @@ pub(super) fn profile(
         }
     });
     let (envelope_sender, ehlo_name) = outgoing(cx, wire, s, &combination);
+    let options = options::options(cx, wire, s, &combination);
     let tuning = match policy {
         OverridePolicy::Overrides => Tuning::of(overrides, &own),
         OverridePolicy::Profiles => Tuning::of(&own, overrides),
@@ -100,6 +104,7 @@ pub(super) fn profile(
         use_pipelining: cx.flag(s, "UsePipelining", &wire.use_pipelining).unwrap_or(true),
         use_chunking: cx.flag(s, "UseChunking", &wire.use_chunking).unwrap_or(true),
         envelope_sender,
+        options,
         tuning,
     })
 }
@@ -181,23 +186,37 @@ fn combination(cx: &mut Context<'_>, wire: &wire::ConfigurationProfile, s: &Sect
             list(&combine::servers(direction))
         );
         if server.is_on_premises_exchange() {
-            message.push_str("; mail goes out through Exchange Server by SMTP");
+            message.push_str("; mail goes out through it by SMTP, or by ServerType ExchangeServer");
         }
         cx.error(s, "ServerType", Code::InvalidCombination, message);
         return None;
     };
-    let what = format!("{direction} {server}");
+    let mut what = format!("{direction} {server}");
     let protocol = match wire.protocol {
-        None => row.protocols[0],
+        None => combine::usual_protocol(row, auth.or(wire.application.as_ref().map(|_| Auth::OAuth2))),
         Some(_) => pick(cx, s, "Protocol", protocol, row.protocols, &what)?,
     };
-    let types = row.authentication_types();
-    let auth = choose(cx, s, "AuthenticationType", &wire.authentication_type, auth, &types, &what)?;
+    let mut types = row.authentication_types();
+    types.retain(|auth| combine::protocol_takes(protocol, *auth));
+    if wire.protocol.is_some() && row.protocols.len() > 1 {
+        what = format!("{what} by {protocol}");
+    }
+    // the dialog filled in clear text for Exchange Online; an application is ours
+    let filled_in = match (server, &wire.application) {
+        (ServerType::ExchangeOnline, Some(_)) => Some(Auth::OAuth2),
+        (ServerType::ExchangeOnline, None) => Some(Auth::ClearText),
+        _ => None,
+    };
+    let auth = match filled_in.filter(|auth| wire.authentication_type.is_none() && types.contains(auth)) {
+        Some(auth) => auth,
+        None => choose(cx, s, "AuthenticationType", &wire.authentication_type, auth, &types, &what)?,
+    };
     let what = format!("{what} with {auth}");
     let allowed = row.credentials(auth);
     let who = choose(cx, s, "AccessCredentials", &wire.access_credentials, who, allowed, &what)?;
-    let user_type = user_type_of(cx, wire, s, row, who, user_type);
-    let access_type = access_type_of(cx, wire, s, row, who, user_type, access_type);
+    let user_type = user_type_of(cx, wire, s, row, who, auth, user_type);
+    let access_type = access_type_of(cx, wire, s, row, who, auth, user_type, access_type);
+    retired(cx, s, server, protocol);
     Some(Combination { direction, server, protocol, auth, who, user_type, access_type })
 }
 
@@ -239,20 +258,21 @@ fn pick<W: Word>(
     None
 }
 
-/// User Type: only for Exchange Online with other-specified credentials, and then required (6.1). Whether the incoming dialog has
-/// it is not documented; there it may be left out and means Administrator.
+/// User Type: only for Exchange with other-specified name and password, and required where the dialog of the original asks for it (6.1). Elsewhere it may be
+/// left out and means Administrator.
 fn user_type_of(
     cx: &mut Context<'_>,
     wire: &wire::ConfigurationProfile,
     s: &Section,
     row: &Row,
     who: Who,
+    auth: Auth,
     user_type: Option<UserType>,
 ) -> Option<UserType> {
-    if !takes_user_type(row.server, who) {
+    if !takes_user_type(row.server, who, auth) {
         if is_given(&wire.user_type) {
             let message = format!(
-                "UserType cannot be used with {} and {who}; it belongs to ExchangeOnline with OtherSpecified",
+                "UserType cannot be used with {}, {auth} and {who}; it belongs to Exchange with OtherSpecified name and password",
                 row.server
             );
             cx.error(s, "UserType", Code::InvalidCombination, message);
@@ -260,7 +280,7 @@ fn user_type_of(
         return None;
     }
     if !is_given(&wire.user_type) {
-        if row.direction == Direction::Incoming {
+        if !demands_types(row.direction, row.server, auth) {
             return Some(UserType::Administrator);
         }
         let message = format!("UserType is missing; give one of {}", list(UserType::ALL));
@@ -269,27 +289,41 @@ fn user_type_of(
     user_type
 }
 
+#[allow(clippy::too_many_arguments)] // the fields of one row of the table
 fn access_type_of(
     cx: &mut Context<'_>,
     wire: &wire::ConfigurationProfile,
     s: &Section,
     row: &Row,
     who: Who,
+    auth: Auth,
     user_type: Option<UserType>,
     access_type: Option<AccessType>,
 ) -> Option<AccessType> {
-    if takes_access_type(row.direction, row.server, who, user_type) {
+    if takes_access_type(row.direction, row.server, who, auth, user_type) {
         if !is_given(&wire.access_type) {
+            if !demands_types(row.direction, row.server, auth) {
+                return Some(AccessType::SendAs);
+            }
             let message = format!("AccessType is missing; give one of {}", list(combine::ACCESS_TYPES));
             cx.error(s, "AccessType", Code::MissingElement, message);
         }
         return access_type;
     }
     if is_given(&wire.access_type) {
-        let message = "AccessType belongs to outgoing ExchangeOnline with OtherSpecified and UserType Administrator only";
+        let message = "AccessType belongs to outgoing Exchange with OtherSpecified and UserType Administrator, or OAuth2, only";
         cx.error(s, "AccessType", Code::InvalidCombination, message);
     }
     None
+}
+
+/// Microsoft ended Exchange Web Services in Exchange Online in October 2026.
+fn retired(cx: &mut Context<'_>, s: &Section, server: ServerType, protocol: Protocol) {
+    if server == ServerType::ExchangeOnline && protocol == Protocol::ExchangeWebServices {
+        let message = "Exchange Online has no Exchange Web Services since October 2026; use Protocol MicrosoftGraph with \
+                       AuthenticationType OAuth2, unless your tenant still has them";
+        cx.warn(s, "ServerType", Code::Retired, message);
+    }
 }
 
 fn tls(
@@ -311,9 +345,9 @@ fn tls(
             }
             TlsMode::None
         }
-        Protocol::ExchangeWebServices | Protocol::WebDAV => {
+        Protocol::ExchangeWebServices | Protocol::MicrosoftGraph | Protocol::WebDAV => {
             let clear = match location {
-                Some(Location::WebServices(url)) => url.scheme() == "http",
+                Some(Location::WebServices(url) | Location::Graph(Some(url))) => url.scheme() == "http",
                 Some(Location::Server { .. }) => use_ssl == Some(false) || mode == Some(TlsMode::None),
                 _ => false,
             };
@@ -342,7 +376,7 @@ fn tls(
             (None, None) if c.auth == Auth::Anonymous => TlsMode::StartTlsIfOffered,
             (None, None) => TlsMode::StartTls,
         },
-        Protocol::Pop3 => match (mode, use_ssl) {
+        Protocol::Pop3 | Protocol::Imap => match (mode, use_ssl) {
             (Some(mode), _) => mode,
             (None, Some(false)) => TlsMode::None,
             (None, _) => TlsMode::Implicit,
@@ -351,19 +385,20 @@ fn tls(
 }
 
 /// Clear text: "use TLS" is Microsoft's advice (6.2); here it is the rule unless the administrator says otherwise.
-fn encryption(cx: &mut Context<'_>, s: &Section, auth: Auth, tls: TlsMode, allow_clear: bool) {
+fn encryption(cx: &mut Context<'_>, s: &Section, named: &str, auth: Auth, tls: TlsMode, allow_clear: bool) {
     if matches!(tls, TlsMode::Implicit | TlsMode::StartTls) {
         return;
     }
     match auth {
-        Auth::ClearText if !allow_clear => {
+        Auth::ClearText | Auth::OAuth2 if !allow_clear => {
+            let what = if auth == Auth::OAuth2 { "access token" } else { "password" };
             let message = format!(
-                "AuthenticationType ClearText with TlsMode {tls} could send the password without encryption; set TlsMode \
+                "AuthenticationType {auth} with TlsMode {tls} could send the {what} without encryption; set TlsMode \
                  to Implicit or StartTls, or set AllowClearTextWithoutTls to true"
             );
-            cx.error(s, "AuthenticationType", Code::ClearTextWithoutTls, message);
+            cx.error(s, named, Code::ClearTextWithoutTls, message);
         }
-        Auth::Apop | Auth::CramMd5 | Auth::Ntlm if tls == TlsMode::None => {
+        Auth::Apop | Auth::CramMd5 | Auth::Ntlm | Auth::WindowsAuthentication if tls == TlsMode::None => {
             let message =
                 "TlsMode is None, so mail travels without encryption; set it to Implicit or StartTls";
             cx.warn(s, "TlsMode", Code::UnencryptedMail, message);
@@ -393,6 +428,21 @@ fn credentials(
         let credentials =
             if c.who == Who::UserSpecified { Credentials::UserSpecified } else { Credentials::LocalSystem };
         return good.then_some(credentials);
+    }
+    if c.auth == Auth::OAuth2 {
+        cx.no_effect(s, "Password", &wire.password, "with OAuth2 the Application has the secret");
+        let on_behalf = c.access_type == Some(AccessType::DelegateAccess);
+        if c.access_type.is_none() {
+            cx.no_effect(s, "UserName", &wire.user_name, "with OAuth2 each mailbox is its own account");
+        } else if on_behalf && !is_given(&wire.user_name) {
+            let message = "UserName is missing; AccessType DelegateAccess needs the account that sends on behalf of the mailboxes";
+            cx.error(s, "UserName", Code::MissingElement, message);
+        }
+        return options::application(cx, wire, s).map(|a| Credentials::Application(Box::new(a)));
+    }
+    if wire.application.is_some() {
+        let some = Some(String::new());
+        cx.no_effect(s, "Application", &some, "it belongs to AuthenticationType OAuth2");
     }
     let password = cx.secret(&wire.password);
     if password.is_none() && !is_refused(&wire.password) {

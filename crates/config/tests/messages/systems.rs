@@ -10,8 +10,8 @@ fn exchange_online() {
         &[("<UserType>Administrator</UserType>", "")],
         &[
             "E.xml:3: error: profile \"EO\": UserType is missing; give one of Administrator, User [missing-element]",
-            "E.xml:3: error: profile \"EO\": AccessType belongs to outgoing ExchangeOnline with OtherSpecified and UserType \
-         Administrator only [invalid-combination]",
+            "E.xml:3: error: profile \"EO\": AccessType belongs to outgoing Exchange with OtherSpecified and UserType \
+         Administrator, or OAuth2, only [invalid-combination]",
         ],
     );
     profile(
@@ -228,14 +228,24 @@ fn deployment_families() {
     );
 }
 
+/// What is valid by the tables of the original and not served: WebDAV.
 #[test]
 fn not_in_this_version() {
-    let ntlm = POP.replace("ClearText", "Ntlm");
+    let webdav = POP.replace("Pop3", "Exchange2003").replace("ClearText", "WindowsAuthentication");
     says(
-        &file("", &[&ntlm, SMTP], &[EMBEDDED], &[USER], ""),
+        &file("", &[&webdav, SMTP], &[EMBEDDED], &[USER], ""),
         &[
-            "E.xml:8: error: user \"Ann\": profile \"In\" has AuthenticationType Ntlm, which this version cannot serve yet; it \
-         serves ClearText, Apop; disable the mailbox or give it another profile [not-in-this-version]",
+            "E.xml:8: error: user \"Ann\": profile \"In\" has Protocol WebDAV, which this program does not serve; read its mailboxes \
+         by POP3 or IMAP, or disable the mailbox [not-in-this-version]",
+        ],
+    );
+    let webdav =
+        webdav.replace("Exchange2003</ServerType>", "Exchange2007</ServerType><Protocol>WebDAV</Protocol>");
+    says(
+        &file("", &[&webdav, SMTP], &[EMBEDDED], &[USER], ""),
+        &[
+            "E.xml:8: error: user \"Ann\": profile \"In\" has Protocol WebDAV, which this program does not serve; use Protocol \
+         ExchangeWebServices, or disable the mailbox [not-in-this-version]",
         ],
     );
     let user = USER.replace(">Out<", ">EO<");
@@ -245,9 +255,193 @@ fn not_in_this_version() {
             "E.xml:3: warning: profile \"In\": ServerType Pop3 stands beside an ExchangeOnline profile at line 4; Microsoft \
          advises one router for Exchange Online and another for the rest; set AllowMixedServers to true to accept it \
          [mixed-servers]",
-            "E.xml:8: error: user \"Ann\": profile \"EO\" has ServerType ExchangeOnline, which this version cannot serve yet; it \
-         serves Pop3, Smtp, Maildir; disable the mailbox or give it another profile [not-in-this-version]",
         ],
     );
     says(&file("", &[POP, ONLINE], &[], &[], "<AllowMixedServers>true</AllowMixedServers>"), &[]);
+}
+
+/// Every profile with Exchange Web Services of Exchange Online is told that they are gone, and no other.
+#[test]
+fn retired() {
+    let told = |profile: &str| {
+        let (settings, findings) = check(&file("", &[profile], &[], &[], ""), Path::new("E.xml"));
+        assert!(settings.is_some(), "{findings:?}");
+        findings.iter().any(|f| f.code == Code::Retired && f.message.contains("use Protocol MicrosoftGraph"))
+    };
+    assert!(told(ONLINE));
+    assert!(
+        !told(GRAPH)
+            && !told(&ONLINE.replace(
+                "ExchangeOnline</ServerType>",
+                "ExchangeServer</ServerType><AuthenticationType>Ntlm</AuthenticationType>"
+            ))
+            && !told(POP)
+    );
+    assert!(told(&GRAPH.replace(
+        "</ServerType>",
+        "</ServerType><Protocol>ExchangeWebServices</Protocol><UseAutodiscover>true</UseAutodiscover>"
+    )));
+}
+
+const GRAPH: &str = "<ConfigurationProfile><Name>G</Name><Direction>Outgoing</Direction><ServerType>ExchangeOnline</ServerType>\
+    <AccessCredentials>OtherSpecified</AccessCredentials><Application><TenantId>contoso.example</TenantId><ClientId>app-1</ClientId>\
+    <ClientSecret>env:APP</ClientSecret></Application></ConfigurationProfile>";
+
+#[test]
+fn applications() {
+    profile(GRAPH, &[], &[]);
+    let incoming = GRAPH.replace("Outgoing", "Incoming");
+    profile(&incoming, &[], &[]);
+    profile(
+        &incoming,
+        &[("</Application>", "</Application><Cloud>China</Cloud><DeleteType>HardDelete</DeleteType>")],
+        &[],
+    );
+    profile(
+        GRAPH,
+        &[("env:APP", "hunter2")],
+        &[
+            "E.xml:3: error: ClientSecret holds a secret in clear text; write env:NAME, file:PATH, credential:NAME, or the \
+         ciphertext that `email-router secret set` makes, and change the secret, since it was readable here \
+         [clear-text-password]",
+        ],
+    );
+    profile(
+        GRAPH,
+        &[("<ClientSecret>env:APP</ClientSecret>", "")],
+        &[
+            "E.xml:3: error: profile \"G\": ClientSecret is missing; give it as env:NAME, file:PATH, credential:NAME or \
+         ciphertext, or give CertificateFile and PrivateKeyFile [missing-element]",
+        ],
+    );
+    profile(
+        GRAPH,
+        &[("<ClientSecret>env:APP</ClientSecret>", "<CertificateFile>app.pem</CertificateFile>")],
+        &[],
+    );
+    profile(
+        GRAPH,
+        &[("</ClientSecret>", "</ClientSecret><CertificateFile>app.pem</CertificateFile>")],
+        &["E.xml:3: error: profile \"G\": ClientSecret and CertificateFile exclude each other; remove one \
+         [invalid-combination]"],
+    );
+    profile(
+        GRAPH,
+        &[("contoso.example", "contoso/../x")],
+        &[
+            "E.xml:3: error: profile \"G\": TenantId is \"contoso/../x\", which is neither an id nor a domain [invalid-value]",
+        ],
+    );
+    profile(
+        GRAPH,
+        &[("</ClientId>", "</ClientId><Authority>http://login.example/t</Authority>")],
+        &[
+            "E.xml:3: error: profile \"G\": Authority must begin with https://, since the secret travels to it [invalid-value]",
+        ],
+    );
+    profile(
+        GRAPH,
+        &[(
+            "</Application>",
+            "</Application><AuthenticationType>ClearText</AuthenticationType><Protocol>MicrosoftGraph</Protocol>",
+        )],
+        &[
+            "E.xml:3: error: profile \"G\": AuthenticationType ClearText cannot be used with outgoing ExchangeOnline by \
+         MicrosoftGraph; allowed: OAuth2 [invalid-combination]",
+        ],
+    );
+    profile(
+        GRAPH,
+        &[("</Application>", "</Application><AccessType>DelegateAccess</AccessType>")],
+        &[
+            "E.xml:3: error: profile \"G\": UserName is missing; AccessType DelegateAccess needs the account that sends on behalf \
+         of the mailboxes [missing-element]",
+        ],
+    );
+    profile(
+        GRAPH,
+        &[("</Application>", "</Application><UserType>User</UserType>")],
+        &[
+            "E.xml:3: error: profile \"G\": UserType cannot be used with ExchangeOnline, OAuth2 and OtherSpecified; it belongs to \
+         Exchange with OtherSpecified name and password [invalid-combination]",
+        ],
+    );
+    profile(
+        GRAPH,
+        &[("</Application>", "</Application><GraphUrl>http://127.0.0.1:1/v1.0</GraphUrl>")],
+        &[
+            "E.xml:3: error: profile \"G\": AuthenticationType OAuth2 with TlsMode None could send the access token without \
+         encryption; set TlsMode to Implicit or StartTls, or set AllowClearTextWithoutTls to true [clear-text-without-tls]",
+        ],
+    );
+    let without = GRAPH.split("<Application>").next().unwrap().to_owned()
+        + "<AuthenticationType>OAuth2</AuthenticationType></ConfigurationProfile>";
+    profile(
+        &without,
+        &[],
+        &[
+            "E.xml:3: error: profile \"G\": Application is missing; AuthenticationType OAuth2 needs its TenantId, ClientId, and \
+         ClientSecret or CertificateFile [missing-element]",
+        ],
+    );
+}
+
+#[test]
+fn options_of_exchange_imap_and_kerberos() {
+    let imap = POP.replace("Pop3", "Imap");
+    profile(&imap, &[("</Name>", "</Name><Folder>Support</Folder>")], &[]);
+    profile(
+        POP,
+        &[(
+            "</Name>",
+            "</Name><Folder>Support</Folder><MailboxAccess>FullAccess</MailboxAccess><KeytabFile>k</KeytabFile>",
+        )],
+        &[
+            "E.xml:3: warning: profile \"In\": Folder has no effect: it belongs to IMAP [ignored-element]",
+            "E.xml:3: warning: profile \"In\": MailboxAccess has no effect: it belongs to ExchangeWebServices [ignored-element]",
+            "E.xml:3: warning: profile \"In\": KeytabFile has no effect: it belongs to WindowsAuthentication with \
+         LocalSystemAccount [ignored-element]",
+        ],
+    );
+    let local =
+        POP.replace("ClearText", "WindowsAuthentication").replace("UserSpecified", "LocalSystemAccount");
+    profile(
+        &local,
+        &[("</Name>", "</Name><KeytabFile>k</KeytabFile><KerberosPrincipal>router@A</KerberosPrincipal>")],
+        &[],
+    );
+    profile(
+        ONLINE,
+        &[(
+            "</Name>",
+            "</Name><TrustedAutodiscoverDomains><Domain>b.example</Domain><Domain>not one</Domain></TrustedAutodiscoverDomains>\
+             <ExchangeVersion>Exchange5</ExchangeVersion>",
+        )],
+        &[
+            "E.xml:3: error: profile \"EO\": Domain is \"not one\", which is no domain name [invalid-value]",
+            "E.xml:3: error: profile \"EO\": ExchangeVersion is \"Exchange5\", which is not one of Exchange2007_SP1, Exchange2010, \
+         Exchange2010_SP1, Exchange2010_SP2, Exchange2013, Exchange2013_SP1, Exchange2015, Exchange2016 [unknown-value]",
+        ],
+    );
+    for (proxy, expected) in [
+        ("<Url>http://proxy.example:8080</Url><UserName>me</UserName><Password>env:P</Password>", None),
+        ("<Url>None</Url>", None),
+        (
+            "<Url>http://proxy.example:8080</Url><UserName>me</UserName>",
+            Some("UserName and Password of the Proxy belong together; give both or none [missing-element]"),
+        ),
+        (
+            "<UserName>me</UserName>",
+            Some("UserName and Password of the Proxy need its Url [missing-element]"),
+        ),
+        (
+            "<Url>http://me:x@proxy.example</Url>",
+            Some("Url holds a name or password; use UserName and Password instead [clear-text-password]"),
+        ),
+    ] {
+        let expected: Vec<String> =
+            expected.iter().map(|e| format!("E.xml:3: error: profile \"EO\": {e}")).collect();
+        let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+        profile(ONLINE, &[("</Name>", &format!("</Name><Proxy>{proxy}</Proxy>"))], &expected);
+    }
 }

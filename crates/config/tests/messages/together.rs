@@ -6,10 +6,10 @@ use super::*;
 fn invalid_combinations() {
     profile(
         POP,
-        &[("ClearText", "WindowsAuthentication")],
+        &[("ClearText", "CramMd5")],
         &[
-            "E.xml:3: error: profile \"In\": AuthenticationType WindowsAuthentication cannot be used with incoming Pop3; \
-         allowed: Ntlm, ClearText, Apop [invalid-combination]",
+            "E.xml:3: error: profile \"In\": AuthenticationType CramMd5 cannot be used with incoming Pop3; allowed: Ntlm, \
+         ClearText, Apop, WindowsAuthentication, OAuth2 [invalid-combination]",
         ],
     );
     profile(
@@ -33,7 +33,7 @@ fn invalid_combinations() {
         &[("Incoming", "Outgoing")],
         &[
             "E.xml:3: error: profile \"In\": ServerType Pop3 cannot be used for outgoing mail; allowed: Smtp, ExchangeOnline, \
-         Maildir [invalid-combination]",
+         ExchangeServer, Maildir [invalid-combination]",
         ],
     );
     profile(
@@ -41,7 +41,7 @@ fn invalid_combinations() {
         &[(">Smtp<", ">Exchange2007<")],
         &[
             "E.xml:3: error: profile \"Out\": ServerType Exchange2007 cannot be used for outgoing mail; allowed: Smtp, \
-         ExchangeOnline, Maildir; mail goes out through Exchange Server by SMTP [invalid-combination]",
+         ExchangeOnline, ExchangeServer, Maildir; mail goes out through it by SMTP, or by ServerType ExchangeServer [invalid-combination]",
         ],
     );
     profile(
@@ -62,8 +62,8 @@ fn invalid_combinations() {
         POP,
         &[("</Name>", "</Name><UserType>User</UserType>")],
         &[
-            "E.xml:3: error: profile \"In\": UserType cannot be used with Pop3 and UserSpecified; it belongs to ExchangeOnline \
-         with OtherSpecified [invalid-combination]",
+            "E.xml:3: error: profile \"In\": UserType cannot be used with Pop3, ClearText and UserSpecified; it belongs to \
+         Exchange with OtherSpecified name and password [invalid-combination]",
         ],
     );
     profile(

@@ -16,7 +16,7 @@ fn unknown_value() {
         &[(">Pop3<", ">Pop4<")],
         &[
             "E.xml:3: error: profile \"In\": ServerType is \"Pop4\", which is not one of Exchange2003, Exchange2007, \
-         Exchange2010Or2013, ExchangeOnline, Pop3, Smtp, Maildir [unknown-value]",
+         Exchange2010Or2013, ExchangeOnline, ExchangeServer, Pop3, Imap, Smtp, Maildir [unknown-value]",
         ],
     );
     profile(
@@ -71,7 +71,8 @@ fn missing_element() {
         POP,
         &[("<AuthenticationType>ClearText</AuthenticationType>", "")],
         &[
-            "E.xml:3: error: profile \"In\": AuthenticationType is missing; give one of Ntlm, ClearText, Apop [missing-element]",
+            "E.xml:3: error: profile \"In\": AuthenticationType is missing; give one of Ntlm, ClearText, Apop, \
+         WindowsAuthentication, OAuth2 [missing-element]",
         ],
     );
     profile(

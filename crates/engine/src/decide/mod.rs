@@ -200,6 +200,16 @@ impl Decider {
         let tied = report::tie(message, &*self.index, &mut trace).await?;
         let (report, tied) = tied.map(|t| (t.report, t.correlation)).unzip();
         draft.report = report;
+        // 0: an e-mail, where the mail system has other things beside (behaviour document, section 1)
+        let classes = &view.settings().tracked_message_classes;
+        if let Some(class) = &message.message_class
+            && !classes.iter().any(|tracked| tracked.eq_ignore_ascii_case(class))
+        {
+            trace.step("message class", format!("{class} is not among trackedmessageclasses"));
+            let because =
+                format!("its message class is {class}, which is not tracked (trackedmessageclasses)");
+            return Ok(draft.discard(ReasonCode::Unknown, because, trace));
+        }
         // 1: a valid sender
         let Some(from) = valid_sender(message) else {
             trace.step("sender", format!("From is {:?}", message.from_field));

@@ -175,8 +175,15 @@ impl<'a> Session<'a> {
         let large = stub.size.is_none_or(|size| size > self.route.settings.header_first_above);
         // of a wrapper the header section tells nothing about the message inside
         let wrapper = self.route.mailbox.kind == MailboxKind::Forward;
-        let part =
-            if large && self.capability.headers_alone && !wrapper { Part::Headers } else { Part::Whole };
+        // what is no e-mail is refused for its class, whatever its size
+        let classes = &self.view.settings().tracked_message_classes;
+        let other =
+            stub.message_class.as_ref().is_some_and(|c| !classes.iter().any(|t| t.eq_ignore_ascii_case(c)));
+        let part = if (large || other) && self.capability.headers_alone && !wrapper {
+            Part::Headers
+        } else {
+            Part::Whole
+        };
         Candidate { stub, attempts, tried, part }
     }
 
@@ -434,7 +441,8 @@ impl<'a> Session<'a> {
                 None => gone_is_none(self.inbox.headers(&job.candidate.stub.id).await)?,
             };
             let Some(headers) = headers else { return ended(Ended::Gone) };
-            let message = Message::from_headers(job.read.headers.insert(headers), &settings.caps);
+            let mut message = Message::from_headers(job.read.headers.insert(headers), &settings.caps);
+            listed(&mut message, &job.candidate.stub);
             if let Some(record) = self.desk().too_old(&job.candidate.stub, &message, threshold) {
                 return ended(Ended::Routed(Routed { record, corrupt: false }));
             }
@@ -466,7 +474,8 @@ impl<'a> Session<'a> {
         let Some(raw) = gone_is_none(self.inbox.fetch(&job.candidate.stub.id).await)? else {
             return Ok(Reading::Ended(Ended::Gone));
         };
-        let message = Message::parse(job.read.whole.insert(raw), &self.route.settings.caps);
+        let mut message = Message::parse(job.read.whole.insert(raw), &self.route.settings.caps);
+        listed(&mut message, &job.candidate.stub);
         Ok(match self.desk().too_old(&job.candidate.stub, &message, threshold) {
             Some(record) => Reading::Ended(Ended::Routed(Routed { record, corrupt: false })),
             None => Reading::Whole(message),
@@ -625,6 +634,17 @@ async fn work(desk: Desk<'_>, job: Job, message: Message, span: tracing::Span) -
         work => work.decided().map(Ended::Routed),
     });
     Done::new(job, ended, span)
+}
+
+/// What the listing tells of a message and its bytes do not.
+fn listed(message: &mut Message, stub: &Stub) {
+    if message.conversation_id.is_none() {
+        message.conversation_id.clone_from(&stub.conversation_id);
+    }
+    if message.message_class.is_none() {
+        message.message_class.clone_from(&stub.message_class);
+    }
+    message.received = stub.received.filter(|_| !message.whole).or(message.received);
 }
 
 /// Whether an error may be the doing of the message that was being read: the connection broke or stalled with it, or the server

@@ -90,8 +90,10 @@ pub struct Message {
     pub references: Vec<MessageId>,
     /// The decoded Thread-Index as lower-case hexadecimal.
     pub thread_index: Option<String>,
-    /// The id of the conversation as the mail system counts it, where it tells; known only of a whole message.
+    /// The id of the conversation as the mail system counts it, where it tells.
     pub conversation_id: Option<String>,
+    /// The message class as the mail system counts it, where it has classes (Exchange).
+    pub message_class: Option<String>,
     /// The Date field.
     pub date: Option<Timestamp>,
     /// When the mail system received it: what the mail system says, else the topmost Received field.
@@ -125,6 +127,7 @@ impl Message {
         message.whole = true;
         message.received = raw.received.or(message.received);
         message.conversation_id.clone_from(&raw.conversation_id);
+        message.message_class.clone_from(&raw.message_class);
         if message.message_id.is_none() {
             message.digest = Some(RawMessage::new(bytes.slice(skip..)).content_digest());
         }
@@ -274,6 +277,7 @@ impl Message {
             references,
             thread_index: raw.thread_index.and_then(|v| reader.thread_index(v)),
             conversation_id: None,
+            message_class: None,
             date: raw.date.and_then(|v| reader.date("Date", v)),
             received: raw.received.and_then(|v| {
                 // "Received: from ... ; date" (RFC 5321 4.4): the date is what follows the last semicolon

@@ -3,6 +3,7 @@
 //! The [`Router`] owns no mailbox and no connection between two passes; ten thousand idle mailboxes cost a few megabytes.
 
 pub mod backoff;
+mod notify;
 mod outgoing_backoff;
 mod outgoing_task;
 mod plan;
@@ -22,6 +23,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use self::notify::Watchers;
 pub use self::plan::{IncomingRoute, OutgoingRoute, Plan, Schedule, Server};
 use self::scheduler::Scheduler;
 use self::status::StatusBoard;
@@ -281,6 +283,8 @@ impl Router {
 
         let mut scheduler = Scheduler::default();
         self.take_over(&mut scheduler, &plan);
+        let (mut watchers, mut arrivals) = Watchers::new(Arc::clone(&self.parts.entropy));
+        watchers.replace(&plan.incoming);
         let mut passes: JoinSet<PassEnd> = JoinSet::new();
         let mut tick = tokio::time::interval(plan.schedule.scheduling_period.max(Duration::from_millis(10)));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -307,9 +311,11 @@ impl Router {
                         board_is_old = true;
                     }
                     self.take_over(&mut scheduler, &plan);
+                    watchers.replace(&plan.incoming);
                     tick = tokio::time::interval(plan.schedule.scheduling_period.max(Duration::from_millis(10)));
                     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
                 }
+                Some(mailbox) = arrivals.recv() => scheduler.wake(&mailbox, Instant::now()),
                 Some(ended) = passes.join_next() => {
                     if let Ok(end) = ended {
                         self.ended(&mut scheduler, end).await;
@@ -330,6 +336,7 @@ impl Router {
             }
         }
 
+        drop(watchers);
         tracing::info!(running = passes.len(), "stopping: passes that are running may finish");
         let drain = async {
             while let Some(ended) = passes.join_next().await {

@@ -113,6 +113,9 @@ pub struct IncomingRoute {
     pub settings: IncomingSettings,
     /// How often.
     pub polling_period: Duration,
+    /// Whether the mail system is asked to tell when mail arrives ([`Transport::wait_for_mail`]), on a connection of its own beside those of
+    /// [`Server::max_sessions`]; the mailbox is read at once then, and every [`Self::polling_period`] all the same. No effect where it cannot.
+    pub notify: bool,
     /// Where it lives.
     pub server: Server,
     /// Changes when anything about the route changes, its transport's settings included; an unchanged route keeps its schedule

@@ -45,6 +45,8 @@ struct Slot {
     due: Instant,
     phase: Phase,
     failures: u32,
+    /// Mail arrived while its pass was running, perhaps after it had listed: it is due again at once.
+    woken: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,7 +150,7 @@ impl Scheduler {
                     let due = now + spread.mul_f64(entropy.fraction());
                     self.slots.insert(
                         id.clone(),
-                        Slot { route: Arc::clone(route), due, phase: Phase::Idle, failures: 0 },
+                        Slot { route: Arc::clone(route), due, phase: Phase::Idle, failures: 0, woken: false },
                     );
                     self.due.push(Reverse((due, id.clone())));
                 }
@@ -307,6 +309,16 @@ impl Scheduler {
         self.slots.len()
     }
 
+    /// Something may have arrived in a mailbox: it is due now. One that failed waits as before: that mail arrives does not repair it.
+    pub(crate) fn wake(&mut self, id: &MailboxId, now: Instant) {
+        let Some(slot) = self.slots.get_mut(id) else { return };
+        match slot.phase {
+            Phase::Idle if slot.failures == 0 && slot.due > now => self.make_due(id.clone(), now),
+            Phase::Running => slot.woken = true,
+            _ => {}
+        }
+    }
+
     fn queue_due(&mut self, now: Instant) {
         while let Some(Reverse((at, _))) = self.due.peek() {
             if *at > now {
@@ -362,7 +374,7 @@ impl Scheduler {
             Phase::RunningChanged => now,
             _ => {
                 slot.failures = failures;
-                next
+                if std::mem::take(&mut slot.woken) && failures == 0 { now } else { next }
             }
         };
         self.make_due(id.clone(), next);
@@ -389,6 +401,7 @@ mod tests {
             record: None,
             transport: Arc::new(MemoryTransport::default()),
             source: name.to_owned(),
+            notify: false,
             settings: IncomingSettings::default(),
             polling_period: Duration::from_secs(60),
             server: Server { name: server.to_owned(), max_sessions },
@@ -492,6 +505,34 @@ mod tests {
         s.backend_answered();
         s.succeeded(by_name(&probe[0]), false, later, &entropy);
         assert_eq!((started(&mut s, later).len(), s.backend_failures()), (4, 0));
+    }
+
+    #[test]
+    fn mail_that_arrives_makes_a_mailbox_due() {
+        let (entropy, now) = (SeededEntropy::new(1), Instant::now());
+        let mut s = Scheduler::default();
+        let a = route("a", "s", 9, 1);
+        s.replace(std::slice::from_ref(&a), now, Duration::ZERO, &entropy);
+        assert_eq!(started(&mut s, now), ["a"]);
+        s.succeeded(&a, false, now, &entropy);
+        assert!(started(&mut s, now).is_empty());
+        s.wake(&"nobody".into(), now);
+        s.wake(&a.mailbox.id, now);
+        s.wake(&a.mailbox.id, now);
+        assert_eq!(started(&mut s, now), ["a"], "it is due at once, and once");
+        // while it is read: perhaps after it was listed
+        s.wake(&a.mailbox.id, now);
+        s.succeeded(&a, false, now, &entropy);
+        assert_eq!(started(&mut s, now), ["a"]);
+        s.succeeded(&a, false, now, &entropy);
+        assert!(started(&mut s, now).is_empty(), "but not for ever");
+        // what failed is not hammered because mail arrives
+        s.wake(&a.mailbox.id, now);
+        assert_eq!(started(&mut s, now), ["a"]);
+        s.wake(&a.mailbox.id, now);
+        s.failed(&a, true, 1, Duration::from_secs(60), now);
+        s.wake(&a.mailbox.id, now);
+        assert!(started(&mut s, now).is_empty());
     }
 
     #[test]

@@ -327,6 +327,9 @@ impl Transport for MortalTransport {
     async fn find_submitted(&self, sender: &Mailbox, message_id: &MessageId) -> Mailed<Option<bool>> {
         alive!(self, "find_submitted", self.inner.find_submitted(sender, message_id))
     }
+    async fn wait_for_mail(&self, mailbox: &Mailbox, limit: std::time::Duration) -> Mailed<bool> {
+        alive!(self, "wait_for_mail", self.inner.wait_for_mail(mailbox, limit))
+    }
 }
 
 struct MortalInbox {

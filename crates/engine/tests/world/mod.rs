@@ -162,6 +162,7 @@ impl World {
             source: "a mail system".to_owned(),
             settings: IncomingSettings::default(),
             polling_period: Duration::from_secs(60),
+            notify: false,
             server: Server { name: "pop".to_owned(), max_sessions: 5 },
             fingerprint: 1,
         }
@@ -221,6 +222,7 @@ impl World {
             source: route.source.clone(),
             settings: route.settings.clone(),
             polling_period: route.polling_period,
+            notify: route.notify,
             server: route.server.clone(),
             fingerprint: route.fingerprint,
         };
@@ -412,6 +414,9 @@ impl<T: Transport> Transport for Watched<T> {
     }
     async fn find_submitted(&self, sender: &Mailbox, message_id: &MessageId) -> Mailed<Option<bool>> {
         self.inner.find_submitted(sender, message_id).await
+    }
+    async fn wait_for_mail(&self, mailbox: &Mailbox, limit: Duration) -> Mailed<bool> {
+        self.inner.wait_for_mail(mailbox, limit).await
     }
 }
 

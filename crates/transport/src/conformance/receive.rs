@@ -13,6 +13,31 @@ use crate::{
     Result as TransportResult, Stub, Transport,
 };
 
+/// What arrives while somebody waits is told of, and what arrives elsewhere is not; the limit ends the wait, and a session beside it works.
+async fn wait_for_mail(fixture: &dyn Fixture) -> Outcome {
+    let (transport, mailbox, other) = (fixture.transport(), fixture.mailbox(0), fixture.mailbox(1));
+    let told = transport.wait_for_mail(&mailbox, Duration::from_millis(200)).await.because("wait in vain")?;
+    ensure!(!told, "told of mail although none arrived");
+    // nobody sees when the wait has begun, so mail arrives again and again
+    let arriving = async {
+        for n in 0..100 {
+            fixture.put(&other, format!("Subject: other {n}\r\n\r\nx\r\n").as_bytes()).await;
+            fixture.put(&mailbox, format!("Subject: mail {n}\r\n\r\nx\r\n").as_bytes()).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let waiting = transport.wait_for_mail(&mailbox, Duration::from_secs(60));
+    let told = tokio::select! {
+        told = waiting => told.because("wait")?,
+        () = arriving => false,
+    };
+    ensure!(told, "not told of 100 messages that arrived one after the other");
+    let mut inbox =
+        transport.receive(&mailbox, ReceiveOptions::default()).await.because("receive after it")?;
+    ensure!(inbox.next().await.because("list after it")?.is_some(), "the mailbox is empty after it");
+    inbox.close().await.because("close")
+}
+
 pub(super) async fn all<F, Fut>(runner: &Runner<F>, capability: Capability)
 where
     F: Fn() -> Fut,
@@ -44,6 +69,9 @@ where
     runner.case("cancelled receive", |f| Box::pin(cancelled_receive(f))).await;
     if capability.stable_ids {
         runner.case("stable ids", |f| Box::pin(stable_ids(f))).await;
+    }
+    if capability.notifies {
+        runner.case("wait for mail", |f| Box::pin(wait_for_mail(f))).await;
     }
     if capability.delete {
         runner.case("delete", |f| Box::pin(delete(f))).await;

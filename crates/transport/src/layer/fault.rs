@@ -246,6 +246,10 @@ impl<T: Transport> Transport for Fault<T> {
         let call = self.inner.find_submitted(sender, message_id);
         self.faults.around(Operation::FindSubmitted, &name, call).await
     }
+    async fn wait_for_mail(&self, mailbox: &Mailbox, limit: Duration) -> Result<bool> {
+        let name = self.inner.to_string();
+        self.faults.around(Operation::WaitForMail, &name, self.inner.wait_for_mail(mailbox, limit)).await
+    }
 }
 
 struct FaultInbox {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -48,7 +49,8 @@ impl Limits {
 ///   idle. Waiters are served in the order they came.
 /// - A caller that holds one session and opens a second one on the same limit can wait for ever when all others do so too; open
 ///   one at a time, or raise the limit.
-/// - A probe counts as a session or a submission, by its direction. [`Transport::find_submitted`] counts as a session.
+/// - A probe counts as a session or a submission, by its direction. [`Transport::find_submitted`] counts as a session;
+///   [`Transport::wait_for_mail`] does not, since it would keep every permit for ever.
 /// - Ordering: put it *inside* a retry layer, or a call that waits for its next attempt keeps its permit, and *outside* a
 ///   timeout layer, or waiting for a turn counts as time the server took.
 #[derive(Debug)]
@@ -105,6 +107,9 @@ impl<T: Transport> Transport for Limit<T> {
     async fn find_submitted(&self, sender: &Mailbox, message_id: &MessageId) -> Result<Option<bool>> {
         let _permit = self.permit(&self.limits.sessions).await?;
         self.inner.find_submitted(sender, message_id).await
+    }
+    async fn wait_for_mail(&self, mailbox: &Mailbox, limit: Duration) -> Result<bool> {
+        self.inner.wait_for_mail(mailbox, limit).await
     }
 }
 

@@ -53,6 +53,8 @@ pub enum Operation {
     Receive,
     /// [`Transport::submit`](crate::Transport::submit).
     Submit,
+    /// [`Transport::wait_for_mail`](crate::Transport::wait_for_mail).
+    WaitForMail,
 }
 
 impl Operation {
@@ -70,6 +72,7 @@ impl Operation {
             Self::Probe => "probe",
             Self::Receive => "receive",
             Self::Submit => "submit",
+            Self::WaitForMail => "wait_for_mail",
         }
     }
 }

@@ -235,4 +235,8 @@ impl<T: Transport> Transport for Retrying<T> {
             }
         }
     }
+    /// Not tried again: whoever waits for mail lists from time to time, and waits again.
+    async fn wait_for_mail(&self, mailbox: &Mailbox, limit: Duration) -> Result<bool> {
+        self.inner.wait_for_mail(mailbox, limit).await
+    }
 }

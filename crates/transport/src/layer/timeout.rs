@@ -77,6 +77,8 @@ impl Deadlines {
             Operation::Dispose => self.dispose,
             Operation::Fetch => self.fetch,
             Operation::FindSubmitted => self.find_submitted,
+            // the time to open its session; the caller's limit comes on top
+            Operation::WaitForMail => self.receive,
             Operation::Headers | Operation::Next | Operation::Prefetch => self.list,
             Operation::Probe => self.probe,
             Operation::Receive => self.receive,
@@ -152,6 +154,14 @@ impl<T: Transport> Transport for Timeout<T> {
     }
     async fn find_submitted(&self, sender: &Mailbox, message_id: &MessageId) -> Result<Option<bool>> {
         self.within(Operation::FindSubmitted, sender, self.inner.find_submitted(sender, message_id)).await
+    }
+    /// The caller's limit and the time to open a session.
+    async fn wait_for_mail(&self, mailbox: &Mailbox, limit: Duration) -> Result<bool> {
+        let call = self.inner.wait_for_mail(mailbox, limit);
+        match timeout(limit.saturating_add(self.deadlines.of(Operation::WaitForMail)), call).await {
+            Ok(answer) => answer,
+            Err(_) => Ok(false),
+        }
     }
 }
 

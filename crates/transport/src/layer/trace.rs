@@ -1,6 +1,7 @@
 //! A span for every operation.
 
 use std::fmt;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -87,6 +88,10 @@ impl<T: Transport> Transport for Trace<T> {
     async fn find_submitted(&self, sender: &Mailbox, message_id: &MessageId) -> Result<Option<bool>> {
         let span = self.span(Operation::FindSubmitted, sender, Some(message_id.as_str()));
         traced(span, self.inner.find_submitted(sender, message_id)).await
+    }
+    async fn wait_for_mail(&self, mailbox: &Mailbox, limit: Duration) -> Result<bool> {
+        let span = self.span(Operation::WaitForMail, mailbox, None);
+        traced(span, self.inner.wait_for_mail(mailbox, limit)).await
     }
 }
 

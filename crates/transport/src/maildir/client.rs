@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -95,6 +96,7 @@ impl Transport for MaildirTransport {
             mark_read: receive,
             move_to_folder: receive,
             dispose_at_close: false,
+            notifies: false,
             find_submitted: matches!(delivery, Some(Delivery::Outbox { keeps_messages: true, .. })),
             per_recipient_results: matches!(delivery, Some(Delivery::Recipients { .. })),
             concurrent_submissions: None,
@@ -146,6 +148,10 @@ impl Transport for MaildirTransport {
         };
         // nobody knows how far work came that was stopped
         submitted.map_err(|e| if e.kind() == ErrorKind::Cancelled { e.with_retry(Retry::InDoubt) } else { e })
+    }
+
+    async fn wait_for_mail(&self, _: &Mailbox, _: Duration) -> Result<bool> {
+        Err(unsupported(self, "tell when mail arrives"))
     }
 
     async fn find_submitted(&self, sender: &Mailbox, message_id: &MessageId) -> Result<Option<bool>> {

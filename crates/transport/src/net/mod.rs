@@ -10,7 +10,6 @@
 //! | [`fault`] | what went wrong, by kind, with a hint what to do |
 
 pub mod fault;
-mod redact;
 mod stream;
 mod tls;
 mod wire;
@@ -19,7 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use email_router_auth::{CredentialError, CredentialSource, Credentials, SharedCredentials};
-pub(crate) use redact::Redactor;
+pub(crate) use email_router_model::Redactor;
 pub use stream::Stream;
 pub use tls::TlsConnector;
 pub use wire::{READ_BUFFER, Wire};
