@@ -36,6 +36,7 @@ pub async fn run(stores: &dyn Stores) {
     seen_many(stores).await;
     forget(stores).await;
     another_source(stores).await;
+    resume_tokens(stores).await;
     forget_absent(stores).await;
     thresholds(stores).await;
     ledger(stores).await;
@@ -247,6 +248,22 @@ async fn another_source(stores: &dyn Stores) {
     ids.sort();
     ids.dedup();
     assert_eq!(ids.len(), 5, "{c}: {ids:?}");
+}
+
+async fn resume_tokens(stores: &dyn Stores) {
+    let (c, m) = ("resume_tokens", mailbox("ann"));
+    let s = stores.open("resume");
+    assert_eq!(ok(c, s.resume_token(&m, "here").await), None, "{c}");
+    let (first, second) = (Bytes::from_static(b"first\0"), Bytes::from(vec![7; 100_000]));
+    ok(c, s.set_resume_token(&m, "here", &first).await);
+    ok(c, s.set_resume_token(&mailbox("bob"), "here", &second).await);
+    drop(s);
+    let s = stores.open("resume");
+    assert_eq!(ok(c, s.resume_token(&m, "here").await), Some(first), "{c}: bytes survive");
+    assert_eq!(ok(c, s.resume_token(&m, "there").await), None, "{c}: of another place");
+    ok(c, s.set_resume_token(&m, "there", &second).await);
+    assert_eq!(ok(c, s.resume_token(&m, "here").await), None, "{c}: the last one counts");
+    assert_eq!(ok(c, s.resume_token(&m, "there").await), Some(second), "{c}");
 }
 
 async fn forget_absent(stores: &dyn Stores) {

@@ -137,6 +137,9 @@ impl IncomingParts {
         let mut options = ReceiveOptions::default();
         options.max_message_bytes = route.settings.max_message_bytes;
         options.max_header_bytes = route.settings.caps.max_header_bytes as u64;
+        if route.transport.capability().resumes {
+            options.resume = self.state.resume_token(&route.mailbox.id, &route.source).await?;
+        }
         let opened = route.transport.receive(&route.mailbox, options).await.map_err(Error::from);
         self.observer
             .event(&Event::MailboxAccess { mailbox: &route.mailbox.id, error: opened.as_ref().err() });
@@ -154,12 +157,18 @@ impl IncomingParts {
         };
         let routed = session.route_all(stop).await;
         let removed = session.removed;
+        let token = inbox.resume_token();
         let closed = match &routed {
             Err(error) if error.kind() == ErrorKind::Transport => return routed,
             _ => inbox.close().await,
         };
         match (closed, routed) {
             (Ok(()), routed) => {
+                if let Some(token) = token
+                    .filter(|token| token.len() <= email_router_transport::contract::LARGEST_RESUME_TOKEN)
+                {
+                    self.state.set_resume_token(&route.mailbox.id, &route.source, &token).await?;
+                }
                 // Certainly gone now, so an id of these that is listed again is another message (some servers give the number of a
                 // message as its id): it must not be taken for the one that was removed.
                 if !removed.is_empty() {

@@ -58,6 +58,18 @@ pub trait StateStore: Debug + Send + Sync + 'static {
     /// messages were forgotten; 0 the first time. Forgetting is safe, since delivery to the CRM is idempotent.
     async fn read_from(&self, mailbox: &MailboxId, source: &str) -> Result<u64, StateError>;
 
+    /// What an adapter left of an earlier session of this mailbox, read from the same place
+    /// ([`ReceiveOptions::resume`](email_router_transport::ReceiveOptions::resume)). Losing it costs a listing.
+    async fn resume_token(&self, mailbox: &MailboxId, source: &str) -> Result<Option<Bytes>, StateError>;
+
+    /// Keeps that in place of what was there.
+    async fn set_resume_token(
+        &self,
+        mailbox: &MailboxId,
+        source: &str,
+        token: &Bytes,
+    ) -> Result<(), StateError>;
+
     /// Forgets the settled messages of this mailbox that are not in `present` (the whole listing of the mailbox): they are gone from
     /// the source. Returns how many. Begun and failed ones are forgotten too.
     async fn forget_absent(&self, mailbox: &MailboxId, present: &[RemoteId]) -> Result<u64, StateError>;

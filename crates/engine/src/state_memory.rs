@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use email_router_model::{ActivityId, MailboxId, RemoteId, Timestamp};
 
 use crate::ports::{
@@ -24,6 +25,7 @@ struct Data {
     thresholds: BTreeMap<MailboxId, Timestamp>,
     ledger: BTreeMap<ActivityId, LedgerEntry>,
     sources: BTreeMap<MailboxId, String>,
+    resume: BTreeMap<MailboxId, (String, Bytes)>,
     quarantine: BTreeMap<u64, QuarantineItem>,
     last_quarantine_id: u64,
     leases: BTreeMap<String, (String, Timestamp)>,
@@ -141,6 +143,21 @@ impl StateStore for MemoryState {
         let known = data.seen.len();
         data.seen.retain(|(of, _), _| of != mailbox);
         Ok((known - data.seen.len()) as u64)
+    }
+
+    async fn resume_token(&self, mailbox: &MailboxId, source: &str) -> Result<Option<Bytes>, StateError> {
+        let data = self.data();
+        Ok(data.resume.get(mailbox).filter(|(of, _)| of == source).map(|(_, token)| token.clone()))
+    }
+
+    async fn set_resume_token(
+        &self,
+        mailbox: &MailboxId,
+        source: &str,
+        token: &Bytes,
+    ) -> Result<(), StateError> {
+        self.data().resume.insert(mailbox.clone(), (source.to_owned(), token.clone()));
+        Ok(())
     }
 
     async fn forget_absent(&self, mailbox: &MailboxId, present: &[RemoteId]) -> Result<u64, StateError> {

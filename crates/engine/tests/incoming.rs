@@ -3,16 +3,21 @@
 
 mod world;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use email_router_crm::{Error as CrmError, ErrorKind as CrmErrorKind, FilteringMethod, ParticipationType};
 use email_router_engine::decide::MailboxContext;
 use email_router_engine::{IncomingSettings, StateStore as _, Verdict};
 use email_router_model::{Classified as _, Mailbox, MailboxKind, RawMessage, RemoteId, Scope};
 use email_router_transport::layer::Operation;
 use email_router_transport::memory::MemoryTransport;
-use email_router_transport::{Error, ErrorKind, Transport as _};
+use email_router_transport::{
+    Access, Capability, Disposition, Error, ErrorKind, Inbox, Outbound, Probe, Receipt, ReceiveOptions, Stub,
+    SubmitOptions, Transport,
+};
 use world::{Life, MemoryCrm, Place, Point, World, costly_to_list, junk, large, like_pop3, mail, subjects};
 
 const MEGABYTE: usize = 1_000_000;
@@ -381,6 +386,96 @@ async fn items_of_other_classes_are_reported_and_not_read() {
     assert_eq!((report.delivered, report.discarded), (1, 1));
     assert_eq!((system.count(Operation::Headers), system.count(Operation::Fetch)), (1, 1));
     assert_eq!(world.crm.received().len(), 1);
+}
+
+/// A mail system whose listing costs less with what an earlier session left.
+#[derive(Debug, Clone, Default)]
+struct Resuming {
+    inner: MemoryTransport,
+    /// What each session was opened with.
+    opened: Arc<Mutex<Vec<Option<Bytes>>>>,
+}
+
+struct ResumingInbox(Box<dyn Inbox>, Bytes);
+
+impl std::fmt::Display for Resuming {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("resuming")
+    }
+}
+
+#[async_trait]
+impl Transport for Resuming {
+    fn capability(&self) -> Capability {
+        let mut capability = self.inner.capability();
+        capability.resumes = true;
+        capability
+    }
+    async fn probe(&self, mailbox: &Mailbox, access: Access) -> email_router_transport::Result<Probe> {
+        self.inner.probe(mailbox, access).await
+    }
+    async fn receive(
+        &self,
+        mailbox: &Mailbox,
+        options: ReceiveOptions,
+    ) -> email_router_transport::Result<Box<dyn Inbox>> {
+        let number = {
+            let mut opened = self.opened.lock().unwrap();
+            opened.push(options.resume.clone());
+            opened.len()
+        };
+        let inner = self.inner.receive(mailbox, options).await?;
+        Ok(Box::new(ResumingInbox(inner, Bytes::from(format!("session {number}")))))
+    }
+    async fn submit(
+        &self,
+        sender: &Mailbox,
+        message: &Outbound,
+        options: SubmitOptions,
+    ) -> email_router_transport::Result<Receipt> {
+        self.inner.submit(sender, message, options).await
+    }
+}
+
+#[async_trait]
+impl Inbox for ResumingInbox {
+    async fn next(&mut self) -> email_router_transport::Result<Option<Stub>> {
+        self.0.next().await
+    }
+    async fn headers(&mut self, id: &RemoteId) -> email_router_transport::Result<Bytes> {
+        self.0.headers(id).await
+    }
+    async fn fetch(&mut self, id: &RemoteId) -> email_router_transport::Result<RawMessage> {
+        self.0.fetch(id).await
+    }
+    fn resume_token(&mut self) -> Option<Bytes> {
+        Some(self.1.clone())
+    }
+    async fn dispose(&mut self, id: &RemoteId, what: Disposition) -> email_router_transport::Result<()> {
+        self.0.dispose(id, what).await
+    }
+    async fn close(self: Box<Self>) -> email_router_transport::Result<()> {
+        self.0.close().await
+    }
+}
+
+/// What a session leaves for the next one is kept once the session was closed well, and given to no other place.
+#[tokio::test(start_paused = true)]
+async fn a_listing_is_resumed() {
+    let (world, system, ann) = setup();
+    let resuming = Resuming { inner: system.clone(), opened: Arc::default() };
+    let route = world.route(&ann, resuming.clone());
+    world.pass(&route).await;
+    world.pass(&route).await;
+    system.fail_next(Operation::Close, 1, || Error::new(ErrorKind::ConnectionLost, "cut"));
+    world.try_pass(&route).await.1.unwrap_err();
+    world.pass(&route).await;
+    let mut elsewhere = world.route(&ann, resuming.clone());
+    elsewhere.source = "another place".to_owned();
+    world.pass(&elsewhere).await;
+    let opened = resuming.opened.lock().unwrap().clone();
+    let session = |n: u32| Some(Bytes::from(format!("session {n}")));
+    assert_eq!(opened, [None, session(1), session(2), session(2), None]);
 }
 
 #[tokio::test(start_paused = true)]

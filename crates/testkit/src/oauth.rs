@@ -217,8 +217,12 @@ fn token(state: &mut State, seen: &Seen, tenant: &str, now: i64) -> Answer {
     }
     let (secret, assertion) = (form.get("client_secret"), form.get("client_assertion"));
     let refused = match (secret, assertion) {
-        (Some(secret), None) if *secret != state.behaviour.secret => Some((7_000_215, "Invalid client secret provided.")),
-        (Some(_), None) if state.behaviour.secret_expired => Some((7_000_222, "The client secret keys are expired.")),
+        (Some(secret), None) if *secret != state.behaviour.secret => {
+            Some((7_000_215, "Invalid client secret provided."))
+        }
+        (Some(_), None) if state.behaviour.secret_expired => {
+            Some((7_000_222, "The client secret keys are expired."))
+        }
         (Some(_), None) => None,
         (None, Some(assertion)) => {
             let kind = field("client_assertion_type");
@@ -276,10 +280,9 @@ fn check(assertion: &str, audience: &str, now: i64, registered: bool) -> Result<
     let thumbprint = |algorithm| digest::digest(algorithm, &certificate).as_ref().to_vec();
     let named = match (head["x5t#S256"].as_str(), head["x5t"].as_str()) {
         (Some(text), _) => BASE64.decode(text).is_ok_and(|t| t == thumbprint(&digest::SHA256)),
-        (None, Some(text)) => BASE64
-            .decode(text)
-            .or_else(|_| BASE64_STANDARD.decode(text))
-            .is_ok_and(|t| t == thumbprint(&digest::SHA1_FOR_LEGACY_USE_ONLY) || t == thumbprint(&digest::SHA256)),
+        (None, Some(text)) => BASE64.decode(text).or_else(|_| BASE64_STANDARD.decode(text)).is_ok_and(|t| {
+            t == thumbprint(&digest::SHA1_FOR_LEGACY_USE_ONLY) || t == thumbprint(&digest::SHA256)
+        }),
         _ => false,
     };
     if !registered || !named {
@@ -296,9 +299,9 @@ fn check(assertion: &str, audience: &str, now: i64, registered: bool) -> Result<
     UnparsedPublicKey::new(parameters, key.public_key().as_ref())
         .verify(format!("{header}.{claims}").as_bytes(), &signature)
         .map_err(|_| (700_027, "The assertion failed signature validation."))?;
-    let for_us = body["aud"].as_str().is_some_and(|aud| {
-        aud.split_once("://").is_some_and(|(_, rest)| rest == audience)
-    });
+    let for_us = body["aud"]
+        .as_str()
+        .is_some_and(|aud| aud.split_once("://").is_some_and(|(_, rest)| rest == audience));
     if !for_us {
         return Err((700_023, "The audience of the assertion is not this service."));
     }

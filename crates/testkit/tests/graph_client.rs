@@ -33,13 +33,17 @@ async fn microsofts_client_understands_every_answer() {
     server.plan("GET", "/mailFolders", 1, Fault::throttled("1"));
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/peers/graph-client.cjs");
     let root = server.base().trim_end_matches("/v1.0").to_owned();
-    let run = move || Command::new("node").arg(script).args([modules.as_str(), &root, "token", USER]).output();
+    let run =
+        move || Command::new("node").arg(script).args([modules.as_str(), &root, "token", USER]).output();
     let output = tokio::task::spawn_blocking(run).await.unwrap().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}\n{:#?}", server.requests());
     let saw: Value = serde_json::from_slice(&output.stdout).unwrap();
     let mime = saw["mime"].as_str().unwrap();
-    assert!(mime.starts_with("Received: from a\r\n by b\r\n") && mime.ends_with("\r\n\r\nbody\r\n"), "{mime:?}");
+    assert!(
+        mime.starts_with("Received: from a\r\n by b\r\n") && mime.ends_with("\r\n\r\nbody\r\n"),
+        "{mime:?}"
+    );
     for (name, expected) in [
         ("folders", json!(["Inbox", "Drafts", "Sent Items", "Deleted Items", "Archive"])),
         ("listed", json!(25)),

@@ -118,6 +118,13 @@ pub trait Inbox: Send {
     /// [`ErrorKind::MessageGone`]; [`ErrorKind::TooLarge`] beyond [`ReceiveOptions::max_message_bytes`], after which the session is still usable.
     async fn fetch(&mut self, id: &RemoteId) -> Result<RawMessage>;
 
+    /// What a later session may be opened with so that its listing costs less ([`ReceiveOptions::resume`]), at most
+    /// [`LARGEST_RESUME_TOKEN`] bytes. `None`: as before, or nothing worth keeping; always where [`Capability::resumes`] is not set. Asked for before
+    /// [`Inbox::close`]; holds no secret.
+    fn resume_token(&mut self) -> Option<Bytes> {
+        None
+    }
+
     /// What shall become of the message. Takes effect at the latest in [`Inbox::close`]; for a transport with
     /// [`Capability::dispose_at_close`] never before. Disposing of a message that is gone succeeds; twice the same succeeds.
     ///
@@ -159,6 +166,8 @@ pub struct Capability {
     pub find_submitted: bool,
     /// [`Transport::wait_for_mail`] works.
     pub notifies: bool,
+    /// [`Inbox::resume_token`] gives tokens that make a later listing cost less ([`ReceiveOptions::resume`]).
+    pub resumes: bool,
     /// [`Receipt`] has one result for each recipient, from the server itself.
     pub per_recipient_results: bool,
     /// So many submissions make progress at the same time, and further ones wait; `None`: no limit. A caller who begins no more
@@ -204,12 +213,21 @@ pub struct ReceiveOptions {
     pub max_message_bytes: u64,
     /// A header section larger than this is not read. Bytes.
     pub max_header_bytes: u64,
+    /// What [`Inbox::resume_token`] gave in an earlier session of this mailbox, also one of another run of the program. It says no more than what was
+    /// listed then: an adapter for which it is of no use, or which finds it damaged, out of date or of another place, lists everything from the
+    /// beginning, with the same result.
+    pub resume: Option<Bytes>,
 }
 
 impl Default for ReceiveOptions {
     /// All messages, 150 MiB a message, 1 MiB a header section.
     fn default() -> Self {
-        Self { max_messages: usize::MAX, max_message_bytes: 150 * 1024 * 1024, max_header_bytes: 1024 * 1024 }
+        Self {
+            max_messages: usize::MAX,
+            max_message_bytes: 150 * 1024 * 1024,
+            max_header_bytes: 1024 * 1024,
+            resume: None,
+        }
     }
 }
 
@@ -386,6 +404,9 @@ forward_transport!(Box<dyn Transport>, Arc<dyn Transport>);
 pub fn unsupported(transport: &dyn Display, what: &str) -> Error {
     Error::new(ErrorKind::Unsupported, format!("{transport} cannot {what}"))
 }
+
+/// The largest token of [`Inbox::resume_token`], in bytes: 1 MiB. An adapter that would need more gives none.
+pub const LARGEST_RESUME_TOKEN: usize = 1024 * 1024;
 
 /// A delay with which a server may be asked to wait at the most, whatever it says: one day.
 pub const LONGEST_RETRY_DELAY: Duration = Duration::from_secs(24 * 60 * 60);

@@ -99,6 +99,7 @@ impl MemoryTransport {
             dispose_at_close: false,
             find_submitted: true,
             notifies: true,
+            resumes: false,
             per_recipient_results: true,
             concurrent_submissions: None,
         })
@@ -493,6 +494,9 @@ impl Inbox for MemoryInbox {
         Ok(stored.message)
     }
 
+    fn resume_token(&mut self) -> Option<Bytes> {
+        None
+    }
     async fn dispose(&mut self, id: &RemoteId, what: Disposition) -> Result<()> {
         self.enter(Operation::Dispose, Some(id))?;
         let capability = self.transport.capability;

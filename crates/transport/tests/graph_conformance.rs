@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use email_router_http::oauth::Cloud;
 use email_router_http::{HttpClient, HttpSettings, Proxy};
 use email_router_model::{EmailAddress, Mailbox, MailboxKind};
 use email_router_testkit::graph::{Fault, GraphServer};
 use email_router_transport::Transport;
 use email_router_transport::conformance::{self, Fixture, Left, Refused, Submitted};
-use email_router_transport::graph::{GraphCloud, GraphSettings, GraphTransport};
+use email_router_transport::graph::{GraphSettings, GraphTransport};
 use email_router_transport::layer::{self, Operation};
 use email_router_transport::net::Credentials;
 
@@ -41,7 +42,7 @@ async fn tenant(change: impl FnOnce(&mut GraphSettings)) -> Box<dyn Fixture> {
         Some(Credentials::bearer(mailbox.login_name(), token.into()))
     };
     let client = Arc::new(HttpClient::new(http).unwrap());
-    let mut settings = GraphSettings::new(client, GraphCloud::Global, Arc::new(source));
+    let mut settings = GraphSettings::new(client, Cloud::Public, Arc::new(source));
     settings.base = server.base().parse().unwrap();
     change(&mut settings);
     Box::new(Tenant { transport: Arc::new(GraphTransport::new(settings)), server })

@@ -461,6 +461,17 @@ impl StateStore for FusedState {
     async fn read_from(&self, m: &MailboxId, source: &str) -> Result<u64, StateError> {
         self.inner.read_from(m, source).await
     }
+    async fn resume_token(&self, m: &MailboxId, source: &str) -> Result<Option<bytes::Bytes>, StateError> {
+        self.inner.resume_token(m, source).await
+    }
+    async fn set_resume_token(
+        &self,
+        m: &MailboxId,
+        source: &str,
+        token: &bytes::Bytes,
+    ) -> Result<(), StateError> {
+        self.inner.set_resume_token(m, source, token).await
+    }
     async fn forget_absent(&self, m: &MailboxId, present: &[RemoteId]) -> Result<u64, StateError> {
         self.inner.forget_absent(m, present).await
     }

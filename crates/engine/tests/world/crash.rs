@@ -147,6 +147,12 @@ impl StateStore for MortalState {
     async fn read_from(&self, m: &MailboxId, source: &str) -> Stored<u64> {
         alive!(self, "read_from", self.inner.read_from(m, source))
     }
+    async fn resume_token(&self, m: &MailboxId, source: &str) -> Stored<Option<bytes::Bytes>> {
+        alive!(self, "resume_token", self.inner.resume_token(m, source))
+    }
+    async fn set_resume_token(&self, m: &MailboxId, source: &str, token: &bytes::Bytes) -> Stored<()> {
+        alive!(self, "set_resume_token", self.inner.set_resume_token(m, source, token))
+    }
     async fn forget_absent(&self, m: &MailboxId, present: &[RemoteId]) -> Stored<u64> {
         alive!(self, "forget_absent", self.inner.forget_absent(m, present))
     }
@@ -356,6 +362,9 @@ impl Inbox for MortalInbox {
     }
     async fn fetch(&mut self, id: &RemoteId) -> Mailed<RawMessage> {
         alive!(self, "fetch", self.inner.fetch(id))
+    }
+    fn resume_token(&mut self) -> Option<Bytes> {
+        self.inner.resume_token()
     }
     async fn dispose(&mut self, id: &RemoteId, what: Disposition) -> Mailed<()> {
         alive!(self, "dispose", self.inner.dispose(id, what))

@@ -453,6 +453,9 @@ impl Inbox for WatchedInbox {
         assert!(!poison, "a planned panic");
         self.inner.fetch(id).await
     }
+    fn resume_token(&mut self) -> Option<Bytes> {
+        self.inner.resume_token()
+    }
     async fn dispose(&mut self, id: &RemoteId, what: Disposition) -> Mailed<()> {
         self.inner.dispose(id, what).await
     }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use email_router_engine::ports::{
     DecisionNote, DecisionQuery, LedgerEntry, LedgerResult, ProviderDirection, ProviderStatus,
     QuarantineItem, SeenMessage, Settled,
@@ -209,6 +210,33 @@ impl StateStore for SqliteState {
             return Ok(0);
         }
         self.write(Durability::Process, move |c| seen::read_from(c, &mailbox, &source)).await
+    }
+
+    async fn resume_token(&self, mailbox: &MailboxId, source: &str) -> Result<Option<Bytes>, StateError> {
+        let (mailbox, source) = (mailbox.clone(), source.to_owned());
+        self.read(move |c| {
+            let token: Option<Vec<u8>> = c
+                .prepare_cached("SELECT token FROM resume WHERE mailbox = ?1 AND source = ?2")?
+                .query_row([mailbox.as_str(), &source], |row| row.get(0))
+                .optional()?;
+            Ok(token.map(Bytes::from))
+        })
+        .await
+    }
+
+    async fn set_resume_token(
+        &self,
+        mailbox: &MailboxId,
+        source: &str,
+        token: &Bytes,
+    ) -> Result<(), StateError> {
+        let (mailbox, source, token) = (mailbox.clone(), source.to_owned(), token.clone());
+        self.write(Durability::Process, move |c| {
+            c.prepare_cached("INSERT OR REPLACE INTO resume (mailbox, source, token) VALUES (?1, ?2, ?3)")?
+                .execute(params![mailbox.as_str(), source, &token[..]])?;
+            Ok(())
+        })
+        .await
     }
 
     async fn forget_absent(&self, mailbox: &MailboxId, present: &[RemoteId]) -> Result<u64, StateError> {

@@ -43,6 +43,8 @@ const STEPS: &[&str] = &[
      CREATE INDEX decision_key_of ON decision_key (decision);",
     // where the ids of a mailbox's seen rows come from
     "ALTER TABLE mailbox ADD COLUMN source TEXT;",
+    // what adapters leave for the next listing
+    "CREATE TABLE resume (mailbox TEXT PRIMARY KEY, source TEXT NOT NULL, token BLOB NOT NULL);",
 ];
 
 /// Makes sure that the file exists and only its owner can read it: it holds subjects, addresses and, in quarantine, whole messages. SQLite

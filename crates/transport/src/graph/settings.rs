@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use email_router_auth::CredentialSource;
 use email_router_http::HttpService;
+use email_router_http::oauth::Cloud;
 use email_router_model::{Clock, EmailAddress, Entropy, SystemClock, SystemEntropy};
 use url::Url;
 
@@ -14,9 +15,9 @@ use url::Url;
 pub struct GraphSettings {
     /// Sends the requests.
     pub http: Arc<dyn HttpService>,
-    /// Where the service is, with its version and without a slash at the end: [`GraphCloud::base`].
+    /// Where the service is, with its version and without a slash at the end.
     pub base: Url,
-    /// Gives the access token for a mailbox. Its audience must be the cloud of [`Self::base`] ([`GraphCloud::scope`]).
+    /// Gives the access token for a mailbox. Its audience must be the cloud of [`Self::base`] ([`Cloud::graph_scope`]).
     pub credentials: Arc<dyn CredentialSource>,
     /// What deleting a message means.
     pub deletion: Deletion,
@@ -54,14 +55,10 @@ impl GraphSettings {
     /// time, 4 MiB a request, pieces of 3.75 MiB, 100 000 messages remembered, 32 MiB read ahead, 5 attempts within 2 minutes, 10 minutes
     /// a request.
     #[must_use]
-    pub fn new(
-        http: Arc<dyn HttpService>,
-        cloud: GraphCloud,
-        credentials: Arc<dyn CredentialSource>,
-    ) -> Self {
+    pub fn new(http: Arc<dyn HttpService>, cloud: Cloud, credentials: Arc<dyn CredentialSource>) -> Self {
         Self {
             http,
-            base: cloud.base(),
+            base: base(cloud),
             credentials,
             deletion: Deletion::default(),
             send_access: SendAccess::default(),
@@ -80,6 +77,13 @@ impl GraphSettings {
     }
 }
 
+/// The service of a cloud, with its version (Microsoft Graph, "national cloud deployments").
+fn base(cloud: Cloud) -> Url {
+    // the roots are literals
+    #[allow(clippy::expect_used)]
+    Url::parse(&format!("{}/v1.0", cloud.graph())).expect("a valid URL")
+}
+
 /// Pieces of an upload are multiples of this (Microsoft Graph, "upload large files"): 320 KiB.
 pub(super) const BLOCK_UNIT: usize = 320 * 1024;
 
@@ -93,61 +97,6 @@ impl fmt::Debug for GraphSettings {
             .field("concurrency", &self.concurrency)
             .field("largest_request", &self.largest_request)
             .finish_non_exhaustive()
-    }
-}
-
-/// Which cloud (Microsoft Graph, "national cloud deployments"). A token of one is refused by all others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum GraphCloud {
-    /// The worldwide service, also for GCC.
-    #[default]
-    Global,
-    /// US Government L4 (GCC High).
-    UsGovernment,
-    /// US Government L5 (DoD).
-    UsGovernmentDod,
-    /// China, operated by 21Vianet.
-    China,
-}
-
-impl GraphCloud {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Global, Self::UsGovernment, Self::UsGovernmentDod, Self::China];
-
-    /// The host of the service.
-    #[must_use]
-    pub const fn host(self) -> &'static str {
-        match self {
-            Self::Global => "graph.microsoft.com",
-            Self::UsGovernment => "graph.microsoft.us",
-            Self::UsGovernmentDod => "dod-graph.microsoft.us",
-            Self::China => "microsoftgraph.chinacloudapi.cn",
-        }
-    }
-
-    /// The host where tokens for this cloud are issued (Microsoft Entra, "national clouds").
-    #[must_use]
-    pub const fn authority_host(self) -> &'static str {
-        match self {
-            Self::Global => "login.microsoftonline.com",
-            Self::UsGovernment | Self::UsGovernmentDod => "login.microsoftonline.us",
-            Self::China => "login.partner.microsoftonline.cn",
-        }
-    }
-
-    /// Where the service is, with its version.
-    #[must_use]
-    pub fn base(self) -> Url {
-        // the hosts are literals of this file
-        #[allow(clippy::expect_used)]
-        Url::parse(&format!("https://{}/v1.0", self.host())).expect("a valid URL")
-    }
-
-    /// The scope of a token by client credentials.
-    #[must_use]
-    pub fn scope(self) -> String {
-        format!("https://{}/.default", self.host())
     }
 }
 
@@ -180,11 +129,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clouds_have_hosts_of_their_own() {
-        for cloud in GraphCloud::ALL {
-            assert_eq!(cloud.base().as_str(), format!("https://{}/v1.0", cloud.host()));
-            assert!(cloud.scope().starts_with(&format!("https://{}/", cloud.host())));
-            assert_eq!(GraphCloud::ALL.iter().filter(|c| c.host() == cloud.host()).count(), 1);
+    fn every_cloud_has_a_service() {
+        for cloud in Cloud::ALL {
+            assert_eq!(base(cloud).as_str(), format!("{}/v1.0", cloud.graph()));
         }
     }
 }

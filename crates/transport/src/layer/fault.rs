@@ -296,6 +296,9 @@ impl Inbox for FaultInbox {
         let result = self.faults.around(Operation::Fetch, &self.name, inner.fetch(id)).await;
         self.settle(result)
     }
+    fn resume_token(&mut self) -> Option<Bytes> {
+        self.inner.as_mut().and_then(|inner| inner.resume_token())
+    }
     async fn dispose(&mut self, id: &RemoteId, what: Disposition) -> Result<()> {
         let Some(inner) = &mut self.inner else { return Err(self.over()) };
         let result = self.faults.around(Operation::Dispose, &self.name, inner.dispose(id, what)).await;

@@ -134,6 +134,9 @@ impl Inbox for LimitInbox {
     async fn fetch(&mut self, id: &RemoteId) -> Result<RawMessage> {
         self.inner.fetch(id).await
     }
+    fn resume_token(&mut self) -> Option<Bytes> {
+        self.inner.resume_token()
+    }
     async fn dispose(&mut self, id: &RemoteId, what: Disposition) -> Result<()> {
         self.inner.dispose(id, what).await
     }

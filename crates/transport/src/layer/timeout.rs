@@ -212,6 +212,9 @@ impl Inbox for TimeoutInbox {
         let answer = timeout(self.deadlines.fetch, inner.fetch(id)).await;
         self.settle(Operation::Fetch, answer)
     }
+    fn resume_token(&mut self) -> Option<Bytes> {
+        self.inner.as_mut().and_then(|inner| inner.resume_token())
+    }
     async fn dispose(&mut self, id: &RemoteId, what: Disposition) -> Result<()> {
         let Some(inner) = &mut self.inner else { return Err(self.over()) };
         let answer = timeout(self.deadlines.dispose, inner.dispose(id, what)).await;

@@ -126,6 +126,9 @@ impl Inbox for TraceInbox {
         let span = self.span(Operation::Fetch, Some(id));
         traced(span, self.inner.fetch(id)).await
     }
+    fn resume_token(&mut self) -> Option<Bytes> {
+        self.inner.resume_token()
+    }
     async fn dispose(&mut self, id: &RemoteId, what: Disposition) -> Result<()> {
         let span = self.span(Operation::Dispose, Some(id));
         traced(span, self.inner.dispose(id, what)).await

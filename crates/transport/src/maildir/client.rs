@@ -97,6 +97,7 @@ impl Transport for MaildirTransport {
             move_to_folder: receive,
             dispose_at_close: false,
             notifies: false,
+            resumes: false,
             find_submitted: matches!(delivery, Some(Delivery::Outbox { keeps_messages: true, .. })),
             per_recipient_results: matches!(delivery, Some(Delivery::Recipients { .. })),
             concurrent_submissions: None,
@@ -373,6 +374,9 @@ impl Inbox for MaildirInbox {
         self.with_store(move |store| store.fetch(&id)).await
     }
 
+    fn resume_token(&mut self) -> Option<Bytes> {
+        None
+    }
     async fn dispose(&mut self, id: &RemoteId, what: Disposition) -> Result<()> {
         let id = id.clone();
         self.with_store(move |store| store.dispose(&id, &what)).await

@@ -1,11 +1,12 @@
 //! Reading mailboxes.
 
+use bytes::Bytes;
 use email_router_model::{Classified as _, Headers, Scope};
 use email_router_testkit::graph::Fault;
-use email_router_transport::graph::Deletion;
+use email_router_transport::graph::{Deletion, GraphTransport};
 use email_router_transport::{Disposition, ErrorKind, Part, ReceiveOptions, Transport};
 
-use super::{ALICE, alice, contoso, count, list, message, open};
+use super::{ALICE, alice, contoso, count, list, message, open, settings};
 
 #[tokio::test]
 async fn a_listing_tells_size_class_conversation_and_date() {
@@ -298,4 +299,51 @@ async fn a_message_that_somebody_moved_is_no_longer_listed_and_keeps_its_id() {
     inbox.close().await.unwrap();
     assert!(list(&mut *open(&transport).await).await.is_empty());
     assert_eq!(server.folder(ALICE, "Elsewhere").len(), 1);
+}
+
+#[tokio::test]
+async fn a_listing_is_taken_up_again_after_a_restart() {
+    let (server, transport) = contoso(|_| {}).await;
+    for n in 0..20 {
+        server.deliver(ALICE, &message(n));
+    }
+    let mut inbox = open(&transport).await;
+    let before = list(&mut *inbox).await;
+    let token = inbox.resume_token().expect("a token of a first listing");
+    inbox.close().await.unwrap();
+    let mut options = ReceiveOptions::default();
+    options.resume = Some(token.clone());
+    let mut again = transport.receive(&alice(), options).await.unwrap();
+    assert_eq!(again.resume_token(), None, "nothing has changed");
+    assert!(open(&transport).await.resume_token().is_some(), "the caller has none");
+    server.deliver(ALICE, &message(99));
+
+    let resumed = async |token: &[u8]| {
+        let restarted = GraphTransport::new(settings(&server));
+        let mut options = ReceiveOptions::default();
+        options.resume = Some(Bytes::copy_from_slice(token));
+        server.forget_requests();
+        let mut inbox = restarted.receive(&alice(), options).await.unwrap();
+        let stubs = list(&mut *inbox).await;
+        assert_eq!(stubs.len(), 21);
+        assert_eq!(stubs[..20], before[..]);
+        assert!(inbox.resume_token().is_some_and(|next| next[..] != *token));
+        server.requests()
+    };
+    let requests = resumed(&token).await;
+    assert!(requests.len() == 1 && requests[0].contains("$deltatoken"), "{requests:?}");
+    // whatever is wrong with it, all is listed
+    let text = String::from_utf8(token.to_vec()).unwrap();
+    for bad in [
+        String::new(),
+        "{}".to_owned(),
+        text[..text.len() / 2].to_owned(),
+        text.replace("alice@contoso.test", "bob@contoso.test"),
+        text.replace("\"form\":1", "\"form\":2"),
+    ] {
+        assert!(resumed(bad.as_bytes()).await[0].contains("$select"), "{bad}");
+    }
+    // and where the service has forgotten the delta
+    server.expire_tokens();
+    assert_eq!(resumed(&token).await.len(), 2);
 }

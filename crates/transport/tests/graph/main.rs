@@ -12,10 +12,11 @@ mod rules;
 use std::sync::Arc;
 use std::time::Duration;
 
+use email_router_http::oauth::Cloud;
 use email_router_http::{HttpClient, HttpSettings, Proxy};
 use email_router_model::{EmailAddress, Mailbox, MailboxKind};
 use email_router_testkit::graph::GraphServer;
-use email_router_transport::graph::{GraphCloud, GraphSettings, GraphTransport};
+use email_router_transport::graph::{GraphSettings, GraphTransport};
 use email_router_transport::net::Credentials;
 use email_router_transport::{Inbox, ReceiveOptions, Stub, Transport};
 
@@ -33,7 +34,7 @@ fn http() -> Arc<HttpClient> {
 
 fn settings(server: &GraphServer) -> GraphSettings {
     let source = |mailbox: &Mailbox| Some(Credentials::bearer(mailbox.login_name(), TOKEN.into()));
-    let mut settings = GraphSettings::new(http(), GraphCloud::Global, Arc::new(source));
+    let mut settings = GraphSettings::new(http(), Cloud::Public, Arc::new(source));
     settings.base = server.base().parse().unwrap();
     settings
 }
