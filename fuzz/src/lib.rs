@@ -4,10 +4,12 @@
 //! A new target: a function here, a line in [`TARGETS`], a wrapper in `fuzz_targets/`, a `[[bin]]` in `Cargo.toml`.
 #![warn(missing_docs)]
 
+mod graph;
 mod http;
 mod mail;
 mod protocol;
 
+pub use graph::graph_answers;
 pub use http::{challenges, retry_after, token_answer};
 pub use mail::{configuration, mbox, message, tnef, tokens};
 pub use protocol::{pop3_replies, smtp_body, smtp_replies};
@@ -30,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "addresses", run: addresses, folders: &[] },
     Target { name: "challenges", run: challenges, folders: &[] },
     Target { name: "configuration", run: configuration, folders: &["crates/config/tests/data"] },
+    Target { name: "graph_answers", run: graph_answers, folders: &[] },
     Target { name: "headers", run: headers, folders: MAIL },
     Target { name: "mbox", run: mbox, folders: &[] },
     Target { name: "message", run: message, folders: MAIL },

@@ -2,7 +2,8 @@
 # setup.sh [--bench]: install what the peer scripts start (Dovecot, Samba's ntlm_auth, MIT Kerberos, Postfix, Apache with mod_auth_gssapi and gss-ntlmssp,
 # OpenSSL, swaks, GNU tnef) with apt, only what is missing, without letting any daemon start by itself; with --bench also the clients that the
 # benchmarks compare with (mpop, fdm, fetchmail). Needs root or sudo without a password where something is missing. Then put the Python packages
-# of the peers (pyspnego, MSAL, azure-identity) into a virtual environment of our own: PEERS_VENV, default peers-venv in the target folder.
+# of the peers (pyspnego, MSAL, azure-identity) into a virtual environment of our own: PEERS_VENV, default peers-venv in the target folder; and those
+# from npm (Microsoft's client of Graph) into a folder of our own: PEERS_NODE, default peers-node there.
 # Exit code 77 = cannot be done on this machine.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd -P)
@@ -25,6 +26,8 @@ have apache2 || packages+=(apache2)
 have openssl || packages+=(openssl)
 have ntlm_auth || packages+=(winbind)
 python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
+have node || packages+=(nodejs)
+have npm || packages+=(npm)
 have swaks || packages+=(swaks)
 have tnef || packages+=(tnef)
 case ${1:-} in
@@ -84,3 +87,15 @@ make_venv() {
   echo "${python_packages[*]}" >"$venv/installed"
 }
 make_venv
+
+# and what comes from npm
+node_packages=(@microsoft/microsoft-graph-client@3.0.7)
+node=${PEERS_NODE:-${CARGO_TARGET_DIR:-$root/target}/peers-node}
+make_node() {
+  [ "$(cat "$node/installed" 2>/dev/null)" != "${node_packages[*]}" ] || return 0
+  echo "setup.sh: installing ${node_packages[*]} in $node"
+  mkdir -p "$node"
+  npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$node" "${node_packages[@]}" >/dev/null
+  echo "${node_packages[*]}" >"$node/installed"
+}
+make_node

@@ -124,7 +124,7 @@ pub(super) fn messages(state: &State, heard: &Heard, mailbox: &str, folder: Opti
         .filter(fits)
         .collect();
     found.sort_by_key(|m| m.number);
-    if !option(&query, "$orderby").is_some_and(|o| !o.ends_with("desc")) {
+    if option(&query, "$orderby").is_none_or(|o| o.ends_with("desc")) {
         found.reverse();
     }
     let more = found.len() > skip.saturating_add(top);

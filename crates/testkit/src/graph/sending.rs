@@ -195,7 +195,7 @@ pub(super) fn upload(state: &mut State, heard: &Heard, session: &str) -> Result 
     if start != open.data.len() {
         return Err(refuse(416, "ErrorInvalidRange", "The range is not the next one."));
     }
-    if heard.body.len() % UNIT != 0 && end + 1 != total {
+    if !heard.body.len().is_multiple_of(UNIT) && end + 1 != total {
         state.violations.push(format!("a piece of {} bytes is no multiple of 320 KiB", heard.body.len()));
         return Err(bad("The piece is no multiple of 320 KiB."));
     }

@@ -111,13 +111,15 @@ impl Disposal {
         if !self.running.is_empty() || self.queue.is_empty() {
             return;
         }
+        // of each message what was asked for first: the parts of a batch have no order
         let mut together = HashSet::new();
         let mut flock = Vec::new();
-        while let Some((id, _)) = self.queue.front() {
-            if flock.len() == batch::MOST || !together.insert(id.clone()) {
-                break;
+        for (id, what) in std::mem::take(&mut self.queue) {
+            if flock.len() < batch::MOST && together.insert(id.clone()) {
+                flock.push((id, what));
+            } else {
+                self.queue.push_back((id, what));
             }
-            flock.extend(self.queue.pop_front());
         }
         let (client, listings) = (self.client.clone(), Arc::clone(&self.listings));
         let mut folders = std::mem::take(&mut self.folders);

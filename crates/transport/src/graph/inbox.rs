@@ -9,7 +9,7 @@ use email_router_model::{Classified as _, RawMessage, RemoteId, Scope, Timestamp
 
 use super::client::Client;
 use super::disposal::Disposal;
-use super::listing::Listings;
+use super::listing::{Listed, Listings};
 use super::proto::page::Item;
 use super::reads::Reads;
 use crate::contract::{Disposition, Inbox, Part, ReceiveOptions, Stub};
@@ -18,7 +18,10 @@ use crate::{Error, ErrorKind, Result};
 /// An Inbox that was listed.
 pub(super) struct GraphInbox {
     client: Client,
+    listings: Arc<Listings>,
     options: ReceiveOptions,
+    /// The listing is another one than that which the last token stands for.
+    changed: bool,
     /// What is listed, oldest first.
     stubs: Vec<Stub>,
     at: usize,
@@ -35,14 +38,16 @@ impl GraphInbox {
         client: Client,
         listings: Arc<Listings>,
         options: ReceiveOptions,
-        listed: Vec<(String, Item)>,
+        listed: Listed,
     ) -> Self {
         let stubs: Vec<Stub> =
-            listed.into_iter().take(options.max_messages).map(|(id, item)| stub(id, item)).collect();
+            listed.messages.into_iter().take(options.max_messages).map(|(id, item)| stub(id, item)).collect();
         let known = stubs.iter().enumerate().map(|(place, stub)| (stub.id.clone(), place)).collect();
         Self {
             reads: Reads::new(client.clone(), options.clone()),
-            disposal: Disposal::new(client.clone(), listings),
+            disposal: Disposal::new(client.clone(), Arc::clone(&listings)),
+            listings,
+            changed: listed.changed,
             client,
             options,
             stubs,
@@ -138,6 +143,13 @@ impl Inbox for GraphInbox {
         message.received = self.received(place);
         message.conversation_id = self.stubs[place].conversation_id.clone();
         Ok(message)
+    }
+
+    fn resume_token(&mut self) -> Option<Bytes> {
+        if self.failed.is_some() || !self.changed {
+            return None;
+        }
+        self.listings.token(&self.client)
     }
 
     async fn dispose(&mut self, id: &RemoteId, what: Disposition) -> Result<()> {

@@ -1,19 +1,21 @@
 //! What is in the Inbox: a delta query (Microsoft Graph, "get incremental changes to messages in a folder"), remembered between sessions.
 //!
-//! Nothing here is durable and nothing depends on it: the first session of a mailbox lists everything, later ones ask for what changed and
-//! arrive at the same list. A delta token that the service does not know any more leads to a new listing.
+//! Nothing depends on what is remembered: the first session of a mailbox lists everything, later ones ask for what changed and arrive at the same
+//! list. A delta token that the service does not know any more leads to a new listing. Over a restart the engine keeps what was listed
+//! ([`Listings::token`]), since a delta alone tells only what changed.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use email_router_http::{HeaderName, Method};
 use url::Url;
 
 use super::client::{Ask, Client, Outcome};
 use super::error::{self, Stage};
 use super::proto::page::{self, Change, Item};
-use super::proto::{IMMUTABLE, Malformed};
+use super::proto::{IMMUTABLE, Malformed, resume};
 use crate::{Error, Result};
 
 /// A delta that has more pages than this does not end.
@@ -24,6 +26,8 @@ const MOST_PAGES: usize = 100_000;
 pub(super) struct Folder {
     pub(super) items: HashMap<String, Item>,
     delta: Option<Url>,
+    /// The last round told something.
+    changed: bool,
 }
 
 impl Folder {
@@ -44,6 +48,14 @@ impl Folder {
     }
 }
 
+/// What a session lists.
+pub(super) struct Listed {
+    /// The messages, oldest first.
+    pub(super) messages: Vec<(String, Item)>,
+    /// Whether that is something else than the session before had, or what it was opened with.
+    pub(super) changed: bool,
+}
+
 /// The folders of all mailboxes, as far as there is room.
 #[derive(Debug, Default)]
 pub(super) struct Listings {
@@ -59,9 +71,13 @@ struct Kept {
 }
 
 impl Listings {
-    /// What is in the Inbox now.
-    pub(super) async fn inbox(&self, client: &Client) -> Result<Vec<(String, Item)>> {
+    /// What is in the Inbox now; `resume` is what [`Self::token`] gave in another session.
+    pub(super) async fn inbox(&self, client: &Client, resume: Option<&[u8]>) -> Result<Listed> {
         let known = self.kept().folders.get(&client.key()).map(|(folder, _)| folder.clone());
+        let known = known.or_else(|| {
+            let (items, delta) = resume::read(&client.settings().base, &client.key(), resume?)?;
+            Some(Folder { items, delta: Some(delta), changed: false })
+        });
         let folder = match known {
             Some(known) => match self.follow(client, known).await? {
                 Some(folder) => folder,
@@ -76,9 +92,17 @@ impl Listings {
             },
             None => self.anew(client).await?,
         };
-        let listed = folder.sorted();
+        // who has no token yet gets one, also where nothing has changed
+        let listed = Listed { messages: folder.sorted(), changed: folder.changed || resume.is_none() };
         self.keep(client, folder);
         Ok(listed)
+    }
+
+    /// What a later session may be opened with, also after a restart; `None` where it would be too large, or nothing is remembered.
+    pub(super) fn token(&self, client: &Client) -> Option<Bytes> {
+        let kept = self.kept();
+        let (folder, _) = kept.folders.get(&client.key())?;
+        resume::write(&client.settings().base, &client.key(), &folder.items, folder.delta.as_ref()?)
     }
 
     /// Takes messages out that are known to be gone.
@@ -102,6 +126,7 @@ impl Listings {
     /// Reads all pages from where the folder stands; `None` where the service wants a new synchronization.
     async fn follow(&self, client: &Client, mut folder: Folder) -> Result<Option<Folder>> {
         let fresh = folder.delta.is_none();
+        folder.changed = fresh;
         let mut url = match folder.delta.take() {
             Some(url) => url,
             None => self.first(client)?,
@@ -129,6 +154,7 @@ impl Listings {
             };
             let body = client.body(&ask, answer).await?;
             let read = page::read(&client.settings().base, &body).map_err(|why| malformed(&why))?;
+            folder.changed |= !read.changes.is_empty();
             folder.apply(read.changes);
             match (read.next, read.delta) {
                 (Some(next), _) if next == ask.url => {

@@ -5,7 +5,7 @@
 //! | [`settings`] | which cloud, which tokens, which limits |
 //! | [`proto`] | requests and answers without sockets |
 //! | `client` | one mailbox: tokens, four requests at a time, patience with throttling |
-//! | `listing` | the Inbox by delta queries, remembered between sessions |
+//! | `listing` | the Inbox by delta queries, remembered between sessions; what the engine keeps of it over a restart |
 //! | `inbox`, `reads`, `disposal` | [`Inbox`]: reading ahead, header sections and dispositions in batches |
 //! | `submit`, `large` | sendMail with MIME; a draft and upload sessions for what is too large |
 //! | `rules` | [`InboxRules`](crate::rules::InboxRules) by `messageRules` |
@@ -43,7 +43,7 @@ mod rules;
 pub mod settings;
 mod submit;
 
-pub use settings::{Deletion, GraphSettings, SendAccess, base};
+pub use settings::{Deletion, GraphSettings, SendAccess};
 
 use std::fmt;
 use std::sync::Arc;
@@ -91,8 +91,6 @@ impl Transport for GraphTransport {
     fn capability(&self) -> Capability {
         let one_account = !matches!(self.service.settings.send_access, SendAccess::Mailbox);
         Capability {
-            notifies: false,
-            resumes: false,
             receive: true,
             submit: true,
             stable_ids: true,
@@ -103,6 +101,8 @@ impl Transport for GraphTransport {
             move_to_folder: true,
             dispose_at_close: false,
             find_submitted: true,
+            notifies: false,
+            resumes: true,
             per_recipient_results: false,
             concurrent_submissions: one_account.then_some(self.service.settings.concurrency.max(1)),
         }
@@ -118,7 +118,7 @@ impl Transport for GraphTransport {
 
     async fn receive(&self, mailbox: &Mailbox, options: ReceiveOptions) -> Result<Box<dyn Inbox>> {
         let client = self.client(mailbox);
-        let listed = self.listings.inbox(&client).await?;
+        let listed = self.listings.inbox(&client, options.resume.as_deref()).await?;
         Ok(Box::new(GraphInbox::new(client, Arc::clone(&self.listings), options, listed)))
     }
 

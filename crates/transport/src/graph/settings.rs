@@ -15,7 +15,7 @@ use url::Url;
 pub struct GraphSettings {
     /// Sends the requests.
     pub http: Arc<dyn HttpService>,
-    /// Where the service is, with its version and without a slash at the end: [`base`].
+    /// Where the service is, with its version and without a slash at the end.
     pub base: Url,
     /// Gives the access token for a mailbox. Its audience must be the cloud of [`Self::base`] ([`Cloud::graph_scope`]).
     pub credentials: Arc<dyn CredentialSource>,
@@ -77,6 +77,13 @@ impl GraphSettings {
     }
 }
 
+/// The service of a cloud, with its version (Microsoft Graph, "national cloud deployments").
+fn base(cloud: Cloud) -> Url {
+    // the roots are literals
+    #[allow(clippy::expect_used)]
+    Url::parse(&format!("{}/v1.0", cloud.graph())).expect("a valid URL")
+}
+
 /// Pieces of an upload are multiples of this (Microsoft Graph, "upload large files"): 320 KiB.
 pub(super) const BLOCK_UNIT: usize = 320 * 1024;
 
@@ -117,20 +124,12 @@ pub enum SendAccess {
     OnBehalf(EmailAddress),
 }
 
-/// Where Microsoft Graph of a cloud is, with its version.
-#[must_use]
-pub fn base(cloud: Cloud) -> Url {
-    // the hosts are literals
-    #[allow(clippy::expect_used)]
-    Url::parse(&format!("{}/v1.0", cloud.graph())).expect("a valid URL")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn each_cloud_has_its_place() {
+    fn every_cloud_has_a_service() {
         for cloud in Cloud::ALL {
             assert_eq!(base(cloud).as_str(), format!("{}/v1.0", cloud.graph()));
         }

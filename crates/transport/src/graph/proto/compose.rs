@@ -20,10 +20,12 @@ pub fn addresses(list: &str) -> Vec<String> {
     let mut take = |bare: &mut String, angle: &mut Option<String>| {
         let text = angle.take().unwrap_or_else(|| std::mem::take(bare));
         bare.clear();
+        // a source route (RFC 5322 4.4) names the way, not the addressee
+        let text = match text.strip_prefix('@') {
+            Some(route) => route.split_once(':').map_or("", |(_, address)| address),
+            None => &text,
+        };
         if text.contains('@') {
-            // a source route (RFC 5322 4.4) names the way, not the addressee
-            let text =
-                if text.starts_with('@') { text.split_once(':').map_or("", |(_, a)| a) } else { &text };
             found.push(text.to_owned());
         }
     };
@@ -122,6 +124,7 @@ mod tests {
             (" a@b ,, <> , nobody", vec!["a@b"]),
             ("", vec![]),
             ("<a@b", vec!["a@b"]),
+            ("@nowhere, <@a,@b>", vec![]),
         ] {
             assert_eq!(addresses(list), expected, "{list}");
         }

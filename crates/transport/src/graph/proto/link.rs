@@ -4,10 +4,12 @@ use url::Url;
 
 use super::Malformed;
 
-/// One segment of a path: everything that may have a meaning in a URL is escaped.
+/// One segment of a path: everything that may have a meaning in a URL is escaped. `.` and `..` are steps also when they are escaped
+/// (WHATWG URL); nothing at the service has such a name, so they become one that is not there either.
 #[must_use]
 pub fn segment(text: &str) -> String {
-    escape(text, b"-_.~@=")
+    let escaped = escape(text, b"-_.~@=");
+    if matches!(text, "." | "..") { format!("_{escaped}") } else { escaped }
 }
 
 /// A value in a query.
@@ -32,8 +34,7 @@ fn escape(text: &str, kept: &[u8]) -> String {
             let _ = write!(out, "%{byte:02X}"); // writing to a String cannot fail
         }
     }
-    // a segment of dots would be taken for a step up
-    if !out.is_empty() && out.bytes().all(|b| b == b'.') { out.replace('.', "%2E") } else { out }
+    out
 }
 
 /// A `@odata.nextLink` or `@odata.deltaLink`, when it leads to the service that gave it: another place must not get our token.
@@ -76,7 +77,7 @@ mod tests {
         for (text, escaped) in [
             ("AAMkAGI2-_x=", "AAMkAGI2-_x="),
             ("a/b", "a%2Fb"),
-            ("..", "%2E%2E"),
+            ("..", "_.."),
             ("o'neil@contoso.com", "o%27neil@contoso.com"),
             ("a b?c#d%", "a%20b%3Fc%23d%25"),
             ("é", "%C3%A9"),

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`link`] | URLs of requests, and whether a link of an answer may be followed |
 //! | [`page`] | pages of listings and deltas |
+//! | [`resume`] | what is kept of a listing over a restart |
 //! | [`header`] | the header section out of `internetMessageHeaders` |
 //! | [`batch`] | several requests in one (`$batch`) |
 //! | [`fault`] | error answers |
@@ -22,6 +23,7 @@ pub mod fault;
 pub mod header;
 pub mod link;
 pub mod page;
+pub mod resume;
 pub mod split;
 pub mod upload;
 
