@@ -8,11 +8,13 @@
 //! | [`tls`] | a throw-away authority and server certificates, good and bad |
 //! | [`script`] | a server that plays prepared bytes and notes what it hears |
 //! | [`tnef`] | a writer of TNEF streams (`winmail.dat`), after [MS-OXTNEF] |
+//! | [`ews`] | a small Exchange: Web Services and Autodiscover over mailboxes in memory |
 //! | [`pop3`] | a small well-behaved POP3 server with maildrops, after RFC 1939 |
 #![warn(missing_docs)]
 // a test server that cannot start or a broken script is a failed test: panicking says so at once
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+pub mod ews;
 pub mod pop3;
 pub mod script;
 pub mod smtp;

@@ -282,13 +282,13 @@ fn header_section(text: &str) -> String {
         _ => text,
     };
     let mut out = String::with_capacity(text.len() + 64);
-    for line in text.split('\n') {
-        let line = line.strip_suffix('\r').unwrap_or(line);
+    for line in text.split_inclusive('\n') {
+        let line = line.trim_end_matches(['\r', '\n']);
+        out.push_str(line);
+        out.push_str("\r\n");
         if line.is_empty() {
             break;
         }
-        out.push_str(line);
-        out.push_str("\r\n");
     }
-    out + "\r\n"
+    out
 }
