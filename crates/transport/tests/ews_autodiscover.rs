@@ -11,9 +11,7 @@ use async_trait::async_trait;
 use email_router_http::{Error as HttpError, ErrorKind as HttpErrorKind, HttpService, Request, Response};
 use email_router_model::{Classified as _, Retry};
 use email_router_testkit::ews::{Discovery, EwsOptions, EwsServer, Mishap};
-use email_router_transport::ews::{
-    Autodiscover, EwsSettings, EwsTransport, Location, SrvLookup, SrvTarget,
-};
+use email_router_transport::ews::{Autodiscover, EwsSettings, EwsTransport, Location, SrvLookup, SrvTarget};
 use email_router_transport::{Access, ErrorKind, ReceiveOptions, Transport as _};
 use ews_support::*;
 
@@ -70,7 +68,10 @@ fn settings(server: &EwsServer, internet: &Arc<Internet>, options: Autodiscover)
 
 async fn exchange(options: EwsOptions) -> EwsServer {
     let server = server(options).await;
-    let urls = Discovery::Urls(Some(EWS.to_owned()), Some("https://inside.contoso.test/EWS/Exchange.asmx".to_owned()));
+    let urls = Discovery::Urls(
+        Some(EWS.to_owned()),
+        Some("https://inside.contoso.test/EWS/Exchange.asmx".to_owned()),
+    );
     server.discovery("alice@contoso.test", urls);
     server
 }
@@ -94,7 +95,8 @@ async fn the_published_order() {
         let server = exchange(EwsOptions::default()).await;
         let names: Vec<_> = names.into_iter().map(|name| (name, &server)).collect();
         let internet = Internet::of(&names);
-        let (steps, url) = transport_of(&server, &internet, Autodiscover::default()).discover(&mailbox("alice")).await;
+        let (steps, url) =
+            transport_of(&server, &internet, Autodiscover::default()).discover(&mailbox("alice")).await;
         assert_eq!(url.unwrap().as_str(), EWS);
         assert_eq!(internet.urls(), asked);
         assert_eq!(steps.len(), asked.len(), "{steps:?}");
@@ -117,8 +119,7 @@ async fn the_plain_form_and_the_internal_url() {
 #[tokio::test]
 async fn what_was_found_is_remembered_until_it_fails() {
     let server = exchange(EwsOptions::default()).await;
-    let internet =
-        Internet::of(&[("https://contoso.test", &server), ("https://mail.contoso.test", &server)]);
+    let internet = Internet::of(&[("https://contoso.test", &server), ("https://mail.contoso.test", &server)]);
     let transport = transport_of(&server, &internet, Autodiscover::default());
     let searches = || internet.urls().iter().filter(|url| url.contains("autodiscover")).count();
     for _ in 0..3 {
@@ -149,14 +150,19 @@ async fn a_redirect_in_clear_leads_to_tls_only() {
     ] {
         let internet = Internet::of(&names);
         server.plan(path, Mishap::Redirect(302, target.to_owned()));
-        let (steps, url) = transport_of(&server, &internet, Autodiscover::default()).discover(&mailbox("alice")).await;
+        let (steps, url) =
+            transport_of(&server, &internet, Autodiscover::default()).discover(&mailbox("alice")).await;
         assert_eq!(url.is_ok(), works, "{target}: {steps:?}");
         let clear = internet.asked().into_iter().find(|(url, _)| url.starts_with("http://")).unwrap();
         assert!(!clear.1, "a login was sent in clear");
         assert_eq!(internet.urls().iter().any(|url| url.contains("evil")), false);
         if !works {
             let error = url.unwrap_err();
-            assert!(error.hint().unwrap().contains(&format!("{target} is not followed")), "{:?}", error.hint());
+            assert!(
+                error.hint().unwrap().contains(&format!("{target} is not followed")),
+                "{:?}",
+                error.hint()
+            );
         }
         server.mend();
     }
@@ -167,7 +173,8 @@ async fn another_domain_only_when_it_is_trusted() {
     let server = exchange(EwsOptions::default()).await;
     let names = [("https://contoso.test", &server), ("https://autodiscover-s.cloud.test", &server)];
     let target = "https://autodiscover-s.cloud.test/autodiscover/autodiscover.svc";
-    let trusted = |domain: &str| Autodiscover { trusted_domains: vec![domain.to_owned()], ..Autodiscover::default() };
+    let trusted =
+        |domain: &str| Autodiscover { trusted_domains: vec![domain.to_owned()], ..Autodiscover::default() };
     let confirmed = |answer: bool| Autodiscover {
         confirm: Some(Arc::new(move |url: &url::Url| {
             assert_eq!(url.host_str(), Some("autodiscover-s.cloud.test"));
@@ -201,7 +208,8 @@ async fn redirects_to_addresses_and_circles() {
     server.add_user("ann", PASSWORD, "ann@tail.test");
     server.discovery("ann@tail.test", Discovery::Urls(Some(EWS.to_owned()), None));
     server.discovery("bob@contoso.test", Discovery::Address("ann@tail.test".to_owned()));
-    let trusting = || Autodiscover { trusted_domains: vec!["tail.test".to_owned()], ..Autodiscover::default() };
+    let trusting =
+        || Autodiscover { trusted_domains: vec!["tail.test".to_owned()], ..Autodiscover::default() };
     for plain in [false, true] {
         let internet = Internet::of(&names);
         if plain {
@@ -209,7 +217,8 @@ async fn redirects_to_addresses_and_circles() {
         }
         let (steps, url) = transport_of(&server, &internet, trusting()).discover(&mailbox("bob")).await;
         assert_eq!(url.unwrap().as_str(), EWS, "{steps:?}");
-        let (_, url) = transport_of(&server, &internet, Autodiscover::default()).discover(&mailbox("bob")).await;
+        let (_, url) =
+            transport_of(&server, &internet, Autodiscover::default()).discover(&mailbox("bob")).await;
         assert!(url.is_err());
         server.mend();
     }
@@ -218,9 +227,15 @@ async fn redirects_to_addresses_and_circles() {
     let internet = Internet::of(&names);
     let (steps, url) = transport_of(&server, &internet, trusting()).discover(&mailbox("bob")).await;
     assert!(url.is_err());
-    assert!(steps.iter().any(|s| s.warning.as_deref() == Some("the redirects go round in a circle")), "{steps:?}");
+    assert!(
+        steps.iter().any(|s| s.warning.as_deref() == Some("the redirects go round in a circle")),
+        "{steps:?}"
+    );
     // a URL that sends to itself
-    server.discovery("bob@contoso.test", Discovery::Url("https://contoso.test/autodiscover/autodiscover.svc".to_owned()));
+    server.discovery(
+        "bob@contoso.test",
+        Discovery::Url("https://contoso.test/autodiscover/autodiscover.svc".to_owned()),
+    );
     let internet = Internet::of(&names);
     let (_, url) = transport_of(&server, &internet, trusting()).discover(&mailbox("bob")).await;
     assert!(url.is_err());
@@ -270,7 +285,8 @@ async fn service_records_come_last() {
     }
     // what nobody can be asked for may come right by itself
     let internet = Internet::of(&[]);
-    let (_, url) = transport_of(&server, &internet, Autodiscover::default()).discover(&mailbox("alice")).await;
+    let (_, url) =
+        transport_of(&server, &internet, Autodiscover::default()).discover(&mailbox("alice")).await;
     let error = url.unwrap_err();
     assert_eq!((error.kind(), error.retry()), (ErrorKind::NameResolution, Retry::Later(None)));
     assert!(error.hint().unwrap().contains("SRV _autodiscover._tcp.contoso.test: not looked up"));
@@ -288,6 +304,7 @@ async fn urls_of_the_settings_come_first() {
     // a URL in clear is not used
     server.discovery("alice@contoso.test", Discovery::Urls(Some(EWS.replace("https", "http")), None));
     let internet = Internet::of(&[("https://contoso.test", &server)]);
-    let (steps, url) = transport_of(&server, &internet, Autodiscover::default()).discover(&mailbox("alice")).await;
+    let (steps, url) =
+        transport_of(&server, &internet, Autodiscover::default()).discover(&mailbox("alice")).await;
     assert!(url.is_err(), "{steps:?}");
 }

@@ -11,7 +11,7 @@ use email_router_model::{EmailAddress, Mailbox};
 use email_router_testkit::ews::{EwsOptions, EwsServer, Mishap};
 use email_router_transport::Transport;
 use email_router_transport::conformance::{self, Fixture, Left, Refused, Submitted};
-use email_router_transport::ews::{EwsSettings, EwsTransport, MailboxAccess, SentItems, Sending};
+use email_router_transport::ews::{EwsSettings, EwsTransport, MailboxAccess, Sending, SentItems};
 use email_router_transport::layer::{Operation, trace};
 use ews_support::*;
 

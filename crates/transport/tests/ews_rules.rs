@@ -71,7 +71,10 @@ async fn what_the_server_refuses() {
     assert!(transport.rules(&alice).await.unwrap().outlook_blob);
     let error = transport.create_rule(&alice, &rule(RuleCondition::All), false).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::MessageRefused);
-    assert!(error.reply().unwrap().contains("ErrorOutlookRuleBlobExists") && error.hint().unwrap().contains("Outlook"));
+    assert!(
+        error.reply().unwrap().contains("ErrorOutlookRuleBlobExists")
+            && error.hint().unwrap().contains("Outlook")
+    );
     assert!(server.outlook_blob("alice@contoso.test"));
     transport.create_rule(&alice, &rule(RuleCondition::All), true).await.unwrap();
     assert!(!server.outlook_blob("alice@contoso.test"));
@@ -80,12 +83,18 @@ async fn what_the_server_refuses() {
     let error = transport.create_rule(&alice, &rule(RuleCondition::All), false).await.unwrap_err();
     assert_eq!((error.kind(), error.retry()), (ErrorKind::MessageRefused, Retry::Never));
     let said = error.reply().unwrap();
-    assert!(said.contains("Action:ForwardAsAttachmentToRecipients: The address is invalid. (InvalidAddress)"), "{said}");
+    assert!(
+        said.contains("Action:ForwardAsAttachmentToRecipients: The address is invalid. (InvalidAddress)"),
+        "{said}"
+    );
     // a rule that is not ours is not made at all
     let foreign = ForwardRule { name: "no marker".to_owned(), ..rule(RuleCondition::All) };
     let before = server.heard().len();
     assert_eq!(transport.create_rule(&alice, &foreign, false).await.unwrap_err().kind(), ErrorKind::Settings);
-    assert_eq!(transport.create_rule(&alice, &rule(RuleCondition::Other), false).await.unwrap_err().kind(), ErrorKind::Settings);
+    assert_eq!(
+        transport.create_rule(&alice, &rule(RuleCondition::Other), false).await.unwrap_err().kind(),
+        ErrorKind::Settings
+    );
     assert_eq!(server.heard().len(), before);
 }
 
@@ -103,7 +112,8 @@ async fn an_old_server_has_no_rules_and_no_notifications() {
 #[tokio::test]
 async fn notifications_that_are_not_offered() {
     let server = server(EwsOptions { notifications: false, ..EwsOptions::default() }).await;
-    let error = transport(&server).wait_for_mail(&mailbox("alice"), Duration::from_secs(60)).await.unwrap_err();
+    let error =
+        transport(&server).wait_for_mail(&mailbox("alice"), Duration::from_secs(60)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
 }
 
@@ -142,7 +152,10 @@ async fn a_wait_ends_without_mail_and_with_errors() {
     assert!(!transport.wait_for_mail(&alice, Duration::ZERO).await.unwrap());
     server.plan("GetStreamingEvents", Mishap::Fault("ErrorServerBusy", Some("5000")));
     let error = transport.wait_for_mail(&alice, Duration::from_secs(600)).await.unwrap_err();
-    assert_eq!((error.kind(), error.retry()), (ErrorKind::Throttled, Retry::Later(Some(Duration::from_secs(5)))));
+    assert_eq!(
+        (error.kind(), error.retry()),
+        (ErrorKind::Throttled, Retry::Later(Some(Duration::from_secs(5))))
+    );
     server.plan("Subscribe", Mishap::Refusal("ErrorAccessDenied", None));
     let error = transport.wait_for_mail(&alice, Duration::from_secs(600)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AccessDenied);

@@ -12,7 +12,9 @@ use email_router_http::{Method, Request};
 use email_router_model::{EmailAddress, MessageId};
 use email_router_testkit::ews::EwsOptions;
 use email_router_transport::ews::proto::request::{CONTENT_TYPE, RuleChange, Sending};
-use email_router_transport::ews::proto::{DeleteType, Folder, Impersonation, Operation, Part, Version, response};
+use email_router_transport::ews::proto::{
+    DeleteType, Folder, Impersonation, Operation, Part, Version, response,
+};
 use email_router_transport::rules::{ForwardRule, RuleCondition};
 use ews_support::*;
 
@@ -30,7 +32,8 @@ fn all_requests() -> Vec<(String, Bytes)> {
     let own = Folder::Distinguished("inbox", None);
     let of_ann = Folder::Distinguished("sentitems", Some(&ann));
     let by_id = Folder::Id("AAMkAD=");
-    let plain = Sending { mime: b"Subject: x\r\n\r\n", bcc: &[], from: None, delivery_receipt: false, copy: None };
+    let plain =
+        Sending { mime: b"Subject: x\r\n\r\n", bcc: &[], from: None, delivery_receipt: false, copy: None };
     let full = Sending { bcc: &bcc, from: Some(&ann), delivery_receipt: true, copy: Some(of_ann), ..plain };
     use Operation as O;
     let operations = [
@@ -102,11 +105,13 @@ async fn the_strict_table_of_the_fake_server() {
         }
     }
     // and it is strict: a request out of order is refused
-    let body = Operation::FindFirst(Folder::Distinguished("inbox", None)).envelope(Version::Exchange2013, None);
+    let body =
+        Operation::FindFirst(Folder::Distinguished("inbox", None)).envelope(Version::Exchange2013, None);
     let text = String::from_utf8(body.to_vec()).unwrap();
     let at = text.find("<m:IndexedPageItemView").unwrap();
     let (view, rest) = text[at..].split_once("/>").unwrap();
-    let shuffled = format!("{}{}", &text[..at], rest).replace("</m:FindItem>", &format!("{view}/></m:FindItem>"));
+    let shuffled =
+        format!("{}{}", &text[..at], rest).replace("</m:FindItem>", &format!("{view}/></m:FindItem>"));
     let request = Request::new(Method::POST, server.url().parse().unwrap())
         .with_body(CONTENT_TYPE, shuffled.into_bytes())
         .with_login(Some(login));
@@ -132,7 +137,8 @@ fn the_published_schema() {
     let check = |files: &[std::path::PathBuf]| {
         let mut command = std::process::Command::new(&python);
         let output = command.arg(script).arg(&schema).args(files).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let said =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         (output.status.success(), said)
     };
     let (valid, said) = check(&files);

@@ -62,6 +62,8 @@ impl Default for EwsOptions {
 /// Something that goes wrong.
 #[derive(Debug, Clone)]
 pub enum Mishap {
+    /// Nothing: what is planned behind it has its turn at the next request.
+    Well,
     /// A SOAP fault with this response code and, where there is one, this `BackOffMilliseconds`.
     Fault(&'static str, Option<&'static str>),
     /// The same as a response message.
