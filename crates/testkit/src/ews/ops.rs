@@ -750,6 +750,18 @@ fn rules_of(state: &State, caller: &Caller, request: &Element) -> Done<String> {
     Ok(address)
 }
 
+/// Exchange tells an `xs:boolean` that came as `1` as `true`.
+fn canonical_booleans(element: &mut Element) {
+    if element.children.is_empty() && element.name != "t:Priority" {
+        match element.text.trim() {
+            "1" => element.text = "true".to_owned(),
+            "0" => element.text = "false".to_owned(),
+            _ => {}
+        }
+    }
+    element.children.iter_mut().for_each(canonical_booleans);
+}
+
 fn update_rules(state: &mut State, address: &str, request: &Element) -> String {
     let remove_blob = matches!(request.text_of("m:RemoveOutlookRuleBlob"), Some("true" | "1"));
     let answer = |class: &str, code: &str, inner: &str| {
@@ -785,6 +797,7 @@ fn update_rules(state: &mut State, address: &str, request: &Element) -> String {
             continue;
         }
         let mut rule = operation.child("t:Rule").cloned().unwrap_or_default();
+        canonical_booleans(&mut rule);
         let id = rule.text_of("t:RuleId").map(str::to_owned);
         let priority = rule.text_of("t:Priority").map(str::to_owned);
         let taken = |r: &Element| {
