@@ -2,7 +2,7 @@
 # setup.sh [--bench]: install what the peer scripts start (Dovecot, Samba's ntlm_auth, MIT Kerberos, Postfix, Apache with mod_auth_gssapi and gss-ntlmssp,
 # OpenSSL, swaks, GNU tnef) with apt, only what is missing, without letting any daemon start by itself; with --bench also the clients that the
 # benchmarks compare with (mpop, fdm, fetchmail). Needs root or sudo without a password where something is missing. Then put the Python packages
-# of the peers (pyspnego, MSAL, azure-identity) into a virtual environment of our own: PEERS_VENV, default peers-venv in the target folder; and those
+# of the peers (pyspnego, MSAL, azure-identity, exchangelib) into a virtual environment of our own: PEERS_VENV, default peers-venv in the target folder; and those
 # from npm (Microsoft's client of Graph) into a folder of our own: PEERS_NODE, default peers-node there.
 # Exit code 77 = cannot be done on this machine.
 set -euo pipefail
@@ -75,7 +75,7 @@ fi
 [ -z "${SETUP_APT_ONLY:-}" ] || exit 0
 
 # what comes from PyPI, each at the version the tests were written with; the file beside it says what is installed
-python_packages=(pyspnego==0.12.4 msal==1.39.0 azure-identity==1.27.0)
+python_packages=(pyspnego==0.12.4 msal==1.39.0 azure-identity==1.27.0 exchangelib==5.6.0)
 root=$(cd "$here/../.." && pwd -P)
 venv=${PEERS_VENV:-${CARGO_TARGET_DIR:-$root/target}/peers-venv}
 make_venv() {

@@ -13,6 +13,7 @@
 //! | [`tnef`] | a writer of TNEF streams (`winmail.dat`), after [MS-OXTNEF] |
 //! | [`graph`] | a strict Microsoft Graph with mailboxes in memory, after its public reference |
 //! | [`imap`] | a small well-behaved IMAP server with folders, after RFC 3501 and its common extensions |
+//! | [`ews`] | a small Exchange: Web Services and Autodiscover over mailboxes in memory |
 //! | [`pop3`] | a small well-behaved POP3 server with maildrops, after RFC 1939 |
 #![warn(missing_docs)]
 // a test server that cannot start or a broken script is a failed test: panicking says so at once
@@ -23,6 +24,7 @@ pub mod http;
 pub mod imap;
 pub mod ntlm;
 pub mod oauth;
+pub mod ews;
 pub mod pop3;
 pub mod script;
 pub mod smtp;

@@ -121,6 +121,12 @@ pub trait Fixture: Send + Sync {
     fn lists_oldest_first(&self) -> bool {
         true
     }
+
+    /// Whether the mail system takes the reverse-path of the envelope. `false` where a message goes out from the address of its sender, whatever the envelope
+    /// says (EWS, Graph).
+    fn keeps_reverse_path(&self) -> bool {
+        true
+    }
 }
 
 /// A message in a mailbox, seen from outside.
@@ -230,6 +236,9 @@ impl Fixture for Wrapped {
     }
     fn lists_oldest_first(&self) -> bool {
         self.inner.lists_oldest_first()
+    }
+    fn keeps_reverse_path(&self) -> bool {
+        self.inner.keeps_reverse_path()
     }
 }
 

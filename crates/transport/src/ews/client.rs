@@ -11,7 +11,7 @@ use email_router_http::{
     Body, HeaderName, HeaderValue, HttpService, Login, Method, Request, Response, Scheme, StatusCode, header,
     retry_after,
 };
-use email_router_model::Mailbox;
+use email_router_model::{Mailbox, Scope};
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -492,11 +492,8 @@ impl Session {
         while let Some(piece) = body.chunk().await? {
             if carver.push(&piece).is_err() {
                 let text = format!("{} sent a response of more than {} bytes", self.place, limits.skeleton);
-                return Err(Failure {
-                    error: Error::new(ErrorKind::TooLarge, text),
-                    acted: true,
-                    code: None,
-                });
+                let error = Error::new(ErrorKind::TooLarge, text).with_scope(Scope::Mailbox);
+                return Err(Failure { error, acted: true, code: None });
             }
         }
         Ok(carver.finish())

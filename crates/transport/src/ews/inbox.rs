@@ -19,6 +19,9 @@ use crate::{Error, ErrorKind, Result};
 /// What a message of unknown size is taken to have, in bytes.
 const TYPICAL: u64 = 64 << 10;
 
+/// What a header section is taken to have, in bytes.
+const TYPICAL_HEADERS: u64 = 4 << 10;
+
 /// The longest id that is asked for; those of Exchange have about 150 characters.
 const LONGEST_ID: usize = 2048;
 
@@ -121,7 +124,7 @@ impl EwsInbox {
     fn batch(&mut self, id: &RemoteId, part: Part) -> Vec<RemoteId> {
         let settings = &self.session.client.settings;
         let reckoned = |id: &RemoteId| match part {
-            Part::Headers => self.options.max_header_bytes.min(TYPICAL),
+            Part::Headers => self.options.max_header_bytes.min(TYPICAL_HEADERS),
             Part::Whole => self.sizes.get(id).copied().unwrap_or(TYPICAL),
         };
         let mut bytes = reckoned(id);

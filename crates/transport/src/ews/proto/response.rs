@@ -166,7 +166,9 @@ impl Answer {
     /// The number of the MIME content of its first item, as the carver counted.
     #[must_use]
     pub fn mime(&self) -> Option<usize> {
-        self.in_list("Items").first()?.text_of(Ns::Types, "MimeContent")?.parse().ok()
+        let content = self.in_list("Items").first()?.child(Ns::Types, "MimeContent")?;
+        // markup in the base64 has cut it short
+        content.children().is_empty().then(|| content.text().parse().ok())?
     }
 
     /// The header section of its first item: as it came, else put together from the fields that Exchange lists; `None` where it has neither, as
@@ -282,13 +284,13 @@ fn header_section(text: &str) -> String {
         _ => text,
     };
     let mut out = String::with_capacity(text.len() + 64);
-    for line in text.split('\n') {
-        let line = line.strip_suffix('\r').unwrap_or(line);
+    for line in text.split_inclusive('\n') {
+        let line = line.trim_end_matches(['\r', '\n']);
+        out.push_str(line);
+        out.push_str("\r\n");
         if line.is_empty() {
             break;
         }
-        out.push_str(line);
-        out.push_str("\r\n");
     }
-    out + "\r\n"
+    out
 }
