@@ -19,12 +19,12 @@
 // a test server that cannot start or a broken script is a failed test: panicking says so at once
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+pub mod ews;
 pub mod graph;
 pub mod http;
 pub mod imap;
 pub mod ntlm;
 pub mod oauth;
-pub mod ews;
 pub mod pop3;
 pub mod script;
 pub mod smtp;

@@ -69,8 +69,8 @@ pub trait Transport: Debug + Display + Send + Sync + 'static {
     }
 
     /// Waits until something may have arrived in the mailbox, at most for `limit`: `true` where the server said so, `false` at the limit. Holds a
-    /// session of its own, reads nothing and changes nothing; mail that arrived before is not told of, so a caller lists from time to time all
-    /// the same.
+    /// session of its own, reads nothing and changes nothing. Mail that arrived before need not be told of, so a caller lists from time to time all
+    /// the same; being told in vain is allowed.
     ///
     /// # Errors
     /// As [`Self::receive`]. The default, for mail systems that tell nothing by themselves, is [`ErrorKind::Unsupported`].

@@ -105,15 +105,6 @@ impl EwsTransport {
         })
     }
 
-    /// Waits until mail comes into the inbox, at most so long: `true` when it did, or when something changed since the last session listed it.
-    /// Instead of polling, where the server can (Exchange 2010 SP1). Dropping the future ends the wait.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): the caller has to poll. Else as [`Transport::receive`].
-    pub async fn wait_for_mail(&self, mailbox: &Mailbox, limit: Duration) -> Result<bool> {
-        notify::wait(&self.client, &self.memory, mailbox, limit).await
-    }
-
     /// Where the EWS of a mailbox is, with the steps that Autodiscover took to find out; none where the URL is set or known from before.
     pub async fn discover(&self, mailbox: &Mailbox) -> (Vec<ProbeStep>, Result<Url>) {
         let mut steps = Vec::new();
@@ -218,6 +209,7 @@ impl Transport for EwsTransport {
     fn capability(&self) -> Capability {
         let settings = &self.client.settings;
         Capability {
+            notifies: true,
             receive: true,
             submit: true,
             stable_ids: true,
@@ -277,6 +269,10 @@ impl Transport for EwsTransport {
         }
         let mut session = self.client.session(sender).await.map_err(Error::from)?;
         outgoing::find(&mut session, message_id).await
+    }
+
+    async fn wait_for_mail(&self, mailbox: &Mailbox, limit: Duration) -> Result<bool> {
+        notify::wait(&self.client, &self.memory, mailbox, limit).await
     }
 }
 

@@ -87,30 +87,6 @@ impl ImapTransport {
         Ok(Self { settings: Arc::new(settings), tls, memory: Arc::default() })
     }
 
-    /// Waits in a session of its own until there is mail that the last session of this mailbox (opened by [`Transport::receive`] of this same transport) did
-    /// not see: `true`; or until `limit` is over: `false`.
-    ///
-    /// It is a hint to poll, and may be `true` once too often. IDLE is used where the server offers it and begun anew before the server would end it;
-    /// else the server is asked once a minute. Dropping the future ends the session.
-    ///
-    /// # Errors
-    /// As [`Transport::receive`]; a session that ends meanwhile is [`ErrorKind::ConnectionLost`]: mail may have come, so poll and wait again.
-    pub async fn wait_for_mail(&self, mailbox: &Mailbox, limit: Duration) -> Result<bool> {
-        let until = Instant::now() + limit;
-        let (mut session, selected) = self.open(mailbox, false, &mut Vec::new()).await?;
-        let news = match self.memory.uid_next(&mailbox.id) {
-            Some((validity, next)) => {
-                validity != selected.uid_validity
-                    || next.zip(selected.uid_next).is_some_and(|(was, is)| is > was)
-            }
-            // nobody has looked yet
-            None => selected.exists > 0,
-        };
-        let news = news || idle::wait(&mut session, selected.exists, until).await?;
-        session.log_out().await?;
-        Ok(news)
-    }
-
     async fn log_in(&self, mailbox: &Mailbox, steps: &mut Vec<ProbeStep>) -> Result<Session> {
         let source = &*self.settings.credentials;
         let mut attempt = LoginAttempt::first(source, mailbox).await?;
@@ -155,8 +131,28 @@ impl Transport for ImapTransport {
             mark_read: true,
             move_to_folder: true,
             dispose_at_close: true,
+            notifies: true,
             ..Capability::default()
         }
+    }
+
+    /// Waits until there is mail that the last session of this mailbox (opened by [`Transport::receive`] of this same transport) did not see. It is a hint to
+    /// poll, and may be `true` once too often. IDLE is used where the server offers it and begun anew before the server would end it; else the server
+    /// is asked once a minute.
+    async fn wait_for_mail(&self, mailbox: &Mailbox, limit: Duration) -> Result<bool> {
+        let until = Instant::now() + limit;
+        let (mut session, selected) = self.open(mailbox, false, &mut Vec::new()).await?;
+        let news = match self.memory.uid_next(&mailbox.id) {
+            Some((validity, next)) => {
+                validity != selected.uid_validity
+                    || next.zip(selected.uid_next).is_some_and(|(was, is)| is > was)
+            }
+            // nobody has looked yet
+            None => selected.exists > 0,
+        };
+        let news = news || idle::wait(&mut session, selected.exists, until).await?;
+        session.log_out().await?;
+        Ok(news)
     }
 
     async fn probe(&self, mailbox: &Mailbox, access: Access) -> Result<Probe> {
