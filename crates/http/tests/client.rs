@@ -10,7 +10,7 @@ use email_router_http::{
     Error, ErrorKind as K, HeaderName, HeaderValue, HttpClient, HttpService as _, Login, Method, Request,
     Scheme, header,
 };
-use email_router_model::TlsFault;
+use email_router_model::{Classified as _, Scope, TlsFault};
 use email_router_testkit::http::{Act, Answer, HttpServer};
 use email_router_testkit::script::{ScriptedServer, Step};
 use email_router_testkit::tls::{ServerCert, TestCa};
@@ -257,6 +257,7 @@ async fn a_server_that_says_nothing_in_the_handshake() {
     let error = client().send(get(&format!("https://127.0.0.1:{}/", server.port()))).await.unwrap_err();
     // what the server takes for a request never ends
     assert_eq!((error.kind(), error.was_sent()), (K::Timeout, false), "{error:?}");
+    assert_eq!(error.scope(), Scope::Server, "a server that is dead for one mailbox is dead for all");
 }
 
 #[tokio::test]
@@ -281,7 +282,7 @@ async fn certificates() {
             (Ok(answer), None) => assert_eq!(answer.body.collect().await.unwrap(), "in"),
             (Err(error), Some(fault)) => {
                 assert_eq!((error.kind(), error.was_sent()), (K::Tls(fault), false), "{kind:?}: {error}");
-                assert!(email_router_model::Classified::hint(&error).is_some());
+                assert!(error.hint().is_some());
                 assert!(server.seen().is_empty(), "{kind:?}: the password went out");
             }
             (result, _) => panic!("{kind:?}: {result:?}"),
