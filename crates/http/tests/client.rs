@@ -10,11 +10,13 @@ use email_router_http::{
     Error, ErrorKind as K, HeaderName, HeaderValue, HttpClient, HttpService as _, Login, Method, Request,
     Scheme, header,
 };
-use email_router_model::TlsFault;
+use email_router_model::{Classified as _, Scope, TlsFault};
 use email_router_testkit::http::{Act, Answer, HttpServer};
 use email_router_testkit::script::{ScriptedServer, Step};
 use email_router_testkit::tls::{ServerCert, TestCa};
 use support::{basic, client, get, local, nobody, settings};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 fn post(url: &str, body: impl Into<Vec<u8>>) -> Request {
     Request::new(Method::POST, url.parse().unwrap()).with_body("text/xml", body.into())
@@ -197,6 +199,44 @@ async fn notifications_may_come_slowly_where_that_is_wanted() {
     assert_eq!(answer.body.collect().await.unwrap().len(), 60);
 }
 
+/// A server that reads so much of a request, in pieces with a pause after each, and then answers.
+async fn slow_reader(pieces: usize, pause: Duration) -> std::net::SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        for _ in 0..pieces {
+            let mut piece = vec![0; 1_000_000];
+            if stream.read_exact(&mut piece).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+        }
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        std::future::pending::<()>().await;
+    });
+    address
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_upload_goes_on_while_it_makes_progress() {
+    // what the kernel holds is read within the patience, all of it together is not
+    for (pieces, expected) in [(40, Ok("ok")), (3, Err((K::Timeout, true)))] {
+        // the second one stops reading, and its answer comes after a long time
+        let pause = Duration::from_secs(if pieces == 40 { 1 } else { 3000 });
+        let address = slow_reader(pieces, pause).await;
+        let mut request = post(&format!("http://{address}/"), vec![b'x'; 40_000_000]);
+        request.patience = Some(Duration::from_secs(20));
+        let client = client();
+        let result = async { client.send(request).await?.body.collect().await }.await;
+        match (result, expected) {
+            (Ok(body), Ok(text)) => assert_eq!(body, text),
+            (Err(error), Err(expected)) => assert_eq!((error.kind(), error.was_sent()), expected),
+            (result, _) => panic!("{pieces}: {result:?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_never_left_is_not_in_doubt() {
     let told = |error: Error| (error.kind(), error.was_sent());
@@ -217,6 +257,7 @@ async fn a_server_that_says_nothing_in_the_handshake() {
     let error = client().send(get(&format!("https://127.0.0.1:{}/", server.port()))).await.unwrap_err();
     // what the server takes for a request never ends
     assert_eq!((error.kind(), error.was_sent()), (K::Timeout, false), "{error:?}");
+    assert_eq!(error.scope(), Scope::Server, "a server that is dead for one mailbox is dead for all");
 }
 
 #[tokio::test]
@@ -241,7 +282,7 @@ async fn certificates() {
             (Ok(answer), None) => assert_eq!(answer.body.collect().await.unwrap(), "in"),
             (Err(error), Some(fault)) => {
                 assert_eq!((error.kind(), error.was_sent()), (K::Tls(fault), false), "{kind:?}: {error}");
-                assert!(email_router_model::Classified::hint(&error).is_some());
+                assert!(error.hint().is_some());
                 assert!(server.seen().is_empty(), "{kind:?}: the password went out");
             }
             (result, _) => panic!("{kind:?}: {result:?}"),
