@@ -4,9 +4,11 @@
 //! A new target: a function here, a line in [`TARGETS`], a wrapper in `fuzz_targets/`, a `[[bin]]` in `Cargo.toml`.
 #![warn(missing_docs)]
 
+mod http;
 mod mail;
 mod protocol;
 
+pub use http::{challenges, retry_after, token_answer};
 pub use mail::{configuration, mbox, message, tnef, tokens};
 pub use protocol::{pop3_replies, smtp_body, smtp_replies};
 
@@ -26,14 +28,17 @@ pub struct Target {
 /// All targets.
 pub const TARGETS: &[Target] = &[
     Target { name: "addresses", run: addresses, folders: &[] },
+    Target { name: "challenges", run: challenges, folders: &[] },
     Target { name: "configuration", run: configuration, folders: &["crates/config/tests/data"] },
     Target { name: "headers", run: headers, folders: MAIL },
     Target { name: "mbox", run: mbox, folders: &[] },
     Target { name: "message", run: message, folders: MAIL },
     Target { name: "pop3_replies", run: pop3_replies, folders: &[] },
+    Target { name: "retry_after", run: retry_after, folders: &[] },
     Target { name: "smtp_body", run: smtp_body, folders: &[] },
     Target { name: "smtp_replies", run: smtp_replies, folders: &[] },
     Target { name: "tnef", run: tnef, folders: &[] },
+    Target { name: "token_answer", run: token_answer, folders: &[] },
     Target { name: "tokens", run: tokens, folders: &[] },
 ];
 

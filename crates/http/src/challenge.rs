@@ -68,6 +68,8 @@ fn parse(text: &str, found: &mut Vec<Challenge>) {
         let is_parameter = first.contains('=') || rest.starts_with('=');
         if is_parameter {
             if let (Some(last), Some(parameter)) = (found.last_mut(), parameter(part))
+                // a challenge has a token or parameters, never both
+                && last.token.is_none()
                 && last.parameters.len() < MOST
             {
                 last.parameters.push(parameter);
@@ -159,6 +161,7 @@ mod tests {
             (&["Basic realm = \"x\" , NTLM"], "Basic(realm=x) NTLM"),
             (&["Bearer client_id=\"a=b\", error=invalid_token"], "Bearer(client_id=a=b|error=invalid_token)"),
             (&[", ,NTLM,"], "NTLM"),
+            (&["Negotiate oYG2MIE=, realm=x, NTLM"], "Negotiate[5] NTLM"),
             (&["realm=\"orphan\""], ""),
             (&[""], ""),
             (&["Basic realm=\"never ends, NTLM"], "Basic(realm=never ends, NTLM)"),

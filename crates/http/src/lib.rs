@@ -3,6 +3,15 @@
 //! [`HttpService`] is what the EWS, Graph and Dataverse clients ask for; [`HttpClient`] is the one implementation, and a test may hand in
 //! another. What it deliberately is not: it follows no redirect, repeats nothing, keeps no cookie and decodes no content, since each of those is
 //! a decision of the protocol above it.
+//!
+//! | item | what it guards |
+//! |---|---|
+//! | [`HttpClient`] | HTTP/1.1, each connection under our own pool: one that a login has proven (NTLM, Negotiate) serves that login alone |
+//! | [`HttpSettings`], [`Proxy`] | deadlines, limits, trust, the way through a proxy |
+//! | [`Error`] | why no answer came, and whether the request left |
+//! | [`Login::redactor`] | keeps password and token out of what a server says |
+//! | [`challenges`], [`retry_after`] | header fields that servers write in many ways |
+//! | [`oauth`] | access tokens of Microsoft Entra ID, one for all mailboxes of an application |
 #![warn(missing_docs)]
 
 mod body;

@@ -153,7 +153,7 @@ impl Pool {
 /// Closes idle connections also where no further request comes; ends with the last of them, or with the pool.
 async fn sweep(pool: Weak<Pool>, every: Duration) {
     loop {
-        tokio::time::sleep(every.max(Duration::from_millis(100))).await;
+        tokio::time::sleep((every / 2).max(Duration::from_millis(100))).await;
         let Some(pool) = pool.upgrade() else { return };
         if !pool.clean() {
             return;

@@ -28,6 +28,17 @@ pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_value(value in "[ -~]{0,40}", now in -1_000_000_000_i64..4_000_000_000) {
+            let mut headers = HeaderMap::new();
+            headers.insert(http::header::RETRY_AFTER, value.parse().unwrap());
+            let delay = retry_after(&headers, Timestamp::from_second(now).unwrap());
+            prop_assert!(delay.is_none_or(|delay| delay <= LONGEST_RETRY_DELAY));
+        }
+    }
 
     #[test]
     fn seconds_fractions_and_dates() {

@@ -15,6 +15,8 @@ use email_router_testkit::http::{Act, Answer, HttpServer};
 use email_router_testkit::script::{ScriptedServer, Step};
 use email_router_testkit::tls::{ServerCert, TestCa};
 use support::{basic, client, get, local, nobody, settings};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 fn post(url: &str, body: impl Into<Vec<u8>>) -> Request {
     Request::new(Method::POST, url.parse().unwrap()).with_body("text/xml", body.into())
@@ -195,6 +197,44 @@ async fn notifications_may_come_slowly_where_that_is_wanted() {
     request.streaming = true;
     let answer = client().send(request).await.unwrap();
     assert_eq!(answer.body.collect().await.unwrap().len(), 60);
+}
+
+/// A server that reads so much of a request, in pieces with a pause after each, and then answers.
+async fn slow_reader(pieces: usize, pause: Duration) -> std::net::SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        for _ in 0..pieces {
+            let mut piece = vec![0; 1_000_000];
+            if stream.read_exact(&mut piece).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+        }
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        std::future::pending::<()>().await;
+    });
+    address
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_upload_goes_on_while_it_makes_progress() {
+    // what the kernel holds is read within the patience, all of it together is not
+    for (pieces, expected) in [(40, Ok("ok")), (3, Err((K::Timeout, true)))] {
+        // the second one stops reading, and its answer comes after a long time
+        let pause = Duration::from_secs(if pieces == 40 { 1 } else { 3000 });
+        let address = slow_reader(pieces, pause).await;
+        let mut request = post(&format!("http://{address}/"), vec![b'x'; 40_000_000]);
+        request.patience = Some(Duration::from_secs(20));
+        let client = client();
+        let result = async { client.send(request).await?.body.collect().await }.await;
+        match (result, expected) {
+            (Ok(body), Ok(text)) => assert_eq!(body, text),
+            (Err(error), Err(expected)) => assert_eq!((error.kind(), error.was_sent()), expected),
+            (result, _) => panic!("{pieces}: {result:?}"),
+        }
+    }
 }
 
 #[tokio::test]

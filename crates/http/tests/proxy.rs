@@ -5,7 +5,9 @@ mod support;
 
 use std::time::Duration;
 
-use email_router_http::{ErrorKind as K, HttpClient, HttpService as _, HttpSettings, Proxy};
+use email_router_auth::Credentials;
+use email_router_http::{ErrorKind as K, HttpClient, HttpService as _, HttpSettings, Login, Proxy, Scheme};
+use email_router_model::TlsFault;
 use email_router_testkit::http::{Act, Answer, HttpServer};
 use email_router_testkit::tls::{ServerCert, TestCa};
 use support::{get, local, nobody, settings};
@@ -58,6 +60,42 @@ async fn a_tunnel_for_https_and_the_whole_url_for_http() {
             assert!(!format!("{error:?}").contains("wr0ng"));
         }
     }
+}
+
+#[tokio::test]
+async fn a_proxy_behind_tls() {
+    let ca = TestCa::new();
+    let file = support::ca_file(&ca);
+    let secure = HttpServer::start_tls(ca.acceptor(ServerCert::Good), |_| Answer::new(200)).await;
+    let port = secure.port();
+    for (kind, expected) in [(ServerCert::Good, None), (ServerCert::WrongName, Some(TlsFault::WrongName))] {
+        let proxy =
+            HttpServer::start_tls(ca.acceptor(kind), move |_| Answer::new(200).then(Act::Tunnel(port))).await;
+        let mut with = through(&proxy.base());
+        with.extra_ca_files = vec![file.path().to_owned()];
+        let result = HttpClient::new(with).unwrap().send(get(&format!("{}/", secure.base()))).await;
+        match (result, expected) {
+            (Ok(answer), None) => assert_eq!(answer.status, 200),
+            (Err(error), Some(fault)) => {
+                assert_eq!(error.kind(), K::Tls(fault));
+                assert!(error.to_string().contains(&proxy.base()), "{error}");
+            }
+            (result, _) => panic!("{kind:?}: {result:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_proves_a_connection_gets_a_tunnel_of_its_own() {
+    let server = HttpServer::start(|_| Answer::new(200)).await;
+    let port = server.port();
+    let proxy = HttpServer::start(move |_| Answer::new(200).then(Act::Tunnel(port))).await;
+    let client = HttpClient::new(through(&local(&proxy))).unwrap();
+    let credentials = Credentials::new("ann", "Secret123".into());
+    let login = Some(Login { scheme: Scheme::Ntlm, credentials });
+    assert_eq!(client.send(get(&format!("{}/", server.base())).with_login(login)).await.unwrap().status, 200);
+    assert_eq!(proxy.seen()[0].method, "CONNECT");
+    assert!(server.seen()[0].header("authorization").unwrap().starts_with("NTLM "));
 }
 
 #[tokio::test(start_paused = true)]

@@ -31,7 +31,7 @@ pub enum AssertionAlgorithm {
     /// RSASSA-PSS with SHA-256; what Entra ID asks for.
     #[default]
     Ps256,
-    /// RSASSA-PKCS1-v1_5 with SHA-256; what AD FS knows.
+    /// RSASSA-PKCS1-v1_5 with SHA-256; the older way, which Entra ID takes, too.
     Rs256,
 }
 

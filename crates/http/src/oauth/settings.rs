@@ -12,7 +12,8 @@ use super::{ClientCertificate, Cloud};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OAuthSettings {
-    /// The token service's address without the tenant, in place of [`Cloud::authority`]: for AD FS or a test. `https`, or `http` to this machine.
+    /// The token service's address without the tenant, in place of [`Cloud::authority`]: for a cloud that is not listed, or a test. `https`,
+    /// or `http` to this machine.
     pub authority: Option<Url>,
     /// The cloud.
     pub cloud: Cloud,

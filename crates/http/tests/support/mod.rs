@@ -1,5 +1,11 @@
 //! What the tests of this crate share.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::field_reassign_with_default)] // each test uses a part
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::field_reassign_with_default
+)] // each test uses a part
 
 pub mod bench;
 
@@ -102,7 +108,7 @@ pub fn peer(names: &[&str]) -> Option<Vec<String>> {
     if values.is_none() {
         let required = std::env::var("REQUIRE_PEERS").as_deref() == Ok("1");
         assert!(!required, "REQUIRE_PEERS=1, but {names:?} are not all set");
-        eprintln!("SKIPPED: {names:?} are not all set; scripts/with-peers sets them");
+        println!("SKIPPED: {names:?} are not all set; scripts/with-peers sets them");
     }
     values
 }
