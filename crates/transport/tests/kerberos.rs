@@ -1,9 +1,9 @@
-//! Logins with Kerberos tickets: an MIT key distribution centre, Dovecot for POP3, Postfix for SMTP.
+//! Logins with Kerberos tickets: an MIT key distribution centre, Dovecot for POP3 and IMAP, Postfix for SMTP.
 //!
 //! The realm comes from the environment (`KDC_DIR`, and `KRB5_CONFIG` for the Kerberos library), the servers' ports as for `dovecot.rs` and `postfix.rs`;
 //! `scripts/with-peers` starts all and sets them. Without them the tests say SKIPPED, with `REQUIRE_PEERS=1` they fail.
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // helpers of tests, which say why they are skipped
-#![cfg(all(feature = "kerberos", feature = "pop3", feature = "smtp"))]
+#![cfg(all(feature = "kerberos", feature = "imap", feature = "pop3", feature = "smtp"))]
 
 mod support;
 
@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use email_router_auth::{CredentialFault, CredentialSource as _, KERBEROS, WINDOWS};
 use email_router_model::{Classified as _, Retry, Scope};
+use email_router_transport::imap::{self, ImapSettings, ImapTransport};
 use email_router_transport::net::{Endpoint, KerberosSettings, KerberosSource, TlsMode};
 use email_router_transport::pop3::{LoginMethod, Pop3Settings, Pop3Transport};
 use email_router_transport::smtp::{SmtpSettings, SmtpTransport};
@@ -22,13 +23,24 @@ struct Peers {
     kdc: PathBuf,
     pop3: u16,
     pop3s: u16,
+    imap: u16,
+    imaps: u16,
     submission: u16,
     ca: PathBuf,
 }
 
 fn peers() -> Option<Peers> {
     let value = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
-    let names = ["KDC_DIR", "KRB5_CONFIG", "DOVECOT_POP3", "DOVECOT_POP3S", "POSTFIX_SUBM", "DOVECOT_CA"];
+    let names = [
+        "KDC_DIR",
+        "KRB5_CONFIG",
+        "DOVECOT_POP3",
+        "DOVECOT_POP3S",
+        "DOVECOT_IMAP",
+        "DOVECOT_IMAPS",
+        "POSTFIX_SUBM",
+        "DOVECOT_CA",
+    ];
     let found: Option<Vec<String>> = names.iter().map(|name| value(name)).collect();
     let Some(found) = found else {
         assert!(
@@ -42,8 +54,10 @@ fn peers() -> Option<Peers> {
         kdc: PathBuf::from(&found[0]),
         pop3: found[2].parse().unwrap(),
         pop3s: found[3].parse().unwrap(),
-        submission: found[4].parse().unwrap(),
-        ca: PathBuf::from(&found[5]),
+        imap: found[4].parse().unwrap(),
+        imaps: found[5].parse().unwrap(),
+        submission: found[6].parse().unwrap(),
+        ca: PathBuf::from(&found[7]),
     })
 }
 
@@ -67,6 +81,20 @@ impl Peers {
         let mut settings = Pop3Settings::new(endpoint, Arc::new(KerberosSource::new(tickets)));
         settings.login = login;
         Pop3Transport::new(settings)?.probe(&mailbox("alice"), Access::Incoming).await
+    }
+
+    async fn imap(
+        &self,
+        mode: TlsMode,
+        login: imap::LoginMethod,
+        tickets: KerberosSettings,
+    ) -> Result<Probe> {
+        let port = if mode == TlsMode::Implicit { self.imaps } else { self.imap };
+        let endpoint =
+            Endpoint { extra_ca_files: vec![self.ca.clone()], ..Endpoint::new("localhost", port, mode) };
+        let mut settings = ImapSettings::new(endpoint, Arc::new(KerberosSource::new(tickets)));
+        settings.login = login;
+        ImapTransport::new(settings)?.probe(&mailbox("alice"), Access::Incoming).await
     }
 
     async fn smtp(&self, tickets: KerberosSettings) -> Result<Probe> {
@@ -99,6 +127,19 @@ async fn pop3_by_ticket_cache_and_by_keytab() {
     let mut named = peers.tickets("pop", "alice.keytab");
     named.principal = Some("alice@CONTOSO.TEST".to_owned());
     peers.pop3(TlsMode::None, LoginMethod::Strongest, named).await.unwrap();
+}
+
+#[tokio::test]
+async fn imap_by_ticket_cache_and_by_keytab() {
+    let Some(peers) = peers() else { return };
+    for (mode, login, file) in [
+        (TlsMode::None, imap::LoginMethod::Strongest, "alice.ccache"),
+        (TlsMode::StartTls, imap::LoginMethod::Sasl(KERBEROS), "alice.keytab"),
+        (TlsMode::Implicit, imap::LoginMethod::Strongest, "alice.ccache"),
+    ] {
+        let probe = peers.imap(mode, login, peers.tickets("imap", file)).await.unwrap();
+        assert!(has_step(&probe, "logged in with GSSAPI"), "{mode:?} {file}: {:?}", probe.steps);
+    }
 }
 
 #[tokio::test]
@@ -260,6 +301,12 @@ async fn tickets_that_vanish() {
     let error = transport.probe(&mailbox("alice"), Access::Incoming).await.unwrap_err();
     assert_eq!((error.kind(), error.retry()), (ErrorKind::Settings, Retry::Later(None)), "{error}");
     assert!(error.to_string().contains("No credentials cache found"), "{error}");
+    assert!(error.hint().is_some_and(|h| h.contains("there are no Kerberos tickets")), "{:?}", error.hint());
+
+    let endpoint = Endpoint::new("localhost", peers.imap, TlsMode::None);
+    let transport = ImapTransport::new(ImapSettings::new(endpoint, Arc::new(source.clone()))).unwrap();
+    let error = transport.probe(&mailbox("alice"), Access::Incoming).await.unwrap_err();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Settings, Retry::Later(None)), "{error}");
     assert!(error.hint().is_some_and(|h| h.contains("there are no Kerberos tickets")), "{:?}", error.hint());
 
     let mut endpoint = Endpoint::new("localhost", peers.submission, TlsMode::StartTls);
