@@ -285,10 +285,13 @@ async fn find_folder(client: &Client, name: &str) -> Result<Option<String>> {
     let url = client.url(&format!("/mailFolders?$filter={filter}&$select=displayName"))?;
     let found = client.json(&Ask::new(Method::GET, url, Stage::Listing)).await?;
     let malformed = |why| error::malformed(client.place(), Stage::Listing, &why);
-    match page::entries(&found).map_err(malformed)? {
-        [] => Ok(None),
-        [first, ..] => folder_id(client, first).map(Some),
-    }
+    let named = |folder: &&Value| {
+        let told = folder.get("displayName").and_then(Value::as_str);
+        told.is_some_and(|told| told.to_lowercase() == name.to_lowercase())
+    };
+    // a service that passes over the filter must not make us take another folder
+    let found = page::entries(&found).map_err(malformed)?.iter().find(named);
+    found.map(|folder| folder_id(client, folder)).transpose()
 }
 
 fn folder_id(client: &Client, folder: &Value) -> Result<String> {
