@@ -8,7 +8,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use email_router_http::{HeaderMap, Method, header, retry_after};
 use email_router_model::{Classified as _, Scope};
 use serde_json::{Value, json};
@@ -202,8 +201,7 @@ fn wait(client: &Client, answer: &batch::Answer) -> Option<Duration> {
 
 async fn ask(client: &Client, parts: &[batch::Part]) -> Result<Vec<batch::Answer>> {
     // all of them may be repeated: a message that was moved is moved to where it is
-    let mut ask = Ask::new(Method::POST, client.absolute("/$batch")?, Stage::Disposal).harmless();
-    ask.body = Some(("application/json", Bytes::from(batch::request(parts))));
+    let ask = Ask::batch(client.absolute("/$batch")?, parts, Stage::Disposal);
     let answer = client.send(&ask).await.map_err(mailbox_matter)?;
     let body = client.body(&ask, answer).await.map_err(mailbox_matter)?;
     batch::answers(&body, parts.len()).map_err(|why| error::malformed(client.place(), Stage::Disposal, &why))
