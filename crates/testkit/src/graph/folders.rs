@@ -78,11 +78,8 @@ fn create(state: &mut State, heard: &Heard, mailbox: &str) -> Result {
 /// How a request wants its messages.
 pub(super) fn shape(heard: &Heard) -> Result<Shape> {
     let query = heard.query();
-    Ok(Shape {
-        select: query::select(&query).map_err(bad)?,
-        properties: query::expand(&query).map_err(bad)?,
-        immutable: immutable(heard),
-    })
+    let (properties, field) = query::expand(&query).map_err(bad)?;
+    Ok(Shape { select: query::select(&query).map_err(bad)?, properties, field, immutable: immutable(heard) })
 }
 
 fn immutable(heard: &Heard) -> bool {
@@ -178,7 +175,12 @@ impl Token {
             from: from.parse().ok()?,
             upto: upto.parse().ok()?,
             told: told.parse().ok()?,
-            shape: Shape { select, properties: properties == "true", immutable: immutable == "true" },
+            shape: Shape {
+                select,
+                properties: properties == "true",
+                field: None,
+                immutable: immutable == "true",
+            },
         })
     }
 }

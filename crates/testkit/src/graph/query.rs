@@ -54,20 +54,25 @@ pub(crate) fn select(query: &[(String, String)]) -> Result<Vec<String>, String> 
     }
 }
 
-/// `$expand` of size and class, and nothing else.
-pub(crate) fn expand(query: &[(String, String)]) -> Result<bool, String> {
-    let Some(text) = option(query, "$expand") else { return Ok(false) };
+/// `$expand` of extended properties: whether size and class are asked for, and which header field.
+pub(crate) fn expand(query: &[(String, String)]) -> Result<(bool, Option<String>), String> {
+    let Some(text) = option(query, "$expand") else { return Ok((false, None)) };
     let inner = text
         .strip_prefix("singleValueExtendedProperties($filter=")
         .and_then(|t| t.strip_suffix(')'))
         .ok_or_else(|| format!("'{text}' cannot be expanded."))?;
+    let (mut sizes, mut field) = (false, None);
     for term in inner.split(" or ") {
-        match term.trim().to_lowercase().as_str() {
-            "id eq 'integer 0x0e08'" | "id eq 'string 0x001a'" => {}
-            other => return Err(format!("Invalid filter clause: {other}")),
+        let property = term.trim().strip_prefix("id eq ").and_then(unquote).unwrap_or_default();
+        match property.to_lowercase().as_str() {
+            "integer 0x0e08" | "string 0x001a" => sizes = true,
+            _ => match property.strip_prefix(HEADER_PROPERTY) {
+                Some(name) => field = Some(name.to_owned()),
+                None => return Err(format!("Invalid filter clause: {term}")),
+            },
         }
     }
-    Ok(true)
+    Ok((sizes, field))
 }
 
 /// What a filter looks for.

@@ -179,6 +179,8 @@ pub(crate) fn mutable_id(message: &Message) -> String {
 pub(crate) struct Shape {
     pub(crate) select: Vec<String>,
     pub(crate) properties: bool,
+    /// A header field that is asked for as a property.
+    pub(crate) field: Option<String>,
     pub(crate) immutable: bool,
 }
 
@@ -225,6 +227,9 @@ pub(crate) fn resource(message: &Message, shape: &Shape) -> Value {
             {"id": "Integer 0xe08", "value": message.mime.len().to_string()},
             {"id": "String 0x1a", "value": message.class},
         ]);
+    }
+    if let Some(value) = shape.field.as_ref().and_then(|name| field(&message.mime, name)) {
+        out["singleValueExtendedProperties"] = json!([{"id": "String {00020386}", "value": value}]);
     }
     out
 }

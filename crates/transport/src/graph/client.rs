@@ -17,7 +17,7 @@ use url::Url;
 
 use super::error::{self, Stage};
 use super::proto::fault::Fault;
-use super::proto::{self, IMMUTABLE, link};
+use super::proto::{self, IMMUTABLE, batch, link};
 use super::settings::GraphSettings;
 use crate::net::Redactor;
 use crate::{Error, ErrorKind, Result};
@@ -53,7 +53,7 @@ impl Service {
             return lane;
         }
         lanes.retain(|_, lane| lane.strong_count() > 0);
-        let lane = Arc::new(Semaphore::new(self.settings.concurrency.clamp(1, Semaphore::MAX_PERMITS)));
+        let lane = Arc::new(Semaphore::new(self.settings.places() as usize));
         lanes.insert(user.to_owned(), Arc::downgrade(&lane));
         lane
     }
@@ -81,6 +81,8 @@ pub(super) struct Ask {
     pub(super) harmless: bool,
     /// With our token.
     pub(super) authorized: bool,
+    /// The service works on as many parts of a batch at a time as it allows requests, so nothing else may be under way beside one.
+    pub(super) alone: bool,
     pub(super) most: u64,
 }
 
@@ -89,7 +91,17 @@ impl Ask {
         let mut headers = HeaderMap::new();
         headers.insert(HeaderName::from_static("prefer"), HeaderValue::from_static(IMMUTABLE));
         let harmless = method == Method::GET;
-        Self { method, url, body: None, headers, stage, harmless, authorized: true, most: MOST_JSON }
+        Self {
+            method,
+            url,
+            body: None,
+            headers,
+            stage,
+            harmless,
+            authorized: true,
+            alone: false,
+            most: MOST_JSON,
+        }
     }
 
     pub(super) fn json(mut self, body: &Value) -> Self {
@@ -103,6 +115,14 @@ impl Ask {
             self.headers.insert(name, value);
         }
         self
+    }
+
+    /// A batch of these requests, all of which may be repeated.
+    pub(super) fn batch(url: Url, parts: &[batch::Part], stage: Stage) -> Self {
+        let mut ask = Self::new(Method::POST, url, stage).harmless();
+        ask.body = Some(("application/json", Bytes::from(batch::request(parts))));
+        ask.alone = true;
+        ask
     }
 
     pub(super) fn harmless(mut self) -> Self {
@@ -275,7 +295,8 @@ impl Client {
 
     async fn raw(&self, ask: &Ask, login: Option<Login>) -> Result<Answer> {
         // the semaphore is never closed
-        let permit = Arc::clone(&self.lane).acquire_owned().await.map_err(|_| self.late(ask))?;
+        let places = if ask.alone { self.settings().places() } else { 1 };
+        let permit = Arc::clone(&self.lane).acquire_many_owned(places).await.map_err(|_| self.late(ask))?;
         let mut request = Request::new(ask.method.clone(), ask.url.clone());
         request.headers = ask.headers.clone();
         if let Some((content_type, body)) = &ask.body {

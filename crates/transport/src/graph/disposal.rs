@@ -8,7 +8,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use email_router_http::{HeaderMap, Method, header, retry_after};
 use email_router_model::{Classified as _, Scope};
 use serde_json::{Value, json};
@@ -202,8 +201,7 @@ fn wait(client: &Client, answer: &batch::Answer) -> Option<Duration> {
 
 async fn ask(client: &Client, parts: &[batch::Part]) -> Result<Vec<batch::Answer>> {
     // all of them may be repeated: a message that was moved is moved to where it is
-    let mut ask = Ask::new(Method::POST, client.absolute("/$batch")?, Stage::Disposal).harmless();
-    ask.body = Some(("application/json", Bytes::from(batch::request(parts))));
+    let ask = Ask::batch(client.absolute("/$batch")?, parts, Stage::Disposal);
     let answer = client.send(&ask).await.map_err(mailbox_matter)?;
     let body = client.body(&ask, answer).await.map_err(mailbox_matter)?;
     batch::answers(&body, parts.len()).map_err(|why| error::malformed(client.place(), Stage::Disposal, &why))
@@ -285,10 +283,13 @@ async fn find_folder(client: &Client, name: &str) -> Result<Option<String>> {
     let url = client.url(&format!("/mailFolders?$filter={filter}&$select=displayName"))?;
     let found = client.json(&Ask::new(Method::GET, url, Stage::Listing)).await?;
     let malformed = |why| error::malformed(client.place(), Stage::Listing, &why);
-    match page::entries(&found).map_err(malformed)? {
-        [] => Ok(None),
-        [first, ..] => folder_id(client, first).map(Some),
-    }
+    let named = |folder: &&Value| {
+        let told = folder.get("displayName").and_then(Value::as_str);
+        told.is_some_and(|told| told.to_lowercase() == name.to_lowercase())
+    };
+    // a service that passes over the filter must not make us take another folder
+    let found = page::entries(&found).map_err(malformed)?.iter().find(named);
+    found.map(|folder| folder_id(client, folder)).transpose()
 }
 
 fn folder_id(client: &Client, folder: &Value) -> Result<String> {

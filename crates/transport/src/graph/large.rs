@@ -43,12 +43,10 @@ pub(super) async fn submit(client: &Client, message: &Outbound, mime: &[u8]) -> 
         );
     };
     // left over by an attempt that was cut off; Message-IDs of ours are nobody else's
-    let id = message.message_id.as_str();
-    let left = search(client, "drafts", &format!("internetMessageId eq {}", link::quoted(id))).await;
-    for draft in left.map_err(nothing_taken)? {
+    for draft in search(client, "drafts", &message.message_id).await.map_err(nothing_taken)? {
         delete(client, &draft).await;
     }
-    let draft = create(client, &skeleton, id).await.map_err(nothing_taken)?;
+    let draft = create(client, &skeleton, message.message_id.as_str()).await.map_err(nothing_taken)?;
     let filled = async {
         for attachment in &attachments {
             attach(client, &draft, attachment).await.map_err(nothing_taken)?;

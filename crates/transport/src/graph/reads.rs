@@ -67,7 +67,7 @@ impl Reads {
     /// Begins reads, as far as lane and memory allow.
     pub(super) fn top_up(&mut self) {
         self.collect_ready();
-        while self.tasks.len() < self.client.settings().concurrency {
+        while self.tasks.len() < self.client.settings().places() as usize {
             let mut flock: Vec<Key> = Vec::new();
             let mut sum: u64 = self.bytes.values().sum();
             while let Some((key, size)) = self.wanted.front().cloned() {
@@ -236,8 +236,7 @@ async fn ask_sections(
 ) -> Result<Vec<batch::Answer>> {
     let part = |(id, _): &Key| batch::Part { method: "GET", url: client.path(&fields_of(id)), body: None };
     let parts: Vec<_> = flock.iter().map(part).collect();
-    let mut ask = Ask::new(Method::POST, client.absolute("/$batch")?, Stage::Listing).harmless();
-    ask.body = Some(("application/json", Bytes::from(batch::request(&parts))));
+    let mut ask = Ask::batch(client.absolute("/$batch")?, &parts, Stage::Listing);
     ask.most = ask.most.max(json_limit(options));
     let answer = client.send(&ask).await?;
     let body = client.body(&ask, answer).await?;

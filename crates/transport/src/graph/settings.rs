@@ -77,6 +77,13 @@ impl GraphSettings {
     }
 }
 
+impl GraphSettings {
+    /// [`Self::concurrency`] as it is used: at least one.
+    pub(super) fn places(&self) -> u32 {
+        u32::try_from(self.concurrency).unwrap_or(u32::MAX).clamp(1, 1000)
+    }
+}
+
 /// The service of a cloud, with its version (Microsoft Graph, "national cloud deployments").
 fn base(cloud: Cloud) -> Url {
     // the roots are literals

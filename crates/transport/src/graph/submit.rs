@@ -15,6 +15,7 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use email_router_http::{HeaderName, Method};
 use email_router_model::{Classified as _, EmailAddress, Headers, MessageId, Retry, Scope};
+use serde_json::Value;
 
 use super::client::{Ask, Client, Outcome, Refusal};
 use super::error::{self, Stage};
@@ -111,25 +112,41 @@ fn refused(message: &Outbound, refusal: Refusal) -> Error {
 
 /// Looks for a message in Sent Items.
 pub(super) async fn find(client: &Client, id: &MessageId) -> Result<bool> {
-    let by_id = format!("internetMessageId eq {}", link::quoted(id.as_str()));
-    if !search(client, "sentitems", &by_id).await?.is_empty() {
+    if !search(client, "sentitems", id).await?.is_empty() {
         return Ok(true);
     }
-    let by_field = format!(
+    let filter = format!(
         "singleValueExtendedProperties/Any(ep: ep/id eq '{ID_PROPERTY}' and ep/value eq {})",
         link::quoted(id.as_str())
     );
-    Ok(!search(client, "sentitems", &by_field).await?.is_empty())
+    let expand = format!("singleValueExtendedProperties($filter=id eq '{ID_PROPERTY}')");
+    let query = format!("$expand={}&$select=internetMessageId", link::query(&expand));
+    let found = filtered(client, "sentitems", &filter, &query).await?;
+    Ok(found.iter().any(|entry| {
+        let properties = entry.get("singleValueExtendedProperties").and_then(Value::as_array);
+        let mut values = properties.into_iter().flatten().filter_map(|p| p.get("value")?.as_str());
+        values.any(|value| value == id.as_str())
+    }))
 }
 
-/// The ids of the messages in a folder that a filter finds; one page is enough.
-pub(super) async fn search(client: &Client, folder: &str, filter: &str) -> Result<Vec<String>> {
-    let query = format!("$filter={}&$select=internetMessageId&$top=10", link::query(filter));
+/// The ids of the messages in a folder that have this Message-ID; one page is enough.
+pub(super) async fn search(client: &Client, folder: &str, id: &MessageId) -> Result<Vec<String>> {
+    let filter = format!("internetMessageId eq {}", link::quoted(id.as_str()));
+    let found = filtered(client, folder, &filter, "$select=internetMessageId").await?;
+    // a service that passes over the filter must not make us take all messages for ours
+    let ours =
+        found.iter().filter(|e| e.get("internetMessageId").and_then(Value::as_str) == Some(id.as_str()));
+    let ids: std::result::Result<_, _> = ours.map(page::id).collect();
+    ids.map_err(|why| error::malformed(client.place(), Stage::Finding, &why))
+}
+
+async fn filtered(client: &Client, folder: &str, filter: &str, query: &str) -> Result<Vec<Value>> {
+    let query = format!("$filter={}&{query}&$top=10", link::query(filter));
     let url = client.url(&format!("/mailFolders/{folder}/messages?{query}"))?;
     let found = client.json(&Ask::new(Method::GET, url, Stage::Finding)).await?;
-    let malformed = |why| error::malformed(client.place(), Stage::Finding, &why);
-    let entries = page::entries(&found).map_err(malformed)?;
-    entries.iter().map(page::id).collect::<Result<_, _>>().map_err(malformed)
+    let entries =
+        page::entries(&found).map_err(|why| error::malformed(client.place(), Stage::Finding, &why))?;
+    Ok(entries.to_vec())
 }
 
 /// An error before the message was handed over: nothing was taken, so it is no doubt, and it concerns this message where it says nothing else.

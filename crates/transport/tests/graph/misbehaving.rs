@@ -299,3 +299,29 @@ async fn no_token_and_no_mailbox() {
     assert_eq!(error.kind(), ErrorKind::Settings);
     assert!(error.hint().unwrap().contains("OAuth"));
 }
+
+#[tokio::test]
+async fn a_service_that_passes_over_filters_is_not_believed() {
+    let (server, transport) = contoso(|_| {}).await;
+    server.deliver(ALICE, &message(1));
+    let mut inbox = open(&transport).await;
+    let stubs = list(&mut *inbox).await;
+    // all folders for one, and all messages for one
+    server.plan(
+        "GET",
+        "displayName eq",
+        1,
+        json(r#"{"value": [{"id": "inbox", "displayName": "Inbox"}, {"id": "archive", "displayName": "Archive"}]}"#),
+    );
+    inbox.dispose(&stubs[0].id, Disposition::Move("Undeliverable".to_owned())).await.unwrap();
+    inbox.close().await.unwrap();
+    assert_eq!(server.folder(ALICE, "Undeliverable").len(), 1);
+    server.plan(
+        "GET",
+        "sentitems",
+        2,
+        json(r#"{"value": [{"id": "x", "internetMessageId": "<other@x>", "singleValueExtendedProperties": [{"value": "<other@x>"}]}]}"#),
+    );
+    let id = email_router_model::MessageId::parse("ours@x").unwrap();
+    assert_eq!(transport.find_submitted(&alice(), &id).await.unwrap(), Some(false));
+}
