@@ -44,7 +44,8 @@ pub fn message(data: &[u8]) {
     // who the sender is and what the ids are: one line for people, and nobody signs without the key
     let trust = sender_trust(&read, &["mx.example".to_owned()]);
     assert!(!trust.because.contains(['\r', '\n']), "{:?}", trust.because);
-    let (signer, id) = (ReferenceSigner::new("fuzz".repeat(8).into()), OrganizationId::from_url("https://fuzz.example/"));
+    let (signer, id) =
+        (ReferenceSigner::new("fuzz".repeat(8).into()), OrganizationId::from_url("https://fuzz.example/"));
     if let Ok(signer) = signer {
         assert_eq!(signer.own_mail(&id, &read), None);
         assert!(read.references.iter().all(|r| !matches!(signer.judge(&id, r), Reference::Signed(_))));
@@ -105,7 +106,10 @@ pub fn tokens(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     for (number, subject) in (0_u32..).zip(text.lines()) {
         let words = hasher.words(subject).words;
-        assert!(words.len() <= settings.hash_max_count as usize && !words.iter().any(|w| w.contains(is_invisible)));
+        assert!(
+            words.len() <= settings.hash_max_count as usize
+                && !words.iter().any(|w| w.contains(is_invisible))
+        );
         let shown = visible(subject);
         assert!(shown.contains(strip_prefixes(&shown).rest));
         for token in finder.find(subject) {
