@@ -80,6 +80,8 @@ fn patch(state: &mut State, heard: &Heard, mailbox: &str, place: usize) -> Resul
     for (name, value) in body.as_object().ok_or_else(|| bad("No object."))? {
         let message = &mut owner.messages[place];
         match (name.as_str(), value) {
+            // an annotation, such as the type, changes nothing
+            (name, _) if name.starts_with('@') => {}
             ("isRead", Value::Bool(read)) => message.read = *read,
             ("internetMessageId", Value::String(id)) if message.draft => message.message_id.clone_from(id),
             ("internetMessageId", _) => return Err(refuse(400, "ErrorInvalidPropertySet", "Not a draft.")),

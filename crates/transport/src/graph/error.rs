@@ -295,7 +295,7 @@ pub(super) fn leaves_in_doubt(status: u16) -> bool {
 
 /// The error of a submission that may have been taken.
 pub(super) fn in_doubt(error: Error) -> Error {
-    error.with_retry(Retry::InDoubt).with_scope(Scope::Message)
+    error.with_retry(Retry::InDoubt)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::error::{self, Stage};
 use super::proto::split::Attachment;
 use super::proto::{Malformed, json as parse, link, page, split, upload};
 use super::settings::BLOCK_UNIT;
-use super::submit::{finish, nothing_taken, search};
+use super::submit::{finish, search};
 use crate::contract::{Outbound, Receipt};
 use crate::{Error, ErrorKind, Result};
 
@@ -43,13 +43,13 @@ pub(super) async fn submit(client: &Client, message: &Outbound, mime: &[u8]) -> 
         );
     };
     // left over by an attempt that was cut off; Message-IDs of ours are nobody else's
-    for draft in search(client, "drafts", &message.message_id).await.map_err(nothing_taken)? {
+    for draft in search(client, "drafts", &message.message_id).await? {
         delete(client, &draft).await;
     }
-    let draft = create(client, &skeleton, message.message_id.as_str()).await.map_err(nothing_taken)?;
+    let draft = create(client, &skeleton, message.message_id.as_str()).await?;
     let filled = async {
         for attachment in &attachments {
-            attach(client, &draft, attachment).await.map_err(nothing_taken)?;
+            attach(client, &draft, attachment).await?;
         }
         Ok(())
     };

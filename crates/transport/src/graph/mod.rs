@@ -23,6 +23,9 @@
 //! As application permissions they reach every mailbox of the tenant, unless RBAC for Applications in Exchange Online (or an application access
 //! policy, its predecessor) limits the application to some.
 //!
+//! # Mailboxes
+//! A mailbox is named to the service by its login name where that is a user principal name (it has an `@`), else by its address.
+//!
 //! # Ids
 //! A message's [`RemoteId`](email_router_model::RemoteId) is its immutable id: it stays the same when the message is moved within its mailbox.
 //!

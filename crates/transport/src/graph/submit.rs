@@ -14,7 +14,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use email_router_http::{HeaderName, Method};
-use email_router_model::{Classified as _, EmailAddress, Headers, MessageId, Retry, Scope};
+use email_router_model::{EmailAddress, Headers, MessageId};
 use serde_json::Value;
 
 use super::client::{Ask, Client, Outcome, Refusal};
@@ -147,12 +147,4 @@ async fn filtered(client: &Client, folder: &str, filter: &str, query: &str) -> R
     let entries =
         page::entries(&found).map_err(|why| error::malformed(client.place(), Stage::Finding, &why))?;
     Ok(entries.to_vec())
-}
-
-/// An error before the message was handed over: nothing was taken, so it is no doubt, and it concerns this message where it says nothing else.
-pub(super) fn nothing_taken(error: Error) -> Error {
-    match error.retry() {
-        Retry::InDoubt => error.with_retry(Retry::Later(None)).with_scope(Scope::Mailbox),
-        _ => error,
-    }
 }
