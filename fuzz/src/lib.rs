@@ -8,7 +8,7 @@ mod mail;
 mod protocol;
 
 pub use mail::{configuration, mbox, message, tnef, tokens};
-pub use protocol::{pop3_replies, smtp_body, smtp_replies};
+pub use protocol::{ews_responses, pop3_replies, smtp_body, smtp_replies};
 
 use email_router_model::{EmailAddress, Headers, MessageId, RawMessage};
 
@@ -27,6 +27,7 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "addresses", run: addresses, folders: &[] },
     Target { name: "configuration", run: configuration, folders: &["crates/config/tests/data"] },
+    Target { name: "ews_responses", run: ews_responses, folders: &[] },
     Target { name: "headers", run: headers, folders: MAIL },
     Target { name: "mbox", run: mbox, folders: &[] },
     Target { name: "message", run: message, folders: MAIL },

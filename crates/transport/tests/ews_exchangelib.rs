@@ -26,7 +26,8 @@ async fn exchangelib_works_with_the_fake_server() {
     let mut command = std::process::Command::new(python);
     command.arg(script).arg(server.url()).arg(autodiscover).env("EWS_PASSWORD", PASSWORD);
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     assert_eq!(said.matches("ok: ").count(), 8, "{said}");
 }
