@@ -12,7 +12,7 @@ mod protocol;
 pub use graph::graph_answers;
 pub use http::{challenges, retry_after, token_answer};
 pub use mail::{configuration, mbox, message, tnef, tokens};
-pub use protocol::{imap_answers, pop3_replies, smtp_body, smtp_replies};
+pub use protocol::{ews_responses, imap_answers, pop3_replies, smtp_body, smtp_replies};
 
 use email_router_model::{EmailAddress, Headers, MessageId, RawMessage};
 
@@ -32,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "addresses", run: addresses, folders: &[] },
     Target { name: "challenges", run: challenges, folders: &[] },
     Target { name: "configuration", run: configuration, folders: &["crates/config/tests/data"] },
+    Target { name: "ews_responses", run: ews_responses, folders: &[] },
     Target { name: "graph_answers", run: graph_answers, folders: &[] },
     Target { name: "headers", run: headers, folders: MAIL },
     Target { name: "imap_answers", run: imap_answers, folders: &[] },

@@ -1,6 +1,7 @@
 //! What servers say and what is said to them.
 
 use email_router_model::EmailAddress;
+use email_router_transport::ews::proto as ews;
 use email_router_transport::imap::proto as imap;
 use email_router_transport::pop3::proto as pop3;
 use email_router_transport::smtp::proto::body::{Encoder, Shape};
@@ -196,4 +197,47 @@ fn normal(message: &[u8]) -> Vec<u8> {
         out.extend_from_slice(b"\r\n");
     }
     out
+}
+
+/// What an EWS server answers, in pieces of any size. The pieces make no difference, no content is larger than its cap, and what is read out of the rest is safe
+/// to log and to write into a request again.
+pub fn ews_responses(data: &[u8]) {
+    let Some((&chunk, input)) = data.split_first() else { return };
+    let whole = carve(input, usize::MAX);
+    assert_eq!(whole, carve(input, usize::from(chunk)), "the contents depend on the pieces they came in");
+    let Some((skeleton, contents)) = whole else { return };
+    for content in &contents {
+        if let ews::carve::Carved::Whole(bytes) = content {
+            assert!(bytes.len() <= 64);
+        }
+    }
+    if let Ok(Ok(reply)) = ews::response::read(&skeleton) {
+        for answer in &reply.answers {
+            let items = answer.items();
+            assert!(items.iter().all(|item| !item.id.is_empty()));
+            let _ = (answer.mime(), answer.folders(), answer.changes(), answer.subscription());
+            let _ = (answer.tells_of_mail(), answer.is_closed(), ews::rules::operation_errors(answer));
+            if let Some(section) = answer.headers() {
+                assert!(section.ends_with("\r\n") || section.is_empty());
+                assert!(!section.replace("\r\n", "").contains('\n'), "a bare line end in {section:?}");
+            }
+            let (listing, priorities) = ews::rules::listing(answer);
+            assert_eq!(listing.rules.len(), priorities.len());
+        }
+    }
+    let _ = (ews::autodiscover::read_soap(input), ews::autodiscover::read_plain(input));
+    let mut envelopes = ews::stream::Envelopes::default();
+    if envelopes.push(input).is_ok() {
+        while let Some(envelope) = envelopes.next_envelope() {
+            assert!(!envelope.is_empty());
+        }
+    }
+}
+
+fn carve(input: &[u8], chunk: usize) -> Option<(Vec<u8>, Vec<ews::carve::Carved>)> {
+    let mut carver = ews::carve::Carver::new(1 << 16, 64, 0);
+    for piece in input.chunks(chunk.max(1)) {
+        carver.push(piece).ok()?;
+    }
+    Some(carver.finish())
 }

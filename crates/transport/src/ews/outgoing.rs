@@ -172,8 +172,13 @@ pub(super) async fn find(session: &mut Session, message_id: &MessageId) -> Resul
     let Some(folder) = copies(sending, sent, &mailbox) else { return Ok(None) };
     let find = Operation::FindMessageId(folder, message_id);
     let answer = session.ask_one(&find, "look for a sent message", sender(sending)).await?;
-    let found = answer.total().map_or_else(|| !answer.items().is_empty(), |total| total > 0);
-    Ok(Some(found))
+    let items = answer.items();
+    let same = |text: &String| MessageId::parse(text).as_ref() == Some(message_id);
+    if items.iter().any(|item| item.message_id.as_ref().is_some_and(same)) {
+        return Ok(Some(true));
+    }
+    // a server that gives something else has not understood the question
+    Ok(items.is_empty().then_some(false))
 }
 
 #[cfg(test)]

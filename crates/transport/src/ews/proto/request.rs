@@ -390,6 +390,9 @@ fn find_item(xml: &mut Xml, id: Folder<'_>, message_id: Option<&MessageId>) {
     xml.with("m:FindItem", &[("Traversal", "Shallow")], |xml| {
         xml.within("m:ItemShape", |xml| {
             xml.leaf("t:BaseShape", "IdOnly");
+            if message_id.is_some() {
+                fields(xml, &["message:InternetMessageId"]);
+            }
         });
         let page = [("MaxEntriesReturned", "1"), ("Offset", "0"), ("BasePoint", "Beginning")];
         xml.empty("m:IndexedPageItemView", &page);

@@ -59,6 +59,8 @@ pub struct Item {
     pub size: Option<u64>,
     /// The conversation it belongs to.
     pub conversation_id: Option<String>,
+    /// Its Message-ID, where that was asked for.
+    pub message_id: Option<String>,
 }
 
 /// One page of changes.
@@ -234,12 +236,6 @@ impl Answer {
         Some(changes)
     }
 
-    /// How many items of a folder there are in all (`TotalItemsInView`).
-    #[must_use]
-    pub fn total(&self) -> Option<u64> {
-        self.node.child(Ns::Messages, "RootFolder")?.attribute("TotalItemsInView")?.trim().parse().ok()
-    }
-
     /// The id of a new subscription.
     #[must_use]
     pub fn subscription(&self) -> Option<&str> {
@@ -274,6 +270,7 @@ fn item(node: &Node) -> Option<Item> {
             .child(Ns::Types, "ConversationId")
             .and_then(|id| id.attribute("Id"))
             .map(str::to_owned),
+        message_id: text("InternetMessageId").map(str::to_owned),
     })
 }
 
