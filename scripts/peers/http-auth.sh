@@ -5,6 +5,8 @@
 #   HTTP    in clear, connections stay open
 #   HTTPS   the same inside TLS
 #   SHORT   in clear, a connection is closed after each third request
+#   FRONT   in clear, as the front door of an Exchange Server: who is let in reaches the server on port UPSTREAM of this machine, which sees
+#           the name alice and her password (Basic) whoever it was. Nobody need listen on UPSTREAM
 # Ports come from the environment under these names; an unset one gets a free port. All are printed, and kept in DIR/ports.
 # GET / says "let in"; POST /echo answers with what it got. Users: CONTOSO\alice, password Secret123, and CONTOSO\bob, password Secret456.
 # Channel bindings are not looked at by this module. It needs the first message of NTLM in the form with a version.
@@ -24,7 +26,7 @@ fi
 
 tls=${TLS_DIR:-$dir/tls}
 "$here/ca.sh" "$tls"
-take_ports HTTP HTTPS SHORT
+take_ports HTTP HTTPS SHORT FRONT UPSTREAM
 modules=/usr/lib/apache2/modules
 kerberos=${KERBEROS:-}
 [ -z "$kerberos" ] || export KRB5_CONFIG=$kerberos/krb5.conf KRB5_KTNAME=$kerberos/services.keytab
@@ -45,12 +47,13 @@ Group www-data
 Listen 127.0.0.1:$HTTP
 Listen 127.0.0.1:$HTTPS
 Listen 127.0.0.1:$SHORT
+Listen 127.0.0.1:$FRONT
 KeepAlive On
 KeepAliveTimeout 60
 MaxKeepAliveRequests 0
 CONF
   # what is built into this Apache has no file
-  for module in mpm_event authz_core authz_user authn_core auth_gssapi dir headers log_config reflector socache_shmcb ssl; do
+  for module in mpm_event authz_core authz_user authn_core auth_gssapi dir headers log_config proxy proxy_http reflector socache_shmcb ssl; do
     [ ! -e "$modules/mod_$module.so" ] || echo "LoadModule ${module}_module $modules/mod_$module.so"
   done
   cat <<CONF
@@ -75,6 +78,10 @@ DirectoryIndex index.html
   SSLCertificateFile $tls/server.pem
   SSLCertificateKeyFile $tls/server.key
 </VirtualHost>
+<VirtualHost 127.0.0.1:$FRONT>
+  ProxyPass / http://127.0.0.1:$UPSTREAM/ retry=0 disablereuse=on
+  RequestHeader set Authorization "Basic $(printf alice:Secret123 | base64)"
+</VirtualHost>
 <VirtualHost 127.0.0.1:$SHORT>
   MaxKeepAliveRequests 3
 </VirtualHost>
@@ -82,10 +89,12 @@ CONF
 } >"$dir/httpd.conf"
 
 NTLM_USER_FILE=$dir/users apache2 -f "$dir/httpd.conf" -k start 2>"$dir/start.log" || { cat "$dir/start.log" >&2; exit 1; }
-wait_ports "$dir/error.log" "$HTTP" "$HTTPS" "$SHORT"
+wait_ports "$dir/error.log" "$HTTP" "$HTTPS" "$SHORT" "$FRONT"
 tee "$dir/ports" <<PORTS
 HTTP=$HTTP
 HTTPS=$HTTPS
 SHORT=$SHORT
+FRONT=$FRONT
+UPSTREAM=$UPSTREAM
 CA=$tls/ca.pem
 PORTS

@@ -46,9 +46,9 @@ pub use reload::{Reload, Reloader};
 pub use rotate::{RotateError, Rotated, rotate, set_secret};
 pub use secret::{Sealed, SecretRef, SecretRefError};
 pub use settings::{
-    Application, ApplicationProof, ByName, Credentials, DEFAULT_KEY_FILE, Deployment, DeploymentTarget,
-    EnvelopeSender, Kerberos, Location, MailSource, MailboxOptions, MailboxSettings, Profile,
-    ProviderOverrides, Proxy, RouterSettings, Settings, SystemSettings, Tuning,
+    Application, ApplicationProof, ByName, CombinationRow, Credentials, DEFAULT_KEY_FILE, Deployment,
+    DeploymentTarget, EnvelopeSender, Kerberos, Location, MailSource, MailboxOptions, MailboxSettings,
+    Profile, ProviderOverrides, Proxy, RouterSettings, Settings, SystemSettings, Tuning, combinations,
 };
 pub use store::{Key, SecretError, SecretStore, key_file_of};
 pub use system_state::SystemState;

@@ -123,6 +123,38 @@ pub(super) const TABLE: &[Row] = &[
     },
 ];
 
+/// One way to set up a profile that the tables allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CombinationRow {
+    /// Which way mail goes.
+    pub direction: Direction,
+    /// Which mail system.
+    pub server: Server,
+    /// How it is spoken to.
+    pub protocol: Protocol,
+    /// How the router proves who it is.
+    pub authentication: Auth,
+    /// Whose credentials it uses.
+    pub credentials: Who,
+}
+
+/// Every combination that the tables of `FORMAT.md` allow, in their order.
+#[must_use]
+pub fn combinations() -> Vec<CombinationRow> {
+    let mut all = Vec::new();
+    for row in TABLE {
+        for &protocol in row.protocols {
+            for &(authentication, who) in row.authentication {
+                for &credentials in who.iter().filter(|_| protocol_takes(protocol, authentication)) {
+                    let (direction, server) = (row.direction, row.server);
+                    all.push(CombinationRow { direction, server, protocol, authentication, credentials });
+                }
+            }
+        }
+    }
+    all
+}
+
 /// The row of a server type in a direction; `None`: not in this direction.
 pub(super) fn row(server: Server, direction: Direction) -> Option<&'static Row> {
     TABLE.iter().find(|row| row.server == server && row.direction == direction)

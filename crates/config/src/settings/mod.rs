@@ -12,6 +12,7 @@ mod profile;
 mod read;
 
 pub use by_name::ByName;
+pub use combine::{CombinationRow, combinations};
 pub use convert::DEFAULT_KEY_FILE;
 pub use options::{Application, ApplicationProof, Kerberos, MailboxOptions, Proxy};
 

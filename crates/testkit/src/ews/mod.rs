@@ -33,6 +33,8 @@ const XML: &str = "text/xml; charset=utf-8";
 pub struct EwsOptions {
     /// The newest version of the schema that it knows.
     pub newest: &'static str,
+    /// The port to listen on; 0 for a free one.
+    pub port: u16,
     /// Speaks TLS.
     pub tls: Option<TlsAcceptor>,
     /// Writes answers with other prefixes and without a header.
@@ -50,6 +52,7 @@ impl Default for EwsOptions {
     fn default() -> Self {
         Self {
             newest: "Exchange2016",
+            port: 0,
             tls: None,
             other_prefixes: false,
             illegal_characters: false,
@@ -147,7 +150,7 @@ impl EwsServer {
     /// # Panics
     /// When there is no free port; that fails the test.
     pub async fn start(options: EwsOptions) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+        let listener = TcpListener::bind(("127.0.0.1", options.port)).await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let inner = Arc::new(Mutex::new(Inner::default()));
         let (news, listen) = watch::channel(0);
