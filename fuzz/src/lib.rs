@@ -5,10 +5,12 @@
 #![warn(missing_docs)]
 
 mod http;
+mod login;
 mod mail;
 mod protocol;
 
 pub use http::{challenges, retry_after, token_answer};
+pub use login::{ntlm, spnego};
 pub use mail::{configuration, mbox, message, tnef, tokens};
 pub use protocol::{pop3_replies, smtp_body, smtp_replies};
 
@@ -33,10 +35,12 @@ pub const TARGETS: &[Target] = &[
     Target { name: "headers", run: headers, folders: MAIL },
     Target { name: "mbox", run: mbox, folders: &[] },
     Target { name: "message", run: message, folders: MAIL },
+    Target { name: "ntlm", run: ntlm, folders: &[] },
     Target { name: "pop3_replies", run: pop3_replies, folders: &[] },
     Target { name: "retry_after", run: retry_after, folders: &[] },
     Target { name: "smtp_body", run: smtp_body, folders: &[] },
     Target { name: "smtp_replies", run: smtp_replies, folders: &[] },
+    Target { name: "spnego", run: spnego, folders: &["fuzz/seeds/ntlm"] },
     Target { name: "tnef", run: tnef, folders: &[] },
     Target { name: "token_answer", run: token_answer, folders: &[] },
     Target { name: "tokens", run: tokens, folders: &[] },
