@@ -53,7 +53,9 @@ pub fn challenges(headers: &HeaderMap, name: &HeaderName) -> Vec<Challenge> {
 
 /// The schemes that are offered, for an error message.
 pub(crate) fn names(offered: &[Challenge]) -> String {
-    let names: Vec<_> = offered.iter().map(|challenge| challenge.scheme.as_str()).take(8).collect();
+    // the server wrote them: keep them few and short
+    let short = |challenge: &Challenge| challenge.scheme.chars().take(40).collect::<String>();
+    let names: Vec<_> = offered.iter().map(short).take(8).collect();
     if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
 }
 
@@ -181,6 +183,7 @@ mod tests {
         assert_eq!(of(&["Bearer error=\"x\""])[0].parameter("error"), Some("x"));
         assert_eq!(names(&of(&["Negotiate, NTLM"])), "Negotiate, NTLM");
         assert_eq!(names(&[]), "nothing");
+        assert!(names(&of(&[&"x".repeat(9000), &"y,".repeat(20)])).len() < 100);
     }
 
     proptest! {

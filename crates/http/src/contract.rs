@@ -33,8 +33,8 @@ pub trait HttpService: fmt::Debug + Send + Sync + 'static {
     async fn send(&self, request: Request) -> Result<Response>;
 }
 
-/// One request.
-#[derive(Debug, Clone)]
+/// One request. Its `Debug` shows neither the query of the URL nor the header's values nor the body: each may hold a secret.
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Request {
     /// The method.
@@ -96,6 +96,18 @@ impl Request {
     }
 }
 
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("method", &self.method)
+            .field("url", &&self.url[..url::Position::AfterPath])
+            .field("headers", &self.headers.keys().collect::<Vec<_>>())
+            .field("body_bytes", &self.body.len())
+            .field("login", &self.login)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Who asks, and how that is proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
@@ -114,19 +126,46 @@ impl Login {
         let Some(secret) = self.credentials.secret() else { return redactor };
         let plain = secret.expose();
         redactor.add(plain);
-        let escaped = [("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("\"", "&quot;"), ("'", "&#39;")];
-        let xml = escaped.iter().fold(Zeroizing::new(plain.to_owned()), |text, (from, to)| {
-            Zeroizing::new(text.replace(from, to))
-        });
-        redactor.add(&xml);
-        redactor.add(&Zeroizing::new(plain.replace('\\', "\\\\").replace('"', "\\\"")));
+        for apostrophe in ["&#39;", "&apos;"] {
+            redactor.add(&spelled(plain, |c| match c {
+                '&' => Some("&amp;".into()),
+                '<' => Some("&lt;".into()),
+                '>' => Some("&gt;".into()),
+                '"' => Some("&quot;".into()),
+                '\'' => Some(apostrophe.into()),
+                _ => None,
+            }));
+        }
+        redactor.add(&spelled(plain, |c| matches!(c, '\\' | '"').then(|| format!("\\{c}"))));
+        // as .NET writes JSON
+        redactor.add(&spelled(plain, |c| match c {
+            '\\' => Some("\\\\".into()),
+            '&' | '<' | '>' | '"' | '\'' | '+' => Some(format!("\\u{:04X}", u32::from(c))),
+            c if !c.is_ascii() => {
+                Some(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04X}")).collect())
+            }
+            _ => None,
+        }));
         let form: Zeroizing<String> =
             Zeroizing::new(url::form_urlencoded::byte_serialize(plain.as_bytes()).collect());
         redactor.add(&form);
+        redactor.add(&Zeroizing::new(form.replace('+', "%20")));
         let pair = Zeroizing::new(format!("{}:{plain}", self.credentials.user));
         redactor.add(&Zeroizing::new(BASE64_STANDARD.encode(pair.as_bytes())));
         redactor
     }
+}
+
+/// The text with some characters written in another way.
+fn spelled(text: &str, other: impl Fn(char) -> Option<String>) -> Zeroizing<String> {
+    let mut out = Zeroizing::new(String::with_capacity(text.len() * 6));
+    for c in text.chars() {
+        match other(c) {
+            Some(other) => out.push_str(&other),
+            None => out.push(c),
+        }
+    }
+    out
 }
 
 /// How a login is proven (the registered authentication schemes of HTTP).

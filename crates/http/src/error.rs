@@ -12,6 +12,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Error {
     kind: ErrorKind,
     sent: bool,
+    scope: Option<Scope>,
     message: String,
     hint: Option<Box<str>>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -48,7 +49,7 @@ impl Error {
     /// An error of this kind. The message is lower case, without a full stop, and names the place.
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, sent: false, message: message.into(), hint: None, source: None }
+        Self { kind, sent: false, scope: None, message: message.into(), hint: None, source: None }
     }
 
     /// The same error, after the request was handed to the network: the server may have acted on it.
@@ -62,6 +63,13 @@ impl Error {
     #[must_use]
     pub(crate) fn unsent(mut self) -> Self {
         self.sent = false;
+        self
+    }
+
+    /// The same error, by which this much has to stop, where that does not follow from its kind.
+    #[must_use]
+    pub fn with_scope(mut self, scope: Scope) -> Self {
+        self.scope = Some(scope);
         self
     }
 
@@ -102,6 +110,9 @@ impl Classified for Error {
         }
     }
     fn scope(&self) -> Scope {
+        if let Some(scope) = self.scope {
+            return scope;
+        }
         match self.kind {
             ErrorKind::NameResolution | ErrorKind::Proxy | ErrorKind::Refused | ErrorKind::Tls(_) => {
                 Scope::Server

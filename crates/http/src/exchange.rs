@@ -175,7 +175,10 @@ impl Proving<'_> {
             .flat_map(|&(scheme, name)| {
                 self.mechanisms
                     .iter()
-                    .filter(move |mechanism| mechanism.name() == name && mechanism.wants() == has)
+                    .filter(move |mechanism| {
+                        let safe = !mechanism.shows_password() || self.channel.may_show_password();
+                        mechanism.name() == name && mechanism.wants() == has && safe
+                    })
                     .map(move |mechanism| Candidate { scheme, mechanism: Arc::clone(mechanism) })
             })
             .collect();

@@ -3,6 +3,8 @@
 use std::error::Error as _;
 use std::io;
 
+use email_router_model::{Scope, TlsFault};
+
 use crate::{Error, ErrorKind, StatusCode};
 
 const CHECK: &str = "check server name, port, proxy and firewall";
@@ -15,7 +17,9 @@ pub(crate) fn late(place: &str) -> Error {
 
 /// Connecting took too long.
 pub(crate) fn slow(place: &str, doing: &str) -> Error {
-    Error::new(ErrorKind::Timeout, format!("{place}: {doing} took too long")).with_hint(CHECK)
+    Error::new(ErrorKind::Timeout, format!("{place}: {doing} took too long"))
+        .with_scope(Scope::Server)
+        .with_hint(CHECK)
 }
 
 /// The host name has no address.
@@ -90,8 +94,7 @@ pub(crate) fn hyper(place: &str, cause: hyper::Error) -> Error {
     while let Some(error) = inner {
         if let Some(tls) = error.downcast_ref::<io::Error>().and_then(email_router_tls::rustls_error) {
             let message = format!("{place}: TLS failed while the connection was in use: {tls}");
-            return Error::new(ErrorKind::Tls(email_router_model::TlsFault::Other), message)
-                .with_source(cause);
+            return Error::new(ErrorKind::Tls(TlsFault::Other), message).with_source(cause);
         }
         inner = error.source();
     }

@@ -68,7 +68,12 @@ impl Pool {
     }
 
     /// Waits until this login may use one more connection.
-    pub(crate) async fn permit(&self, key: &Key, login: &Login, patience: Duration) -> Result<Permit> {
+    pub(crate) async fn permit(
+        self: &Arc<Self>,
+        key: &Key,
+        login: &Login,
+        patience: Duration,
+    ) -> Result<Permit> {
         let permits = {
             let mut slots = self.lock();
             let slot = slots.by_key.entry(key.clone()).or_insert_with(|| self.slot(Some(login)));
@@ -76,7 +81,9 @@ impl Pool {
                 // another password: what the old one proved serves nobody any more
                 *slot = self.slot(Some(login));
             }
-            Arc::clone(&slot.permits)
+            let permits = Arc::clone(&slot.permits);
+            self.look_after(&mut slots);
+            permits
         };
         match timeout(patience, permits.acquire_owned()).await {
             Ok(permit) => Ok(permit.ok()),
@@ -130,13 +137,17 @@ impl Pool {
         if slot.idle.len() > most {
             slot.idle.remove(0);
         }
+        self.look_after(&mut slots);
+    }
+
+    /// Sees to it that somebody closes what is idle, and forgets the logins of slots that nobody uses.
+    fn look_after(self: &Arc<Self>, slots: &mut Slots) {
         if !std::mem::replace(&mut slots.swept, true) {
-            drop(slots);
             tokio::spawn(sweep(Arc::downgrade(self), self.idle_timeout));
         }
     }
 
-    /// Closes what was idle for too long; whether anything is left to look after.
+    /// Closes what was idle for too long and forgets the slots of which nothing is left; whether there are others.
     fn clean(&self) -> bool {
         let mut slots = self.lock();
         slots.by_key.retain(|_, slot| {
@@ -144,13 +155,12 @@ impl Pool {
             // a slot whose permits are out is in use
             !slot.idle.is_empty() || slot.permits.available_permits() < self.most_of_a_login
         });
-        let left = slots.by_key.values().any(|slot| !slot.idle.is_empty());
-        slots.swept = left;
-        left
+        slots.swept = !slots.by_key.is_empty();
+        slots.swept
     }
 }
 
-/// Closes idle connections also where no further request comes; ends with the last of them, or with the pool.
+/// Closes idle connections also where no further request comes; ends with the last slot, or with the pool.
 async fn sweep(pool: Weak<Pool>, every: Duration) {
     loop {
         tokio::time::sleep((every / 2).max(Duration::from_millis(100))).await;

@@ -10,7 +10,7 @@ use email_router_http::{
     Error, ErrorKind as K, HeaderName, HeaderValue, HttpClient, HttpService as _, Login, Method, Request,
     Scheme, header,
 };
-use email_router_model::TlsFault;
+use email_router_model::{Classified as _, Scope, TlsFault};
 use email_router_testkit::http::{Act, Answer, HttpServer};
 use email_router_testkit::script::{ScriptedServer, Step};
 use email_router_testkit::tls::{ServerCert, TestCa};
@@ -257,6 +257,7 @@ async fn a_server_that_says_nothing_in_the_handshake() {
     let error = client().send(get(&format!("https://127.0.0.1:{}/", server.port()))).await.unwrap_err();
     // what the server takes for a request never ends
     assert_eq!((error.kind(), error.was_sent()), (K::Timeout, false), "{error:?}");
+    assert_eq!(error.scope(), Scope::Server, "a server that is dead for one mailbox is dead for all");
 }
 
 #[tokio::test]
@@ -281,7 +282,7 @@ async fn certificates() {
             (Ok(answer), None) => assert_eq!(answer.body.collect().await.unwrap(), "in"),
             (Err(error), Some(fault)) => {
                 assert_eq!((error.kind(), error.was_sent()), (K::Tls(fault), false), "{kind:?}: {error}");
-                assert!(email_router_model::Classified::hint(&error).is_some());
+                assert!(error.hint().is_some());
                 assert!(server.seen().is_empty(), "{kind:?}: the password went out");
             }
             (result, _) => panic!("{kind:?}: {result:?}"),
@@ -294,20 +295,36 @@ async fn certificates() {
 
 #[test]
 fn a_page_that_quotes_the_request() {
-    let password = "a&b<\"c\\d'é ü";
+    let password = "a&b<\"c\\d'é ü+";
     let login = Login { scheme: Scheme::Basic, credentials: Credentials::new("ann", password.into()) };
     let redactor = login.redactor();
     for page in [
-        format!("wrong password: {password}"),
-        "<p>a&amp;b&lt;&quot;c\\d&#39;é ü</p>".to_owned(),
-        r#"{"password":"a&b<\"c\\d'é ü"}"#.to_owned(),
-        "password=a%26b%3C%22c%5Cd%27%C3%A9+%C3%BC&x".to_owned(),
-        "Authorization: Basic YW5uOmEmYjwiY1xkJ8OpIMO8".to_owned(),
+        format!("wrong password: {password}."),
+        "<p>a&amp;b&lt;&quot;c\\d&#39;é ü+</p>".to_owned(),
+        "<p>a&amp;b&lt;&quot;c\\d&apos;é ü+</p>".to_owned(),
+        r#"{"password":"a&b<\"c\\d'é ü+"}"#.to_owned(),
+        r#"{"password":"a\u0026b\u003C\u0022c\\d\u0027\u00E9 \u00fc\u002B"}"#.to_owned(),
+        "password=a%26b%3C%22c%5Cd%27%C3%A9+%C3%BC%2B&x".to_owned(),
+        "/login?password=a%26b%3c%22c%5cd%27%c3%a9%20%c3%bc%2b&x".to_owned(),
+        "Authorization: Basic YW5uOmEmYjwiY1xkJ8OpIMO8Kw==".to_owned(),
     ] {
         let clean = redactor.clean(&page);
-        assert!(
-            clean.contains("***") && !clean.contains("a&b") && !clean.contains("YW5u"),
-            "{page}: {clean}"
-        );
+        assert!(clean.contains("***"), "{page}: {clean}");
+        assert!(!["c\\d", "b%3", "u003", "YW5u"].iter().any(|part| clean.contains(part)), "{page}: {clean}");
     }
+}
+
+#[test]
+fn a_request_shows_no_secret() {
+    let request = post("https://ann.test/x?token=s3cr3t", "client_secret=s3cr3t")
+        .with_header(header::COOKIE, HeaderValue::from_static("s3cr3t"))
+        .with_login(Some(Login {
+            scheme: Scheme::Basic,
+            credentials: Credentials::new("ann", "s3cr3t".into()),
+        }));
+    let shown = format!("{request:?}");
+    assert!(
+        !shown.contains("s3cr3t") && shown.contains("https://ann.test/x") && shown.contains("cookie"),
+        "{shown}"
+    );
 }

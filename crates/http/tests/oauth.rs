@@ -10,6 +10,7 @@ use email_router_http::oauth::{AssertionAlgorithm, ClientCertificate, ClientProo
 use email_router_model::{Clock as _, Mailbox, MailboxKind, Retry};
 use email_router_testkit::http::{Act, Answer};
 use email_router_testkit::oauth::{TENANT_DOMAIN, TEST_CERTIFICATE, TEST_KEY, refusal};
+use futures_util::FutureExt as _;
 use support::bench::{Bench, SECRET};
 
 fn certificate(algorithm: AssertionAlgorithm) -> ClientProof {
@@ -108,6 +109,26 @@ async fn it_is_renewed_before_it_expires() {
     assert_eq!(bench.source.token().await.unwrap(), short);
     bench.later(2).await;
     assert_ne!(bench.source.token().await.unwrap(), short);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_renewal_holds_only_one_up() {
+    let bench = Bench::plain().await;
+    let first = bench.source.token().await.unwrap();
+    bench.later(3599 - 100).await;
+    bench.service.change(|b| b.next.push(Answer::acts(vec![Act::Silence])));
+    let renewing = tokio::spawn({
+        let source = bench.source.clone();
+        async move { source.token().await }
+    });
+    while bench.service.asked() == 1 {
+        tokio::task::yield_now().await;
+    }
+    let others = futures_util::future::join_all((0..100).map(|_| bench.source.token()));
+    assert!(others.now_or_never().unwrap().into_iter().all(|token| token.as_ref() == Ok(&first)));
+    // the service does not answer, and the present token is still good
+    assert_eq!(renewing.await.unwrap(), Ok(first));
+    assert_eq!(bench.service.asked(), 2);
 }
 
 #[tokio::test(start_paused = true)]

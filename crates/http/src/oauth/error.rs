@@ -259,7 +259,11 @@ pub(super) fn refused(
         What::Passing => (CredentialFault::Unavailable, Retry::Later(retry_after)),
         What::Throttled => (CredentialFault::Throttled, Retry::Later(retry_after)),
     };
-    let words = secrets.clean_excerpt(&refusal.to_string());
+    let words = Refusal {
+        error: secrets.clean_excerpt(&refusal.error),
+        description: secrets.clean_excerpt(&refusal.description),
+        ..refusal.clone()
+    };
     let hint = match (known, what) {
         (Some(known), _) => Some(known.hint.to_owned()),
         (None, What::Refused | What::Settings) => {
@@ -354,12 +358,15 @@ mod tests {
             let refusal = Refusal {
                 error: error.to_owned(),
                 number,
-                description: "AADSTS1: the secret s3cr3t of 'app'".to_owned(),
+                // cut in the middle of the secret
+                description: "AADSTS1: the secret s3cr3t of 'app', s3cr".to_owned(),
+                trace_id: "0a-b1".to_owned(),
             };
             let status = StatusCode::from_u16(status).unwrap();
             let got = refused("https://sts.test", status, &refusal, after, &secrets);
             assert_eq!((got.fault, got.retry), (fault, retry), "{status} {error} {number:?}");
-            assert!(got.message.contains("AADSTS1") && !format!("{got:?}").contains("s3cr3t"), "{got}");
+            assert!(got.message.contains("AADSTS1") && !format!("{got:?}").contains("s3cr"), "{got}");
+            assert!(got.message.ends_with("*** (trace id 0a-b1)"), "{got}");
             assert!(got.hint.is_some() || matches!(got.retry, Retry::Later(_)));
         }
     }

@@ -33,11 +33,14 @@ pub struct Refusal {
     pub number: Option<u32>,
     /// Its words: one line, at most 400 characters. May quote what was sent.
     pub description: String,
+    /// What Microsoft's support finds the request by; may be empty.
+    pub trace_id: String,
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.description.is_empty() { f.write_str(&self.error) } else { f.write_str(&self.description) }
+        f.write_str(if self.description.is_empty() { &self.error } else { &self.description })?;
+        if self.trace_id.is_empty() { Ok(()) } else { write!(f, " (trace id {})", self.trace_id) }
     }
 }
 
@@ -86,10 +89,24 @@ pub fn refusal(body: &[u8]) -> Option<Refusal> {
         error_description: String,
         #[serde(default)]
         error_codes: Vec<u32>,
+        #[serde(default)]
+        trace_id: serde_json::Value,
     }
     let wire: Wire = serde_json::from_slice(body).ok()?;
     let number = numbered(&wire.error_description).or_else(|| wire.error_codes.first().copied());
-    Some(Refusal { error: line(&wire.error, 80), number, description: line(&wire.error_description, 400) })
+    Some(Refusal {
+        error: line(&wire.error, 80),
+        number,
+        description: line(&wire.error_description, 400),
+        trace_id: wire
+            .trace_id
+            .as_str()
+            .unwrap_or_default()
+            .chars()
+            .filter(|c| c.is_ascii_hexdigit() || *c == '-')
+            .take(36)
+            .collect(),
+    })
 }
 
 /// The number behind `AADSTS`.
@@ -158,7 +175,7 @@ mod tests {
     fn refusals() {
         for (body, error, number, description) in [
             (
-                r#"{"error":"invalid_client","error_description":"AADSTS7000215: Wrong secret.\r\nTrace ID: 1\r\nCorrelation ID: 2","error_codes":[7000215]}"#,
+                r#"{"error":"invalid_client","error_description":"AADSTS7000215: Wrong secret.\r\nTrace ID: 1\r\nCorrelation ID: 2","error_codes":[7000215],"trace_id":"0a-b1\r\n(x)"}"#,
                 "invalid_client",
                 Some(7_000_215),
                 "AADSTS7000215: Wrong secret.",
@@ -188,7 +205,9 @@ mod tests {
                 "AADSTS99999999999999",
             ),
         ] {
-            let expected = Refusal { error: error.to_owned(), number, description: description.to_owned() };
+            let trace_id = if body.contains("trace_id") { "0a-b1".to_owned() } else { String::new() };
+            let expected =
+                Refusal { error: error.to_owned(), number, description: description.to_owned(), trace_id };
             assert_eq!(refusal(body.as_bytes()), Some(expected), "{body}");
         }
         for body in ["", "{}", "<html>", r#"{"error":{"code":"x"}}"#, r#"{"error":"x","error_codes":"7"}"#] {

@@ -32,8 +32,8 @@ const DROP_PAUSE: Duration = Duration::from_secs(60);
 ///
 /// # Contract
 /// - However many callers wait, one request is on its way; who gives up waiting does not end it for the others.
-/// - A token is renewed [`OAuthSettings::renewal_margin`] before it expires. Where that fails, it is given out until it expires, whatever the
-///   reason: it is good, and its last minutes are the time to repair what is wrong.
+/// - A token is renewed [`OAuthSettings::renewal_margin`] before it expires; one caller waits for the new one, the others get the present one. Where
+///   that fails, it is given out until it expires, whatever the reason: it is good, and its last minutes are the time to repair what is wrong.
 /// - A failure is remembered for the pause that the service asks for (`Retry-After`), else for 5 s to 5 min after passing faults and for one minute
 ///   after refusals; meanwhile callers get the same error without a request.
 /// - [`CredentialSource::refused`] drops the token that was refused, not a newer one, and at most once a minute.
@@ -144,7 +144,11 @@ impl OAuthSource {
                 });
             }
             match state.flight.as_ref().and_then(WeakShared::upgrade) {
-                Some(flight) => flight,
+                // who asked waits for the new one; nobody else has to, while there is one that is good
+                Some(flight) => match state.present(now) {
+                    Some(token) => return Ok(token),
+                    None => flight,
+                },
                 None => {
                     let flight: Shared<Flight> = Arc::clone(&self.0).renew().boxed().shared();
                     state.flight = flight.downgrade();
