@@ -12,7 +12,7 @@ mod protocol;
 pub use http::{challenges, retry_after, token_answer};
 pub use login::{ntlm, spnego};
 pub use mail::{configuration, mbox, message, tnef, tokens};
-pub use protocol::{pop3_replies, smtp_body, smtp_replies};
+pub use protocol::{imap_answers, pop3_replies, smtp_body, smtp_replies};
 
 use email_router_model::{EmailAddress, Headers, MessageId, RawMessage};
 
@@ -33,6 +33,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "challenges", run: challenges, folders: &[] },
     Target { name: "configuration", run: configuration, folders: &["crates/config/tests/data"] },
     Target { name: "headers", run: headers, folders: MAIL },
+    Target { name: "imap_answers", run: imap_answers, folders: &[] },
     Target { name: "mbox", run: mbox, folders: &[] },
     Target { name: "message", run: message, folders: MAIL },
     Target { name: "ntlm", run: ntlm, folders: &[] },

@@ -1,6 +1,7 @@
 //! What servers say and what is said to them.
 
 use email_router_model::EmailAddress;
+use email_router_transport::imap::proto as imap;
 use email_router_transport::pop3::proto as pop3;
 use email_router_transport::smtp::proto::body::{Encoder, Shape};
 use email_router_transport::smtp::proto::capabilities::Capabilities;
@@ -31,6 +32,61 @@ pub fn pop3_replies(data: &[u8]) {
         assert!(ids.iter().flat_map(|(_, id)| id).all(|id| !id.contains(['\r', '\n'])));
     }
     let _ = pop3::parse_stat(&String::from_utf8_lossy(input));
+}
+
+/// A whole IMAP session as the server speaks it; the first byte says in which pieces it arrives. The pieces make no difference, no string is
+/// larger than its cap, no words have a line break, and the name of a folder survives being written again.
+pub fn imap_answers(data: &[u8]) {
+    let Some((&chunk, input)) = data.split_first() else { return };
+    use imap::Request as R;
+    let requests = [
+        R::Capability,
+        R::Authenticate,
+        R::List,
+        R::Select,
+        R::Search,
+        R::FetchListing,
+        R::FetchHeaders(5),
+        R::FetchWhole(5),
+        R::Idle,
+        R::Logout,
+    ];
+    let limits = imap::Limits { text: 2000, listing: 4096, headers: 70_000, message: 80_000, drained: 8192 };
+    let whole = imap::replay(&requests, input, usize::MAX, limits);
+    let pieces = imap::replay(&requests, input, usize::from(chunk), limits);
+    assert_eq!(whole, pieces, "the answer depends on the pieces it came in");
+    for event in whole.0 {
+        match event {
+            imap::Event::Greeting(condition) | imap::Event::Done { condition, .. } => {
+                assert!(!condition.words().contains(['\r', '\n', '\0']), "unsafe in a log: {condition:?}");
+            }
+            imap::Event::Data(imap::Response::List(folder)) => {
+                let name = imap::name::decode(&folder.name);
+                let written = imap::name::encode(&name);
+                assert!(written.is_ascii() && !written.contains(['\r', '\n']));
+                assert_eq!(imap::name::decode(&written), name);
+            }
+            imap::Event::Data(imap::Response::Fetch(fetched)) => {
+                for string in fetched.whole.iter().chain(&fetched.headers).chain(&fetched.stray) {
+                    assert!(
+                        string.bytes.len() <= 80_000
+                            && string.over_cap == (string.size != string.bytes.len() as u64)
+                    );
+                }
+                assert_ne!(fetched.uid, Some(0));
+            }
+            imap::Event::Data(imap::Response::Search(uids)) => {
+                let sorted = imap::UidSet::new(uids.clone()).to_string();
+                let mut again = uids;
+                again.sort_unstable();
+                again.dedup();
+                if !again.contains(&0) {
+                    assert_eq!(imap::UidSet::parse(sorted.as_bytes(), usize::MAX), Some(again));
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 /// What an SMTP server says, in pieces of any size, cut into replies and played to the machine of a transaction. The pieces make no

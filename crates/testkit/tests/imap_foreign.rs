@@ -8,11 +8,15 @@ use std::process::{Command, Output};
 use email_router_testkit::imap::{ImapOptions, ImapServer};
 
 async fn run(program: &'static str, arguments: Vec<String>) -> Option<Output> {
-    let ran = tokio::task::spawn_blocking(move || Command::new(program).args(arguments).output()).await.unwrap();
+    let ran =
+        tokio::task::spawn_blocking(move || Command::new(program).args(arguments).output()).await.unwrap();
     match ran {
         Ok(output) => Some(output),
         Err(error) => {
-            assert!(std::env::var("REQUIRE_PEERS").as_deref() != Ok("1"), "REQUIRE_PEERS=1, but {program}: {error}");
+            assert!(
+                std::env::var("REQUIRE_PEERS").as_deref() != Ok("1"),
+                "REQUIRE_PEERS=1, but {program}: {error}"
+            );
             println!("SKIPPED: {program} cannot be started: {error}");
             None
         }
@@ -92,7 +96,8 @@ async fn curl() {
         let base = ["-sS", "--max-time", "30", "--noproxy", "*", "-u", "alice:Secret123"].map(str::to_owned);
         let ask = |more: &[&str]| {
             let mut arguments = base.to_vec();
-            arguments.extend(more.iter().map(|m| m.replace("{}", &format!("imap://127.0.0.1:{}", server.port()))));
+            arguments
+                .extend(more.iter().map(|m| m.replace("{}", &format!("imap://127.0.0.1:{}", server.port()))));
             run("curl", arguments)
         };
         let Some(output) = ask(&["{}/INBOX;UID=2"]).await else { return };

@@ -3,7 +3,8 @@
 //! Ports and the authority's certificate come from the environment (`DOVECOT_IMAP`, `DOVECOT_IMAPS`, `DOVECOT_CA`), the Maildirs from
 //! `DOVECOT_MAIL`, access tokens from `DOVECOT_TOKENS`; `scripts/with-peers` starts the server and sets them. Without them the tests say SKIPPED,
 //! with `REQUIRE_PEERS=1` they fail. Each test uses mailboxes of its own (u020 to u029), so they may run at the same time.
-#![allow(clippy::unwrap_used, clippy::print_stdout)] // helpers of tests, which say why they are skipped
+// helpers of tests, which say why they are skipped; the files are of our own making
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods)]
 #![cfg(all(feature = "imap", feature = "conformance"))]
 
 mod imap_support;

@@ -380,3 +380,39 @@ async fn a_quoted_password_is_not_shown() {
         assert!(!shown.contains(PASSWORD) && shown.contains("***"), "{shown}");
     }
 }
+
+/// IDLE that is refused or ended at once by the server becomes asking now and then, not a storm of commands.
+#[tokio::test(start_paused = true)]
+async fn idle_that_does_not_last() {
+    let login = "S: * OK [CAPABILITY IMAP4rev1] hi\n C: E1 LOGIN\n S: E1 OK [CAPABILITY IMAP4rev1 IDLE] in\n C: E2 EXAMINE\n \
+                 S: * 0 EXISTS\n S: * OK [UIDVALIDITY 7] x\n S: E2 OK open\n";
+    for (ends, again) in
+        [("S: E3 BAD not here", ""), ("S: + go\n S: E3 OK", "C: E5 IDLE\n S: + go\n S: E5 OK\n")]
+    {
+        let script = script(&format!(
+            "{login} C: E3 IDLE\n {ends}\n C: E4 NOOP\n S: E4 OK\n {again} C: E{0} NOOP\n S: * 1 EXISTS\n S: E{0} OK\n C: E{1} LOGOUT\n S: E{1} OK",
+            if again.is_empty() { 5 } else { 6 },
+            if again.is_empty() { 6 } else { 7 },
+        ));
+        let server = ScriptedServer::start(vec![script]).await;
+        let news = transport(server.port()).wait_for_mail(&mailbox("alice"), Duration::from_secs(900)).await;
+        assert!(news.unwrap(), "{ends}: {:?}", server.heard());
+    }
+}
+
+/// What a server sends in answer to one command has a limit, however it is made up.
+#[tokio::test]
+async fn answers_do_not_fill_the_memory() {
+    let line = format!("* LIST (\\A) \"/\" \"{}\"\r\n", "x".repeat(60_000));
+    let script = and(
+        "S: * OK [CAPABILITY IMAP4rev1] hi\n C: E1 LOGIN\n S: E1 OK [CAPABILITY IMAP4rev1] in\n C: E2 LIST",
+        [Step::Flood(line.into_bytes(), usize::MAX)],
+    );
+    let server = ScriptedServer::start(vec![script]).await;
+    let mut settings = settings(server.port());
+    settings.folder = "\\Junk".to_owned();
+    let transport = ImapTransport::new(settings).unwrap();
+    let error = transport.receive(&mailbox("alice"), ReceiveOptions::default()).await.err().unwrap();
+    assert_eq!(told(&error), "Protocol (mailbox, will be tried again)", "{error}");
+    assert!(error.to_string().contains("LIST"), "{error}");
+}

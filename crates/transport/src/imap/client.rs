@@ -13,8 +13,8 @@ use crate::contract::ProbeStep;
 use crate::net::{self, Redactor, TlsConnector, TlsMode, Wire};
 use crate::{Error, ErrorKind, Result};
 
-/// More answers without a tag than this to one command are noise.
-const MOST_DATA: usize = 100_000;
+/// One command gets no more than this, in octets; more is noise, or meant to fill the memory.
+const MOST_HEARD: u64 = 32 << 20;
 
 /// What a server can do, upper case.
 #[derive(Debug, Clone, Default)]
@@ -77,6 +77,8 @@ pub(super) struct Session {
     pub(super) utf8: bool,
     /// Where the user's folders are, once somebody asked.
     pub(super) namespace: Option<Namespace>,
+    /// Octets heard so far.
+    heard: u64,
     /// LOGOUT was sent: BYE is what is expected now.
     leaving: bool,
     /// What was sent to log in; a server that quotes it is not quoted.
@@ -109,6 +111,7 @@ impl Session {
             preauth: false,
             utf8: false,
             namespace: None,
+            heard: 0,
             leaving: false,
             secrets: Redactor::default(),
         };
@@ -193,23 +196,24 @@ impl Session {
     /// Sends a command and waits for its end; nothing else may be under way.
     pub(super) async fn ask(&mut self, command: &Command) -> Result<Answer> {
         let number = self.push(command);
-        let mut data = Vec::new();
+        let (mut data, before) = (Vec::new(), self.heard);
         loop {
-            match self.event().await? {
+            let event = self.event().await?;
+            if self.heard - before > MOST_HEARD {
+                let text = format!(
+                    "{} sends more than {MOST_HEARD} octets in answer to {}",
+                    self.place(),
+                    command.request()
+                );
+                return Err(Error::new(ErrorKind::Protocol, text));
+            }
+            match event {
                 Event::Done { number: done, condition, .. } if done == number => {
                     return Ok(Answer { condition, data });
                 }
                 // the end of a command whose caller went away
                 Event::Done { .. } | Event::Data(Response::Other) => {}
-                Event::Data(response) if data.len() < MOST_DATA => data.push(response),
-                Event::Data(_) => {
-                    let text = format!(
-                        "{} sends more than {MOST_DATA} answers to {}",
-                        self.place(),
-                        command.request()
-                    );
-                    return Err(Error::new(ErrorKind::Protocol, text));
-                }
+                Event::Data(response) => data.push(response),
                 other @ (Event::Greeting(_) | Event::Continue(_)) => return Err(self.unexpected(&other)),
             }
         }
@@ -240,8 +244,8 @@ impl Session {
         self.wire.arm_for(time);
     }
 
-    /// Sends what waits to be sent and reads until something is complete. The deadline moves on with each message, each piece of one and each end
-    /// of a command; other answers do not move it, so that a server cannot hold the session with them.
+    /// Sends what waits to be sent and reads until something is complete. The deadline moves on with each piece of a message and each end of a
+    /// command; other answers do not move it, so that a server cannot hold the session with them.
     pub(super) async fn event(&mut self) -> Result<Event> {
         self.flush().await?;
         let mut progress = 0;
@@ -250,6 +254,7 @@ impl Session {
                 Err(violation) => return Err(self.violated(violation)),
                 Ok((used, event)) => {
                     self.wire.consume(used);
+                    self.heard += used as u64;
                     if let Some(event) = event {
                         return self.noted(event);
                     }
@@ -280,7 +285,7 @@ impl Session {
             self.told += 1;
         }
         match &event {
-            Event::Done { .. } | Event::Data(Response::Fetch(_)) => self.wire.arm(),
+            Event::Done { .. } => self.wire.arm(),
             Event::Data(Response::Untagged(condition))
                 if condition.status == Status::Bye && !self.leaving =>
             {

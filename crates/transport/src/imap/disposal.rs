@@ -184,13 +184,14 @@ async fn find_or_create(session: &mut Session, name: &str) -> Result<Argument> {
         session.ask(&Command::Subscribe(folder.clone())).await?;
         return Ok(folder);
     }
-    match created.code {
-        Some(Code::AlreadyExists) => Ok(folder),
-        _ => {
-            let error = session.refusal(Stage::Dispose, &format!("CREATE {}", folder.as_str()), &created);
-            Err(error.with_hint("make the folder, or give the account the right to make folders"))
-        }
+    // a server may list it under a name that is written in another way
+    let exists =
+        created.code == Some(Code::AlreadyExists) || created.text.to_ascii_lowercase().contains("exists");
+    if exists {
+        return Ok(folder);
     }
+    let error = session.refusal(Stage::Dispose, &format!("CREATE {}", folder.as_str()), &created);
+    Err(error.with_hint("make the folder, or give the account the right to make folders"))
 }
 
 fn sets(uids: &BTreeSet<u32>) -> Vec<Vec<u32>> {

@@ -43,19 +43,32 @@ impl Watch {
 /// Waits until a message arrives in the open folder, which held `exists` messages when it was opened; `false` at `until`.
 pub(super) async fn wait(session: &mut Session, exists: u32, until: Instant) -> Result<bool> {
     let mut watch = Watch { exists };
+    let mut idles = session.capabilities.idle();
     while Instant::now() < until {
-        let found = match session.capabilities.idle() {
-            true => idle(session, &mut watch, until.min(Instant::now() + RENEW)).await?,
-            false => {
-                tokio::time::sleep_until(until.min(Instant::now() + ASK_EVERY)).await;
-                noop(session, &mut watch).await?
+        let begun = Instant::now();
+        if idles {
+            match idle(session, &mut watch, until.min(begun + RENEW)).await? {
+                Ended::News => return Ok(true),
+                // a server that does not keep it up is asked, too
+                Ended::Quiet if begun.elapsed() >= ASK_EVERY => continue,
+                Ended::Quiet => {}
+                Ended::Refused => idles = false,
             }
-        };
-        if found {
+        }
+        tokio::time::sleep_until(until.min(begun + ASK_EVERY)).await;
+        if noop(session, &mut watch).await? {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// How an IDLE ended.
+enum Ended {
+    News,
+    Quiet,
+    /// The server offers it and does not do it.
+    Refused,
 }
 
 async fn noop(session: &mut Session, watch: &mut Watch) -> Result<bool> {
@@ -72,7 +85,7 @@ async fn noop(session: &mut Session, watch: &mut Watch) -> Result<bool> {
 }
 
 /// One IDLE, until there is news, it is time, or the server ends it.
-async fn idle(session: &mut Session, watch: &mut Watch, until: Instant) -> Result<bool> {
+async fn idle(session: &mut Session, watch: &mut Watch, until: Instant) -> Result<Ended> {
     let number = session.push(&Command::Idle);
     session.flush().await?;
     let (mut found, mut begun, mut ended) = (false, false, false);
@@ -91,11 +104,11 @@ async fn idle(session: &mut Session, watch: &mut Watch, until: Instant) -> Resul
                 Event::Continue(_) if !begun => begun = true,
                 Event::Data(response) => found |= watch.sees(&response),
                 Event::Done { number: done, condition, .. } if done == number => {
-                    // a server may end it by itself; where it does not begin at all there is nothing to wait for
-                    return match condition.is_ok() {
-                        true => Ok(found),
-                        false => Err(session.refusal(Stage::Mailbox, "IDLE", &condition)),
-                    };
+                    return Ok(match condition.is_ok() {
+                        true if found => Ended::News,
+                        true => Ended::Quiet,
+                        false => Ended::Refused,
+                    });
                 }
                 Event::Done { .. } => {}
                 other => return Err(session.unexpected(&other)),

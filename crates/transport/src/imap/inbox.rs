@@ -305,7 +305,8 @@ impl ImapInbox {
             entry.received = fetched.received.or(entry.received);
             let deleted =
                 |flags: &Vec<String>| flags.iter().any(|flag| flag.eq_ignore_ascii_case("\\Deleted"));
-            if entry.state == State::Unasked {
+            // news about the flags alone, before the entry was asked for, must not take its size from it
+            if entry.state == State::Unasked && (fetched.size.is_some() || self.slice.is_some()) {
                 entry.state = match fetched.flags.as_ref().is_some_and(deleted) {
                     true => State::Gone,
                     false => State::Told,

@@ -6,8 +6,9 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use zeroize::Zeroizing;
 
+use super::condition::{Condition, Status};
 use super::reader::{Caps, Raw, Reader};
-use super::response::{Condition, Response, Status};
+use super::response::Response;
 use super::{Command, Request};
 
 /// How much of an answer is taken.

@@ -7,6 +7,7 @@
 //! | [`set`] | sets of UIDs, written as ranges |
 //! | [`reader`] | lines and literals, each up to a cap: where an answer ends |
 //! | [`value`] | atoms, strings, lists: what an answer is made of |
+//! | [`condition`] | status answers and response codes |
 //! | [`response`] | what an answer says |
 //! | [`connection`] | the pipelined conversation: commands pushed, bytes fed, events out |
 //!
@@ -14,6 +15,7 @@
 //! next answer is found. Then its content is read; what cannot be read there is given on as [`Response::Unreadable`] with its literals.
 
 pub mod command;
+pub mod condition;
 pub mod connection;
 pub mod name;
 pub mod reader;
@@ -22,9 +24,10 @@ pub mod set;
 pub mod value;
 
 pub use command::{Argument, BadArgument, Command, Request};
+pub use condition::{Code, Condition, Status};
 pub use connection::{Connection, Event, Limits, Violation};
 pub use reader::Literal;
-pub use response::{Code, Condition, Fetched, ListedFolder, Response, Status};
+pub use response::{Fetched, ListedFolder, Response};
 pub use set::UidSet;
 
 /// Feeds `input` in pieces of `chunk` bytes to a conversation in which these requests are waiting for their answers (tags `E1`, `E2`
