@@ -90,9 +90,14 @@ pub(crate) fn proxy_refused(proxy: &str, place: &str, status: StatusCode, author
 
 /// What hyper says. Whether anything was sent is for the caller to add.
 pub(crate) fn hyper(place: &str, cause: hyper::Error) -> Error {
+    let mut damaged = cause.is_parse();
     let mut inner = cause.source();
     while let Some(error) = inner {
-        if let Some(tls) = error.downcast_ref::<io::Error>().and_then(email_router_tls::rustls_error) {
+        let io = error.downcast_ref::<io::Error>();
+        // how hyper says that a chunk of a body has no size
+        damaged |= io
+            .is_some_and(|io| matches!(io.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData));
+        if let Some(tls) = io.and_then(email_router_tls::rustls_error) {
             let message = format!("{place}: TLS failed while the connection was in use: {tls}");
             return Error::new(ErrorKind::Tls(TlsFault::Other), message).with_source(cause);
         }
@@ -101,7 +106,7 @@ pub(crate) fn hyper(place: &str, cause: hyper::Error) -> Error {
     // hyper tells this one apart for servers only; its words are the same for clients
     let error = if cause.is_parse() && cause.to_string().contains("too large") {
         Error::new(ErrorKind::TooLarge, format!("{place} answers with a head that is too large"))
-    } else if cause.is_parse() {
+    } else if damaged {
         Error::new(ErrorKind::Protocol, format!("{place} does not speak HTTP, or what came is damaged"))
             .with_hint("check that the port is that of the web server")
     } else if cause.is_user() {

@@ -10,7 +10,7 @@ use email_router_http::{
     Error, ErrorKind as K, HeaderName, HeaderValue, HttpClient, HttpService as _, Login, Method, Request,
     Scheme, header,
 };
-use email_router_model::{Classified as _, Scope, TlsFault};
+use email_router_model::{Classified as _, Retry, Scope, TlsFault};
 use email_router_testkit::http::{Act, Answer, HttpServer};
 use email_router_testkit::script::{ScriptedServer, Step};
 use email_router_testkit::tls::{ServerCert, TestCa};
@@ -156,8 +156,8 @@ async fn faults_by_kind() {
         ),
         (
             Answer::raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello"),
-            K::ConnectionLost,
-            "lost",
+            K::Protocol,
+            "damaged",
         ),
         (Answer::acts(vec![length(), Act::Silence]), K::Timeout, "in time"),
         (Answer::acts(vec![length(), drip(b"x")]), K::Timeout, "in time"),
@@ -249,6 +249,15 @@ async fn what_never_left_is_not_in_doubt() {
         assert!(!format!("{error:?}").contains("s3cr3t"));
         assert_eq!(told(error), (K::Settings, false), "{url}");
     }
+}
+
+#[test]
+fn settings_that_cannot_be_used() {
+    let mut with = settings();
+    with.extra_ca_files = vec!["/no/such/file.pem".into()];
+    let error = HttpClient::new(with).unwrap_err();
+    assert!(error.kind() == K::Settings && error.to_string().contains("/no/such/file.pem"), "{error}");
+    assert!(error.hint().is_some() && error.retry() == Retry::Never);
 }
 
 #[tokio::test(start_paused = true)]
