@@ -4,9 +4,11 @@
 //! A new target: a function here, a line in [`TARGETS`], a wrapper in `fuzz_targets/`, a `[[bin]]` in `Cargo.toml`.
 #![warn(missing_docs)]
 
+mod login;
 mod mail;
 mod protocol;
 
+pub use login::{ntlm, spnego};
 pub use mail::{configuration, mbox, message, tnef, tokens};
 pub use protocol::{imap_answers, pop3_replies, smtp_body, smtp_replies};
 
@@ -31,9 +33,11 @@ pub const TARGETS: &[Target] = &[
     Target { name: "imap_answers", run: imap_answers, folders: &[] },
     Target { name: "mbox", run: mbox, folders: &[] },
     Target { name: "message", run: message, folders: MAIL },
+    Target { name: "ntlm", run: ntlm, folders: &[] },
     Target { name: "pop3_replies", run: pop3_replies, folders: &[] },
     Target { name: "smtp_body", run: smtp_body, folders: &[] },
     Target { name: "smtp_replies", run: smtp_replies, folders: &[] },
+    Target { name: "spnego", run: spnego, folders: &["fuzz/seeds/ntlm"] },
     Target { name: "tnef", run: tnef, folders: &[] },
     Target { name: "tokens", run: tokens, folders: &[] },
 ];

@@ -123,6 +123,12 @@ pub enum AuthError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// The server says inside the exchange that it does not accept what proves the identity.
+    #[error("the server refused the {mechanism} login")]
+    Refused {
+        /// Name of the mechanism.
+        mechanism: &'static str,
+    },
     /// The mechanism takes another kind of proof than there is.
     #[error("{mechanism} needs {wants}, and there is none for this mailbox")]
     WrongProof {

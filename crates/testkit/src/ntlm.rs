@@ -91,7 +91,8 @@ impl NtlmServer {
         let name = utf16("CONTOSO");
         let mut message = b"NTLMSSP\0\x02\0\0\0".to_vec();
         field(&mut message, name.len(), 56);
-        message.extend(0xe28a_8235_u32.to_le_bytes());
+        // all that a client may ask for, but an exchanged key, which would have to be unlocked with RC4
+        message.extend(0xa28a_8215_u32.to_le_bytes());
         message.extend(b"\x01\x23\x45\x67\x89\xab\xcd\xef\0\0\0\0\0\0\0\0");
         field(&mut message, info.len(), 56 + name.len());
         message.extend(b"\x0a\0\x63\x45\0\0\0\x0f");

@@ -72,12 +72,9 @@ impl NegotiateExchange {
         AuthError::BadChallenge { mechanism: NAME, why }
     }
 
-    /// The server's message, where it goes on with what we offered.
+    /// The server's message, if it speaks of what we offered.
     fn read(message: &[u8]) -> Result<Answer, AuthError> {
         let answer = Answer::parse(message).map_err(Self::bad)?;
-        if answer.state == Some(State::Rejected) {
-            return Err(Self::bad("it refuses NTLM"));
-        }
         if answer.mechanism.as_deref().is_some_and(|chosen| chosen != token::NTLM) {
             return Err(Self::bad("it chose a mechanism that was not offered"));
         }
@@ -87,6 +84,9 @@ impl NegotiateExchange {
     /// The server's last message.
     fn complete(&mut self, message: &[u8]) -> Result<(), AuthError> {
         let answer = Self::read(message)?;
+        if answer.state == Some(State::Rejected) {
+            return Err(AuthError::Refused { mechanism: NAME });
+        }
         if answer.state.is_some_and(|state| state != State::Completed) || answer.token.is_some() {
             return Err(AuthError::UnexpectedChallenge { mechanism: NAME });
         }
@@ -118,6 +118,9 @@ impl Exchange for NegotiateExchange {
             return Ok(Response::default());
         }
         let answer = Self::read(challenge)?;
+        if answer.state == Some(State::Rejected) {
+            return Err(Self::bad("it refuses NTLM"));
+        }
         let asked = answer.token.ok_or(Self::bad("it has no NTLM message"))?;
         let proof = self.ntlm.authenticate(&asked)?;
         let signature = self.ntlm.sign(&token::mechanisms());
@@ -190,7 +193,7 @@ mod tests {
             ("no signature", answer(0, None, None), None),
             ("a wrong one", answer(0, None, Some(&[1; 16])), Some(NegotiateExchange::bad(wrong))),
             ("a short one", answer(0, None, Some(&[1])), Some(NegotiateExchange::bad(wrong))),
-            ("refused", answer(2, None, None), Some(NegotiateExchange::bad("it refuses NTLM"))),
+            ("refused", answer(2, None, None), Some(AuthError::Refused { mechanism: NAME })),
             ("goes on", answer(1, None, None), Some(AuthError::UnexpectedChallenge { mechanism: NAME })),
             (
                 "a token",

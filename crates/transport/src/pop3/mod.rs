@@ -8,6 +8,10 @@
 //! | `inbox` | [`Inbox`]: listing, pipelined reading, deletion at QUIT |
 //! | `error` | the server's refusals, by kind, retry and scope |
 //!
+//! # Logging in
+//! [`LoginMethod`] says how. Credentials that the server refuses are tried once; only where their source then gives others (a renewed access token)
+//! a second login is tried in the same call.
+//!
 //! # Ids
 //! A message's [`RemoteId`](email_router_model::RemoteId) is its unique-id from UIDL. Two servers need more:
 //!

@@ -17,7 +17,8 @@
 //! | larger than the announced SIZE, 8-bit content without 8BITMIME, UTF-8 in the header without SMTPUTF8 | the same two kinds, before anything is sent |
 //! | an address that needs SMTPUTF8 and a server without it | [`ErrorKind::Unsupported`], scope message |
 //! | 421 anywhere | [`ErrorKind::Throttled`], scope server, nothing was taken |
-//! | 535 | [`ErrorKind::Authentication`], never again; 454 and other 4yz: later |
+//! | 535 | [`ErrorKind::Authentication`], never again, unless the source then gives other credentials (a renewed access token): once, in the same call |
+//! | 454 and other 4yz to a login | the same kind, later |
 //! | refusing greeting (554) | [`ErrorKind::Refused`], later: it is about this machine, not about a message |
 //! | connection lost or time out before the message was written completely | later; nothing was taken |
 //! | the same, or nonsense, behind the complete message | in doubt |
@@ -32,7 +33,8 @@
 //! else as 8-bit content.
 //!
 //! # Connections
-//! At most [`PoolSettings::max_connections`], all logins together; an idle one of another login makes room. A connection goes back to the pool only after a complete transaction or
+//! At most [`PoolSettings::max_connections`], all logins together; an idle one of another login makes room. A changed password needs a new
+//! connection, a renewed access token does not. A connection goes back to the pool only after a complete transaction or
 //! a RSET that was answered; a future that is dropped drops its connection. An idle connection that the server has closed meanwhile is replaced
 //! once, when nothing was answered in the new transaction.
 
