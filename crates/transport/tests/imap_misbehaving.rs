@@ -22,7 +22,7 @@ use email_router_testkit::script::{ScriptedServer, Step, parse};
 use email_router_testkit::tls::{ServerCert, TestCa};
 use email_router_transport::imap::ImapTransport;
 use email_router_transport::net::TlsMode;
-use email_router_transport::{Disposition, Error, ReceiveOptions, Transport};
+use email_router_transport::{Disposition, Error, Part, ReceiveOptions, Transport};
 use imap_support::*;
 
 /// A conversation up to the open folder, on a server with UIDPLUS.
@@ -415,4 +415,27 @@ async fn answers_do_not_fill_the_memory() {
     let error = transport.receive(&mailbox("alice"), ReceiveOptions::default()).await.err().unwrap();
     assert_eq!(told(&error), "Protocol (mailbox, will be tried again)", "{error}");
     assert!(error.to_string().contains("LIST"), "{error}");
+}
+
+/// Answers in another order, one of which cannot be read: its message is asked for alone and not taken for gone.
+#[tokio::test]
+async fn an_unreadable_answer_among_others() {
+    let text = format!(
+        "{{LOGIN}} {{TWO}} C: E5 UID FETCH 3\n C: E6 UID FETCH 5\n S: * 2 FETCH (UID five BODY[] {{20}}\n S: Subject: y\n S:\n S: body\n S: )\n \
+         S: E6 OK\n S: * 1 FETCH (UID 3 BODY[] {{20}}\n S: Subject: x\n S:\n S: body\n S: )\n S: E5 OK\n \
+         C: E7 UID FETCH 5\n S: * 2 FETCH (UID 5 BODY[] {{20}}\n S: Subject: z\n S:\n S: body\n S: )\n S: E7 OK\n {}",
+        end(8)
+    );
+    let server = ScriptedServer::start(vec![script(&text)]).await;
+    let mut inbox = open(&transport(server.port()), "alice").await;
+    let stubs = list(&mut inbox).await;
+    let hints: Vec<_> = stubs.iter().map(|stub| (stub.id.clone(), Part::Whole)).collect();
+    inbox.prefetch(&hints).await.unwrap();
+    for (stub, subject) in stubs.iter().zip(["Subject: x", "Subject: z"]) {
+        let message = inbox.fetch(&stub.id).await.unwrap();
+        assert!(message.bytes().starts_with(subject.as_bytes()), "{subject}");
+        inbox.dispose(&stub.id, Disposition::Delete).await.unwrap();
+    }
+    inbox.close().await.unwrap();
+    assert_eq!(server.heard().mismatches, Vec::<String>::new());
 }

@@ -253,7 +253,8 @@ impl ImapInbox {
     fn arrived(&mut self, event: Event, awaited: Option<Key>) -> Result<()> {
         match event {
             Event::Data(Response::Fetch(fetched)) => self.fetched(fetched),
-            Event::Data(Response::Unreadable(_, strings)) => self.doubt(strings),
+            // its strings are those of something else
+            Event::Data(Response::Unreadable(..)) => self.doubt(Vec::new()),
             Event::Data(_) => {}
             Event::Done { request, number, condition } => match request {
                 Request::FetchHeaders(_) | Request::FetchWhole(_) => self.landed(number, condition, awaited),
@@ -320,10 +321,12 @@ impl ImapInbox {
         if let Some(slice) = &mut self.slice {
             slice.doubtful = true;
         }
-        let alone = self.flying.len() == 1;
-        let Some(flight) = self.flying.front_mut() else { return };
-        flight.doubtful = true;
-        if alone && flight.key.1 == Part::Whole && flight.body.is_none() {
+        // whose answer it was nobody knows: whoever gets no other is asked for again
+        self.flying.iter_mut().for_each(|flight| flight.doubtful = true);
+        if let [flight] = self.flying.make_contiguous()
+            && flight.key.1 == Part::Whole
+            && flight.body.is_none()
+        {
             flight.body = strings.into_iter().max_by_key(|literal| literal.size);
         }
     }

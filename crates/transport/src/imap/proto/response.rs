@@ -137,7 +137,11 @@ fn named(word: &str, mut scanner: Scanner<'_>) -> Response {
         }
         "ESEARCH" => esearch(scanner),
         "NAMESPACE" => namespace(scanner),
-        _ => Response::Other,
+        _ => match scanner.into_literals() {
+            none if none.is_empty() => Response::Other,
+            // it may have been a message
+            strings => Response::Unreadable(word.to_owned(), strings),
+        },
     }
 }
 
@@ -318,6 +322,10 @@ mod tests {
             ),
             ("* NAMESPACE NIL NIL NIL", Some(Response::Namespace(None))),
             ("* FLAGS (\\Seen)", Some(Response::Other)),
+            (
+                "* 1x FETCH (UID 5 BODY[] {1}\r\na)",
+                Some(Response::Unreadable("1X".into(), literal("a").into_iter().collect())),
+            ),
             ("* STATUS INBOX (MESSAGES 5)", Some(Response::Other)),
             ("HTTP/1.1 400 Bad Request", None),
             ("220 mail ESMTP", None),
