@@ -152,7 +152,7 @@ async fn upload_all(client: &Client, draft: &str, attachment: &Attachment) -> Re
     let url = session.get("uploadUrl").and_then(Value::as_str).unwrap_or("");
     let url = link::upload(&client.settings().base, url).map_err(|why| malformed(&why))?;
     let total = attachment.content.len();
-    let content = Bytes::copy_from_slice(&attachment.content);
+    let content = attachment.content.clone();
     let block = (client.settings().upload_block / BLOCK_UNIT).max(1) * BLOCK_UNIT;
     let mut at = 0;
     let mut lost = 0;

@@ -7,8 +7,8 @@
 //!   takes out again. A header that names somebody whom the envelope does not is refused, since he would get the message.
 //! - The reverse-path is the mailbox, always. Where the null reverse-path is asked for, `X-Auto-Response-Suppress: All` keeps Exchange servers from
 //!   answering, which is what it is for.
-//! - Exchange keeps a Message-ID that is there. In case some deployment rewrites it, the field `X-Email-Router-Id` has it a second time, and whoever
-//!   looks for the message looks for both.
+//! - Exchange keeps a Message-ID that is there, as far as is known: Microsoft promises it nowhere. In case it is replaced, the field
+//!   `X-Email-Router-Id` has it a second time, and whoever looks for the message looks for both.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;

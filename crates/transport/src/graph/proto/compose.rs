@@ -70,10 +70,20 @@ pub fn compare<'a>(
     envelope: &'a [EmailAddress],
 ) -> (Vec<&'a EmailAddress>, Vec<String>) {
     let named = header_recipients(headers);
-    let same = |a: &EmailAddress, text: &str| a.key() == text.to_lowercase();
+    let same = |a: &EmailAddress, text: &str| key(a.as_str()) == key(text);
     let hidden = envelope.iter().filter(|a| !named.iter().any(|text| same(a, text))).collect();
     let foreign = named.iter().filter(|text| !envelope.iter().any(|a| same(a, text))).cloned().collect();
     (hidden, foreign)
+}
+
+/// What two spellings of an address have in common: letter case does not count, and a domain is the same in Unicode and in its ASCII form.
+fn key(address: &str) -> String {
+    let Some((local, domain)) = address.rsplit_once('@') else { return address.to_lowercase() };
+    let domain = match url::Host::parse(domain) {
+        Ok(url::Host::Domain(ascii)) => ascii,
+        _ => domain.to_lowercase(),
+    };
+    format!("{}@{domain}", local.to_lowercase())
 }
 
 /// A Bcc field with these recipients, folded; empty when there are none.
@@ -138,6 +148,9 @@ mod tests {
         assert_eq!((hidden, foreign), (vec![&envelope[1]], vec!["else@b".to_owned()]));
         assert_eq!(bcc(&[&envelope[0], &envelope[1]]), "Bcc: <a@b>,\r\n <Hidden@b>\r\n");
         assert_eq!(bcc(&[]), "");
+        let unicode: [EmailAddress; 1] = ["ann@b\u{fc}cher.example".parse().unwrap()];
+        let (hidden, foreign) = compare(&Headers::new(b"To: Ann@xn--bcher-kva.example\r\n\r\n"), &unicode);
+        assert!(hidden.is_empty() && foreign.is_empty(), "one address in two spellings");
     }
 
     #[test]

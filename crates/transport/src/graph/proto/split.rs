@@ -9,6 +9,7 @@ use std::ops::Range;
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use bytes::Bytes;
 use email_router_model::Headers;
 
 /// Deeper nesting than this is not looked into.
@@ -36,7 +37,7 @@ pub struct Attachment {
     /// It is shown within the text.
     pub inline: bool,
     /// Its bytes, decoded.
-    pub content: Vec<u8>,
+    pub content: Bytes,
 }
 
 /// A part that may be taken out: its delimiter line and all up to the next one.
@@ -142,9 +143,9 @@ fn attachment(message: &[u8], part: &Found) -> Option<Attachment> {
     let content = match encoding.as_str() {
         "base64" => {
             let compact: Vec<u8> = content.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
-            LENIENT.decode(compact).ok()?
+            Bytes::from(LENIENT.decode(compact).ok()?)
         }
-        "" | "7bit" | "8bit" | "binary" => content.to_vec(),
+        "" | "7bit" | "8bit" | "binary" => Bytes::copy_from_slice(content),
         _ => return None,
     };
     let (content_type, _) = media_type(&headers);
@@ -289,7 +290,7 @@ mod tests {
             (taken[0].name.as_str(), taken[0].content_type.as_str()),
             ("\u{e9}t\u{e9}.pdf", "application/pdf")
         );
-        assert_eq!((taken[0].content.as_slice(), taken[0].inline), (&[1; 30_000][..], false));
+        assert_eq!((&taken[0].content[..], taken[0].inline), (&[1; 30_000][..], false));
         let text = String::from_utf8(skeleton).unwrap();
         assert!(
             text.contains("<x@y>")
@@ -329,7 +330,7 @@ mod tests {
             if let Some((skeleton, taken)) = split(&message, most) {
                 proptest::prop_assert!(skeleton.len() <= most);
                 for attachment in taken {
-                    proptest::prop_assert!(attachment.content == large || attachment.content == small || attachment.content == b"png");
+                    proptest::prop_assert!(attachment.content == large || attachment.content == small || attachment.content == b"png"[..]);
                 }
             }
         }
