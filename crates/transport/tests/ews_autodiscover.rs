@@ -155,7 +155,7 @@ async fn a_redirect_in_clear_leads_to_tls_only() {
         assert_eq!(url.is_ok(), works, "{target}: {steps:?}");
         let clear = internet.asked().into_iter().find(|(url, _)| url.starts_with("http://")).unwrap();
         assert!(!clear.1, "a login was sent in clear");
-        assert_eq!(internet.urls().iter().any(|url| url.contains("evil")), false);
+        assert!(!internet.urls().iter().any(|url| url.contains("evil")));
         if !works {
             let error = url.unwrap_err();
             assert!(

@@ -145,7 +145,8 @@ fn the_published_schema() {
     assert!(valid, "{said}");
     println!("{said}");
     // and it does find what is wrong
-    let text = std::fs::read_to_string(&files[0]).unwrap();
+    let (_, body) = &all_requests()[0];
+    let text = String::from_utf8(body.to_vec()).unwrap();
     std::fs::write(&files[0], text.replace("m:FolderIds", "m:FolderIdz")).unwrap();
     let (valid, said) = check(&files[..1]);
     assert!(!valid && said.contains("FolderIdz"), "{said}");

@@ -264,7 +264,7 @@ impl EwsServer {
         let Some(inbox) = inner.store.mailboxes.get(&key).and_then(|m| m.distinguished("inbox")) else {
             return;
         };
-        while inner.store.mailboxes[&key].folders[inbox].items.first().is_some() {
+        while !inner.store.mailboxes[&key].folders[inbox].items.is_empty() {
             inner.store.take(&key, inbox, 0);
         }
     }

@@ -187,11 +187,10 @@ pub(super) fn folder_id(address: &str, n: u64) -> String {
 pub(super) fn header(mime: &[u8], name: &str) -> Option<String> {
     let text = String::from_utf8_lossy(section(mime)).replace("\r\n", "\n");
     let unfolded = text.replace("\n ", " ").replace("\n\t", " ");
-    let found = unfolded.lines().find_map(|line| {
+    unfolded.lines().find_map(|line| {
         let (key, value) = line.split_once(':')?;
         key.trim().eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
-    });
-    found
+    })
 }
 
 /// The header section with the empty line behind it.

@@ -306,7 +306,7 @@ pub(super) fn refused(about: &About<'_>, doing: &str, problem: &Problem) -> Erro
     };
     let mut error = Error::new(kind, message).with_reply(&words);
     if let Some(Row(_, _, retry, scope, help)) = row {
-        error = retry.map_or_else(|| None, Some).into_iter().fold(error, Error::with_retry);
+        error = retry.iter().fold(error, |error, retry| error.with_retry(*retry));
         error = scope.iter().fold(error, |error, scope| error.with_scope(*scope));
         if let Some(hint) = hint(about, *help) {
             error = error.with_hint(hint);

@@ -9,10 +9,10 @@ use email_router_model::{Classified as _, Headers, RawMessage, RemoteId, Scope};
 
 use super::client::{As, Failure, Limits, Session};
 use super::error::nonsense;
+use super::folder_of;
 use super::proto::carve::Carved;
 use super::proto::response::{Item, Problem};
 use super::proto::{self, Folder, Operation};
-use super::settings::MailboxAccess;
 use crate::contract::{Disposition, Inbox, Part, ReceiveOptions, Stub};
 use crate::{Error, ErrorKind, Result};
 
@@ -263,26 +263,13 @@ impl EwsInbox {
         Ok(section)
     }
 
-    /// The mailbox's top folder, in which the inbox is.
-    fn top(session: &Session) -> Folder<'_> {
-        let full = session.client.settings.access == MailboxAccess::FullAccess;
-        Folder::Distinguished("msgfolderroot", full.then_some(&session.identity.mailbox.address))
-    }
-
     /// The id of the folder of this name beside the inbox, which is made when it is missing.
     async fn folder(&mut self, name: &str) -> Result<String> {
         if let Some(id) = self.folders.get(name) {
             return Ok(id.clone());
         }
-        // its address is the mailbox's, which the session keeps while it asks
-        let address = self.session.identity.mailbox.address.clone();
-        let top = match Self::top(&self.session) {
-            Folder::Distinguished(id, Some(_)) => Folder::Distinguished(id, Some(&address)),
-            other => match other {
-                Folder::Distinguished(id, None) => Folder::Distinguished(id, None),
-                _ => Folder::Distinguished("msgfolderroot", None),
-            },
-        };
+        let mailbox = self.session.identity.mailbox.clone();
+        let top = folder_of(self.session.client.settings.access, "msgfolderroot", &mailbox);
         let doing = "find a folder";
         let mut made = false;
         loop {

@@ -72,8 +72,8 @@ use tokio::sync::Semaphore;
 use url::Url;
 
 use crate::{
-    Access, Capability, Error, Inbox, Outbound, Probe, ProbeStep, Receipt, ReceiveOptions, Result,
-    SubmitOptions, Transport,
+    Access, Capability, Inbox, Outbound, Probe, ProbeStep, Receipt, ReceiveOptions, Result, SubmitOptions,
+    Transport,
 };
 use client::{As, Client, Session};
 use inbox::EwsInbox;
@@ -114,8 +114,8 @@ impl EwsTransport {
 
     async fn probe_incoming(&self, session: &mut Session, steps: &mut Vec<ProbeStep>) -> Result<Option<u64>> {
         let settings = self.client.settings.clone();
-        let (mailbox, who) = (session.identity.mailbox.clone(), reading(&settings));
-        let folder = inbox_of(&settings, &mailbox);
+        let (mailbox, who) = (session.identity.mailbox.clone(), As::reader(settings.access));
+        let folder = folder_of(settings.access, "inbox", &mailbox);
         let answer = session.ask_one(&Operation::GetFolder(folder), "open the inbox", who).await?;
         let count = answer.folders().first().and_then(|(_, count)| *count);
         self.answered(session, steps);
@@ -193,15 +193,9 @@ fn step(what: String, warning: Option<&str>) -> ProbeStep {
     ProbeStep { what, warning: warning.map(str::to_owned) }
 }
 
-/// Who reads.
-fn reading(settings: &EwsSettings) -> As {
-    As::reader(settings.access)
-}
-
-/// The inbox of a mailbox, as the access names it.
-fn inbox_of<'a>(settings: &EwsSettings, mailbox: &'a Mailbox) -> Folder<'a> {
-    let full = settings.access == MailboxAccess::FullAccess;
-    Folder::Distinguished("inbox", full.then_some(&mailbox.address))
+/// A folder that every mailbox has, as the access names it.
+fn folder_of<'a>(access: MailboxAccess, name: &'static str, mailbox: &'a Mailbox) -> Folder<'a> {
+    Folder::Distinguished(name, (access == MailboxAccess::FullAccess).then_some(&mailbox.address))
 }
 
 #[async_trait]
@@ -243,7 +237,7 @@ impl Transport for EwsTransport {
     async fn receive(&self, mailbox: &Mailbox, options: ReceiveOptions) -> Result<Box<dyn Inbox>> {
         let settings = &self.client.settings;
         let mut session = self.client.session(mailbox).await?;
-        let (folder, who) = (inbox_of(settings, mailbox), reading(settings));
+        let (folder, who) = (folder_of(settings.access, "inbox", mailbox), As::reader(settings.access));
         let stubs = sync::list(&self.memory, &mut session, folder, who, options.max_messages).await?;
         Ok(Box::new(EwsInbox::new(session, who, options, stubs)))
     }
@@ -267,7 +261,7 @@ impl Transport for EwsTransport {
         if self.client.settings.sent_items == SentItems::None {
             return Ok(None);
         }
-        let mut session = self.client.session(sender).await.map_err(Error::from)?;
+        let mut session = self.client.session(sender).await?;
         outgoing::find(&mut session, message_id).await
     }
 

@@ -8,10 +8,10 @@ use tokio::time::Instant;
 
 use super::client::{As, Client, Failure, Limits, Session};
 use super::error::nonsense;
+use super::folder_of;
 use super::proto::stream::Envelopes;
 use super::proto::{Operation, response};
 use super::sync::Memory;
-use super::{inbox_of, reading};
 use crate::{Error, ErrorKind, Result};
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub(super) async fn wait(
 ) -> Result<bool> {
     let deadline = Instant::now() + limit;
     let mut session = client.session(mailbox).await?;
-    let who = reading(&client.settings);
+    let who = As::reader(client.settings.access);
     let subscription = subscribe(&mut session, who).await?;
     // what came between the last listing and the subscription nobody would tell of
     let result = match changed_meanwhile(&mut session, memory, who).await {
@@ -44,7 +44,7 @@ pub(super) async fn wait(
 
 async fn subscribe(session: &mut Session, who: As) -> Result<String> {
     let mailbox = session.identity.mailbox.clone();
-    let folder = inbox_of(&session.client.settings.clone(), &mailbox);
+    let folder = folder_of(session.client.settings.access, "inbox", &mailbox);
     let answer = session.ask_one(&Operation::Subscribe(folder), DOING, who).await;
     let answer = match answer {
         Ok(answer) => answer,
@@ -78,8 +78,8 @@ fn unsupported(session: &Session, failure: Failure) -> Error {
 async fn changed_meanwhile(session: &mut Session, memory: &Memory, who: As) -> Result<bool> {
     let mailbox = session.identity.mailbox.clone();
     let Some(state) = memory.state(&mailbox) else { return Ok(false) };
-    let settings = session.client.settings.clone();
-    let sync = Operation::SyncFolderItems(inbox_of(&settings, &mailbox), Some(&state), settings.page);
+    let (access, page) = (session.client.settings.access, session.client.settings.page);
+    let sync = Operation::SyncFolderItems(folder_of(access, "inbox", &mailbox), Some(&state), page);
     match session.ask_one(&sync, DOING, who).await {
         Ok(answer) => {
             Ok(answer.changes().is_some_and(|changes| !changes.present.is_empty() || !changes.last))

@@ -177,7 +177,7 @@ impl Carver {
                 let number = self.found.len();
                 self.skeleton.extend_from_slice(number.to_string().as_bytes());
                 self.skeleton.push(b'<');
-                self.found.push(std::mem::take(&mut self.decoder).finish());
+                self.found.push(std::mem::take(&mut self.decoder).finish(self.content_cap));
                 self.state = State::Markup { from: self.skeleton.len() };
             }
         }
@@ -290,7 +290,7 @@ impl Decoder {
         self.out.extend_from_slice(&three[..bytes]);
     }
 
-    fn finish(mut self) -> Carved {
+    fn finish(mut self, cap: u64) -> Carved {
         if self.too_large {
             return Carved::TooLarge;
         }
@@ -302,6 +302,9 @@ impl Decoder {
             let mut last = self.waiting;
             last[self.held..].fill(0);
             self.emit(last, self.held - 1);
+        }
+        if self.out.len() as u64 > cap {
+            return Carved::TooLarge;
         }
         // what was reserved for a larger message is given back
         if self.out.capacity() > self.out.len() + self.out.len() / 4 + 4096 {
