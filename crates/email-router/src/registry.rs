@@ -206,7 +206,10 @@ pub(crate) fn http_client(
             Proxy::Url(url)
         }
     };
-    Ok(Arc::new(HttpClient::new(settings).map_err(|e| e.to_string())?))
+    let client = HttpClient::new(settings).map_err(|e| e.to_string())?;
+    #[cfg(feature = "kerberos")]
+    let client = client.with_mechanism(Arc::new(email_router_auth::KerberosNegotiate));
+    Ok(Arc::new(client))
 }
 
 /// Microsoft's clouds under the name of the configuration.
