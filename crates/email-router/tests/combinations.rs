@@ -325,7 +325,7 @@ async fn open(case: &Case, peers: &Peers, fakes: &Fakes, folder: &Path) -> Servi
     let admin = service.organization(None).unwrap().embedded().admin();
     support::add_queue(&admin, "q", ADDRESS).await;
     let sends = [("outgoingemaildeliverymethod", "2")];
-    admin.update("queue", "q", &email_router::crm::embedded::admin::fields(sends)).await.unwrap();
+    admin.update("queue", ADDRESS, &email_router::crm::embedded::admin::fields(sends)).await.unwrap();
     admin.set_setting("allowunresolvedpartiesonemailsend", "true").await.unwrap();
     drop(service);
     Service::open(&file, OpenOptions::default()).await.unwrap()
@@ -362,7 +362,7 @@ async fn receives(case: &Case, n: usize, peers: &Peers, fakes: &Fakes, folder: &
 async fn sends(case: &Case, n: usize, peers: &Peers, fakes: &Fakes, folder: &Path) {
     let service = open(case, peers, fakes, folder).await;
     let admin = service.organization(None).unwrap().embedded().admin();
-    let queue = admin.show("queue", "q").await.unwrap().reference();
+    let queue = admin.show("queue", ADDRESS).await.unwrap().reference();
     let (to, subject) =
         (EmailAddress::parse("customer@example.net").unwrap(), format!("combination {n} goes out"));
     admin.create_outgoing(&NewEmail::new(queue, to, subject.clone(), "Hello")).await.unwrap();
