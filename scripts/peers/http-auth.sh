@@ -32,7 +32,7 @@ kerberos=${KERBEROS:-}
 [ -z "$kerberos" ] || export KRB5_CONFIG=$kerberos/krb5.conf KRB5_KTNAME=$kerberos/services.keytab
 mkdir -p "$dir/www"
 printf 'let in\n' >"$dir/www/index.html"
-printf '%s\n' CONTOSO:alice:Secret123 CONTOSO:alice@contoso.test:Secret123 CONTOSO:bob:Secret456 >"$dir/users"
+printf '%s\n' CONTOSO:alice:Secret123 :alice@contoso.test:Secret123 CONTOSO:bob:Secret456 >"$dir/users"
 chmod 644 "$dir/users" "$dir/www/index.html"
 
 {

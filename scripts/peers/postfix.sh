@@ -7,8 +7,9 @@
 #   SMTPS  TLS from the first byte, authentication required (as port 465)
 # Ports come from the environment under these names; an unset one gets a free port. All are printed, and kept in DIR/ports.
 #
-# DOVECOT=DIR of a running dovecot.sh: its users authenticate here (with all mechanisms it has, Samba's NTLM and OAuth 2.0 included), and mail for contoso.test goes into
-# their mailboxes by LMTP. SINK=port of a running sink.sh: gets the mail for every other domain, which is thrown away otherwise.
+# DOVECOT=DIR of a running dovecot.sh: its users authenticate here (with all its mechanisms, Samba's NTLM and OAuth 2.0 included), and mail for
+# contoso.test goes into their mailboxes by LMTP. SINK=port of a running sink.sh: gets the mail for every other domain, which is thrown away
+# otherwise.
 # Nothing ever leaves the machine.
 #
 # Refusals, at any domain: permfail@ 550, full@ 552, tempfail@ 450, grey@ 451 at the first attempt and accepted later (per sender

@@ -11,10 +11,13 @@ use base64::prelude::BASE64_STANDARD as BASE64;
 use email_router_model::{Classified as _, Mailbox, Retry};
 use email_router_testkit::ntlm::NtlmServer;
 use email_router_testkit::script::{ScriptedServer, Step, parse};
-use email_router_transport::net::{CredentialError, CredentialSource, Credentials, SharedCredentials};
+use email_router_testkit::tls::{ServerCert, TestCa};
+use email_router_transport::net::{
+    CredentialError, CredentialSource, Credentials, SharedCredentials, TlsMode,
+};
 use email_router_transport::pop3::{LoginMethod, Pop3Transport};
 use email_router_transport::{Access, Error, ErrorKind, Probe, Transport};
-use support::tokens::Tokens;
+use support::tokens::{Tokens, end_point};
 use support::*;
 
 /// Up to the open session, on a server that offers these mechanisms.
@@ -196,6 +199,38 @@ async fn ntlm_waits_for_the_prompt() {
     let error = result.unwrap_err();
     assert!(error.to_string().contains("NTLM challenge is malformed"), "{error}");
     assert_eq!((error.kind(), sessions), (ErrorKind::Authentication, 1));
+}
+
+/// Extended Protection: the login is good for the TLS connection it goes through.
+#[tokio::test]
+async fn ntlm_is_bound_to_the_channel() {
+    let authority = TestCa::new();
+    let (acceptor, pem) = authority.server(ServerCert::Good);
+    let ca = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(ca.path(), authority.pem()).unwrap();
+    let ntlm = NtlmServer::new("alice", "", PASSWORD).with_server_end_point(end_point(&pem));
+    let login = format!(
+        "C: AUTH NTLM\n S: +\n C: TlRMTVNTUAAB\n S: + {}\n C: TlRMTVNTUAAD\n S: +OK in\n {EMPTY}",
+        BASE64.encode(ntlm.challenge())
+    );
+    let offer = "C: CAPA\n S: +OK\n S: UIDL\n S: STLS\n S: SASL NTLM\n S: .\n";
+    for tls in [TlsMode::StartTls, TlsMode::Implicit] {
+        let clear = parse(&format!("S: +OK hi\n {offer} C: STLS\n S: +OK go"));
+        let mut script = if tls == TlsMode::StartTls { clear } else { Vec::new() };
+        script.push(Step::StartTls(acceptor.clone()));
+        let greeting = if tls == TlsMode::Implicit { "S: +OK hi\n" } else { "" };
+        script.extend(parse(&format!("{greeting} {offer} {login}")));
+        let server = ScriptedServer::start(vec![script]).await;
+        let mut settings = settings(server.port());
+        settings.endpoint.tls = tls;
+        settings.endpoint.extra_ca_files = vec![ca.path().to_owned()];
+        settings.login = LoginMethod::WINDOWS;
+        Pop3Transport::new(settings).unwrap().probe(&mailbox("alice"), Access::Incoming).await.unwrap();
+        let lines = server.heard().lines;
+        let at = lines.iter().position(|line| line == "AUTH NTLM").unwrap();
+        let message = |n: usize| BASE64.decode(&lines[at + n]).unwrap();
+        ntlm.accept(&message(1), &message(2)).unwrap();
+    }
 }
 
 /// A source that cannot renew says why: that is what a person has to know.

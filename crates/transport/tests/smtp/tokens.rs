@@ -1,6 +1,6 @@
 //! Logging in with access tokens and NTLM, and what the pool makes of a renewed token.
 
-use super::source::Tokens;
+use super::source::{Tokens, end_point};
 use super::*;
 
 use base64::Engine as _;
@@ -8,6 +8,7 @@ use base64::prelude::BASE64_STANDARD as BASE64;
 use email_router_model::{Classified as _, Retry, Scope};
 use email_router_testkit::ntlm::NtlmServer;
 use email_router_testkit::script::{ScriptedServer, Step, parse};
+use email_router_testkit::tls::{ServerCert, TestCa};
 use email_router_transport::{Access, ErrorKind};
 
 fn hello(auth: &str) -> String {
@@ -140,6 +141,46 @@ async fn ntlm() {
     let lines = server.heard().lines;
     let message = |n: usize| BASE64.decode(&lines[n]).unwrap();
     ntlm.accept(&message(2), &message(3)).unwrap();
+}
+
+/// Extended Protection: the login is good for the TLS connection it goes through, begun by STARTTLS or with the first byte.
+#[tokio::test]
+async fn ntlm_is_bound_to_the_channel() {
+    let authority = TestCa::new();
+    let (acceptor, pem) = authority.server(ServerCert::Good);
+    let ca = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(ca.path(), authority.pem()).unwrap();
+    let ntlm = NtlmServer::new("ann", "CONTOSO", PASSWORD)
+        .with_server_end_point(end_point(&pem))
+        .with_target("smtp/127.0.0.1");
+    let login = format!(
+        "{} C: AUTH NTLM\n S: 334\n C: TlRMTVNTUAAB\n S: 334 {}\n C: TlRMTVNTUAAD\n S: 235 ok\n {MESSAGE}",
+        hello("NTLM").replace("S: 220 hi\n", ""),
+        BASE64.encode(ntlm.challenge())
+    );
+    for tls in [TlsMode::StartTls, TlsMode::Implicit] {
+        let mut script = match tls {
+            TlsMode::StartTls => {
+                parse("S: 220 hi\n C: EHLO\n S: 250-a\n S: 250 STARTTLS\n C: STARTTLS\n S: 220 go")
+            }
+            _ => Vec::new(),
+        };
+        script.push(Step::StartTls(acceptor.clone()));
+        if tls == TlsMode::Implicit {
+            script.extend(parse("S: 220 hi"));
+        }
+        script.extend(parse(&login));
+        let server = ScriptedServer::start(vec![script]).await;
+        let mut settings = settings(server.port(), tls);
+        settings.endpoint.extra_ca_files = vec![ca.path().to_owned()];
+        settings.use_pipelining = false;
+        let transport = SmtpTransport::new(settings, account("CONTOSO\\ann", PASSWORD)).unwrap();
+        submit(&transport, &letter("x")).await.unwrap();
+        let lines = server.heard().lines;
+        let at = lines.iter().position(|line| line == "AUTH NTLM").unwrap();
+        let message = |n: usize| BASE64.decode(&lines[at + n]).unwrap();
+        ntlm.accept(&message(1), &message(2)).unwrap();
+    }
 }
 
 /// The mechanisms that are named are tried in the order they are named.

@@ -52,6 +52,13 @@ impl CredentialSource for Tokens {
     }
 }
 
+/// The channel binding of a server with this certificate (PEM).
+pub(crate) fn end_point(pem: &str) -> Vec<u8> {
+    use base64::Engine as _;
+    let text: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    email_router_tls::server_end_point(&base64::prelude::BASE64_STANDARD.decode(text).unwrap()).unwrap()
+}
+
 /// A token of `scripts/peers/dovecot.sh`: good, renewed, expired, forged, delegated.
 pub(crate) fn of_dovecot(name: &str) -> String {
     let folder = std::env::var("DOVECOT_TOKENS").expect("DOVECOT_TOKENS is set where the ports are");
