@@ -308,6 +308,14 @@ impl EwsServer {
         }
     }
 
+    /// The rules of a mailbox as they are kept, each as XML.
+    #[must_use]
+    pub fn rules(&self, address: &str) -> Vec<String> {
+        let inner = self.lock();
+        let mailbox = inner.store.mailboxes.get(&address.to_lowercase());
+        mailbox.map_or_else(Vec::new, |mailbox| mailbox.rules.iter().map(Element::write).collect())
+    }
+
     /// What was sent.
     #[must_use]
     pub fn sent(&self) -> Vec<Sent> {

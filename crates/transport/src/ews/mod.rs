@@ -112,6 +112,20 @@ impl EwsTransport {
         (steps, session.map(|session| session.url().clone()))
     }
 
+    /// Test access, with what it did; tells how many messages wait.
+    async fn look(
+        &self,
+        mailbox: &Mailbox,
+        access: Access,
+        steps: &mut Vec<ProbeStep>,
+    ) -> Result<Option<u64>> {
+        let mut session = self.client.session_with(mailbox, steps).await?;
+        match access {
+            Access::Incoming => self.probe_incoming(&mut session, steps).await,
+            Access::Outgoing => self.probe_outgoing(&mut session, steps).await.map(|()| None),
+        }
+    }
+
     async fn probe_incoming(&self, session: &mut Session, steps: &mut Vec<ProbeStep>) -> Result<Option<u64>> {
         let settings = self.client.settings.clone();
         let (mailbox, who) = (session.identity.mailbox.clone(), As::reader(settings.access));
@@ -223,15 +237,10 @@ impl Transport for EwsTransport {
         // test access asks anew where the mailbox is
         self.client.forget(mailbox);
         let mut steps = Vec::new();
-        let mut session = self.client.session_with(mailbox, &mut steps).await?;
-        let messages = match access {
-            Access::Incoming => self.probe_incoming(&mut session, &mut steps).await?,
-            Access::Outgoing => {
-                self.probe_outgoing(&mut session, &mut steps).await?;
-                None
-            }
-        };
-        Ok(Probe { steps, messages })
+        match self.look(mailbox, access, &mut steps).await {
+            Ok(messages) => Ok(Probe { steps, messages }),
+            Err(error) => Err(error.with_steps(steps)),
+        }
     }
 
     async fn receive(&self, mailbox: &Mailbox, options: ReceiveOptions) -> Result<Box<dyn Inbox>> {

@@ -13,17 +13,25 @@ use crate::{Error, ErrorKind, Result};
 /// The steps of one direction. `client` is the mailbox to be read, or the account that hands over.
 pub(super) async fn probe(client: &Client, mailbox: &Mailbox, access: Access) -> Result<Probe> {
     let mut steps = Vec::new();
+    match look(client, mailbox, access, &mut steps).await {
+        Ok(messages) => Ok(Probe { steps, messages }),
+        Err(error) => Err(error.with_steps(steps)),
+    }
+}
+
+async fn look(
+    client: &Client,
+    mailbox: &Mailbox,
+    access: Access,
+    steps: &mut Vec<ProbeStep>,
+) -> Result<Option<u64>> {
     let login = client.login().await?;
     let claims = login.credentials.token().and_then(Claims::read).unwrap_or_default();
     steps.push(token_step(client, &claims));
-    let messages = match access {
-        Access::Incoming => Some(incoming(client, &claims, &mut steps).await?),
-        Access::Outgoing => {
-            outgoing(client, mailbox, &claims, &mut steps).await?;
-            None
-        }
-    };
-    Ok(Probe { steps, messages })
+    match access {
+        Access::Incoming => incoming(client, &claims, steps).await.map(Some),
+        Access::Outgoing => outgoing(client, mailbox, &claims, steps).await.map(|()| None),
+    }
 }
 
 fn token_step(client: &Client, claims: &Claims) -> ProbeStep {

@@ -34,6 +34,9 @@ fn rule(node: &Node) -> Option<(u32, InboxRule)> {
         forwards_to,
         condition: condition(node.child(Ns::Types, "Conditions").map_or(&[][..], Node::children)),
         does_more: !exceptions.is_empty() || actions.iter().any(|action| !forward(&action)),
+        stops: node
+            .child(Ns::Types, "Actions")
+            .is_some_and(|actions| actions.is_true(Ns::Types, "StopProcessingRules")),
     };
     let priority = node.text_of(Ns::Types, "Priority").and_then(|p| p.parse().ok()).unwrap_or(u32::MAX);
     Some((priority, rule))
