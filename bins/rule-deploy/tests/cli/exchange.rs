@@ -277,7 +277,7 @@ async fn a_rule_of_somebody_else_that_forwards_there_is_left_alone() {
 async fn names_cannot_move_the_cursor() {
     let server = exchange_server().await;
     let world = World::usual(&exchange("exchange", &server)).await;
-    world.crm(&[("Eve\u{202e}", "carla", "3")], &[]).await;
+    world.crm(&[("Eve\u{202e}", "eve", "3")], &[]).await;
     let evil = "&#x1B;[2J&#x9B;31m\u{202e}evil&#x7F; [email-router]";
     let in_error = rule("r1", evil, 1, true, FORWARD)
         .replace("<t:Actions>", "<t:IsInError>true</t:IsInError><t:Actions>");

@@ -5,7 +5,7 @@ use email_router_model::Mailbox;
 use serde_json::Value;
 
 use super::client::{Ask, Client};
-use super::error::Stage;
+use super::error::{self, Stage};
 use super::proto::claims::Claims;
 use crate::contract::{Access, Probe, ProbeStep};
 use crate::{Error, ErrorKind, Result};
@@ -95,6 +95,7 @@ async fn outgoing(
     };
     steps.push(ProbeStep { what: "opened Sent Items".to_owned(), warning: sent });
     let large = !claims.has_permissions() || claims.allows(&["Mail.ReadWrite"]);
+    let right = error::sending_right(&client.settings().send_access, mailbox);
     let warning = match (claims.has_permissions(), large) {
         (false, _) => Some(
             "the permissions in the token cannot be seen; whether it may send shows at the first message",
@@ -103,6 +104,9 @@ async fn outgoing(
         (true, true) => None,
     };
     steps.push(ProbeStep { what: "may send".to_owned(), warning: warning.map(str::to_owned) });
+    if let Some((what, warning)) = right {
+        steps.push(ProbeStep { what, warning: Some(warning) });
+    }
     Ok(())
 }
 
