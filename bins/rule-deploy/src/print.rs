@@ -27,7 +27,12 @@ pub(crate) fn rows(rows: &[RuleRow], forward_to: &EmailAddress, dry: bool, json:
             clean(&said(&row.outcome))
         )?;
         match &row.outcome {
-            RuleOutcome::Failure { hint, .. } => writeln!(out, "    what to do: {}", clean(hint))?,
+            RuleOutcome::Failure { hint, steps, .. } => {
+                for (n, step) in steps.iter().enumerate() {
+                    writeln!(out, "      {}. {}", n + 1, clean(step))?;
+                }
+                writeln!(out, "    what to do: {}", clean(hint))?;
+            }
             RuleOutcome::Planned(plan) | RuleOutcome::Done(plan) => {
                 for warning in &plan.warnings {
                     writeln!(out, "    warning: {}", clean(warning))?;

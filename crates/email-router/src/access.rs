@@ -188,7 +188,7 @@ async fn one(
     }
 }
 
-fn told(step: &ProbeStep) -> String {
+pub(crate) fn told(step: &ProbeStep) -> String {
     match &step.warning {
         Some(warning) => format!("{} ({warning})", step.what),
         None => step.what.clone(),

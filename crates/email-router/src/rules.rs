@@ -12,7 +12,7 @@ use email_router_transport::rules::{InboxRules, RulePlan, RuleState, Wanted};
 use futures_util::StreamExt as _;
 use serde::Serialize;
 
-use crate::access::{fault, hint, listed};
+use crate::access::{fault, hint, listed, told};
 use crate::assemble::Kept;
 use crate::credentials::Sources;
 use crate::{Error, registry, service};
@@ -75,6 +75,8 @@ pub enum RuleOutcome {
         reason: String,
         /// What to do.
         hint: String,
+        /// Where Exchange was looked for, where it was not found.
+        steps: Vec<String>,
     },
 }
 
@@ -248,6 +250,7 @@ async fn one(target: &RuleTarget, wanted: &Wanted, change: bool, remove_outlook_
                 fault: "configuration".to_owned(),
                 reason: reason.clone(),
                 hint: "correct the configuration; no server was asked".to_owned(),
+                steps: Vec::new(),
             };
         }
     };
@@ -260,6 +263,7 @@ async fn one(target: &RuleTarget, wanted: &Wanted, change: bool, remove_outlook_
                 || hint(error.kind(), email_router_transport::Access::Incoming).to_owned(),
                 str::to_owned,
             ),
+            steps: error.steps().iter().map(told).collect(),
         },
     }
 }

@@ -1,9 +1,9 @@
 //! Plan, apply, verify and remove by Exchange Web Services.
 
-use email_router_testkit::ews::{EwsServer, Mishap};
+use email_router_testkit::ews::{EwsOptions, EwsServer, Mishap};
 use serde_json::{Value, json};
 
-use crate::support::{FORWARD, NAME, World, exchange, exchange_server};
+use crate::support::{FORWARD, NAME, World, exchange, exchange_server, exchange_server_with};
 
 const ANN: &str = "ann@contoso.test";
 const SUPPORT: &str = "support@contoso.test";
@@ -155,6 +155,20 @@ async fn drift_is_repaired() {
         assert_eq!((kept.len(), &kept[0]), (2, &own), "{what}");
         assert!(!kept[1].contains("<t:Delete>") && !kept[1].contains("SentToOrCcMe"), "{what}: {}", kept[1]);
     }
+}
+
+/// Exchange may tell recipients of its own by their names in the directory.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_is_known_again_by_the_directory_name_of_the_forward_mailbox() {
+    let server = exchange_server_with(EwsOptions { directory_names: true, ..EwsOptions::default() }).await;
+    let world = World::usual(&exchange("exchange", &server)).await;
+    server.add_rule(SUPPORT, &rule("r1", NAME, 1, true, "bob@contoso.test"));
+    server.add_rule("bob@contoso.test", &rule("r2", "By hand", 1, true, FORWARD));
+    world.run(&["apply", "--yes"]).with_code(0).says("done: create").says("done: update");
+    let before = changes(&server);
+    world.run(&["apply", "--yes"]).with_code(0).says("2 mailboxes, 0 not as wanted");
+    assert_eq!((changes(&server), server.rules(ANN).len(), server.rules(SUPPORT).len()), (before, 1, 1));
+    world.run(&["plan", "Bob"]).with_code(4).says("another rule forwards there");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -57,7 +57,11 @@ pub(crate) fn forward_mailbox(name: &str, address: &str, profile: &str) -> Strin
 
 /// An Exchange with Ann, Bob, Carla, Support and the forward mailbox, and an account with Full Access to the first four.
 pub(crate) async fn exchange_server() -> EwsServer {
-    let server = EwsServer::start(EwsOptions::default()).await;
+    exchange_server_with(EwsOptions::default()).await
+}
+
+pub(crate) async fn exchange_server_with(options: EwsOptions) -> EwsServer {
+    let server = EwsServer::start(options).await;
     server.add_user("svc", "Secret123", "svc@contoso.test");
     for name in ["ann", "bob", "carla", "support"] {
         let address = format!("{name}@contoso.test");

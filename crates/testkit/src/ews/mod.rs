@@ -41,6 +41,8 @@ pub struct EwsOptions {
     pub other_prefixes: bool,
     /// Puts a character that XML forbids into every subject, and tells every subject.
     pub illegal_characters: bool,
+    /// Tells the recipients of rules by their names in the directory where they are its own, as Exchange may (routing type `EX`).
+    pub directory_names: bool,
     /// Has no `autodiscover.svc`.
     pub plain_autodiscover_only: bool,
     /// Knows streaming notifications.
@@ -56,6 +58,7 @@ impl Default for EwsOptions {
             tls: None,
             other_prefixes: false,
             illegal_characters: false,
+            directory_names: false,
             plain_autodiscover_only: false,
             notifications: true,
         }
@@ -532,6 +535,7 @@ fn ews(
         me,
         impersonates: impersonated.is_some(),
         illegal_characters: options.illegal_characters,
+        directory_names: options.directory_names,
     };
     if body.name == "m:GetStreamingEvents" {
         return Ok(String::new());

@@ -30,6 +30,7 @@ pub(super) struct Caller {
     pub(super) impersonates: bool,
     /// Puts a character that XML forbids into every subject.
     pub(super) illegal_characters: bool,
+    pub(super) directory_names: bool,
 }
 
 /// The content of the SOAP body of the answer.
@@ -77,11 +78,17 @@ pub(super) fn run(state: &mut State, caller: &Caller, request: &Element) -> Done
         "ResolveNames" => {
             let entry = request.text_of("m:UnresolvedEntry").unwrap_or_default();
             let entry = entry.trim_start_matches("smtp:").to_lowercase();
+            let own = state.mailboxes.keys().find(|address| directory_name(address) == entry);
+            let entry = own.cloned().unwrap_or(entry);
             Ok(each(&name, vec![Element::default()], |_| resolve(state, &entry)))
         }
         "GetInboxRules" => rules_of(state, caller, request).map(|address| {
             let mailbox = &state.mailboxes[&address];
-            let rules: String = mailbox.rules.iter().map(Element::write).collect();
+            let mut rules = mailbox.rules.clone();
+            if caller.directory_names {
+                rules.iter_mut().for_each(|rule| by_directory_names(state, rule));
+            }
+            let rules: String = rules.iter().map(Element::write).collect();
             let rules =
                 if rules.is_empty() { rules } else { format!("<m:InboxRules>{rules}</m:InboxRules>") };
             format!(
@@ -743,6 +750,25 @@ fn resolve(state: &State, entry: &str) -> Done<String> {
     ))
 }
 
+/// `legacyExchangeDN` of a mailbox, lower case.
+fn directory_name(address: &str) -> String {
+    let local = address.split('@').next().unwrap_or_default();
+    format!("/o=contoso/ou=exchange administrative group (fydibohf23spdlt)/cn=recipients/cn={local}")
+}
+
+fn by_directory_names(state: &State, element: &mut Element) {
+    let address = element.text_of("t:EmailAddress").unwrap_or_default().to_lowercase();
+    if element.name == "t:Address" && state.mailboxes.contains_key(&address) {
+        let leaf = |name: &str, text: String| Element { name: name.to_owned(), text, ..Element::default() };
+        element.children = vec![
+            leaf("t:Name", address.clone()),
+            leaf("t:EmailAddress", directory_name(&address)),
+            leaf("t:RoutingType", "EX".to_owned()),
+        ];
+    }
+    element.children.iter_mut().for_each(|child| by_directory_names(state, child));
+}
+
 fn rules_of(state: &State, caller: &Caller, request: &Element) -> Done<String> {
     let address =
         request.text_of("m:MailboxSmtpAddress").map_or_else(|| caller.me.clone(), str::to_lowercase);
@@ -752,7 +778,7 @@ fn rules_of(state: &State, caller: &Caller, request: &Element) -> Done<String> {
 
 /// Exchange tells an `xs:boolean` that came as `1` as `true`.
 fn canonical_booleans(element: &mut Element) {
-    if element.children.is_empty() && element.name != "t:Priority" {
+    if element.children.is_empty() && !matches!(element.name.as_str(), "t:Priority" | "t:RuleId") {
         match element.text.trim() {
             "1" => element.text = "true".to_owned(),
             "0" => element.text = "false".to_owned(),

@@ -274,7 +274,15 @@ const CODES: &[Row] = {
         Row("ErrorToFolderNotFound", K::Storage, None, MESSAGE, H::None),
         Row("ErrorSavedItemFolderNotFound", K::AccessDenied, None, MAILBOX, H::FullAccess),
         // rules
-        Row("ErrorInboxRulesValidationError", K::MessageRefused, None, None, H::None),
+        Row(
+            "ErrorInboxRulesValidationError",
+            K::MessageRefused,
+            None,
+            None,
+            H::Say(
+                "the server takes the rule for invalid: is the address of the forward mailbox one that it can deliver to?",
+            ),
+        ),
         Row(
             "ErrorOutlookRuleBlobExists",
             K::MessageRefused,

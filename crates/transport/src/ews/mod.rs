@@ -162,8 +162,8 @@ impl EwsTransport {
                 Some("where an answer is lost nobody can tell whether the message was sent"),
             )),
         }
-        let resolve = Operation::ResolveNames(&mailbox.address);
-        match session.ask_one(&resolve, "look up the sender", who).await {
+        let sender = format!("smtp:{}", mailbox.address);
+        match session.ask_one(&Operation::ResolveNames(&sender), "look up the sender", who).await {
             Ok(_) => steps.push(step(format!("the address book has {}", mailbox.address), None)),
             Err(failure)
                 if failure.code.as_deref().is_some_and(|code| code.starts_with("ErrorNameResolution")) =>

@@ -202,7 +202,13 @@ const TABLE: &[Row] = &[
         ErrorKind::Throttled,
         None,
     ),
-    row(&["ErrorInboxRulesValidationError", "ErrorInvalidRule"], ErrorKind::MessageRefused, None),
+    row(
+        &["ErrorInboxRulesValidationError", "ErrorInvalidRule"],
+        ErrorKind::MessageRefused,
+        Some(
+            "the service takes the rule for invalid: is the address of the forward mailbox one that it can deliver to?",
+        ),
+    ),
 ];
 
 /// What a status means where the code is unknown.
