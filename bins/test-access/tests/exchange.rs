@@ -576,3 +576,55 @@ async fn words_of_exchange_online_to_smtp_and_imap() {
         assert_eq!(server.heard().mismatches, Vec::<String>::new());
     }
 }
+
+/// Tokens by SASL: the application has one, and the mail system does not take it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_smtp_and_imap_do_not_take() {
+    // {"status":"400","schemes":"Bearer"}
+    let reason = "eyJzdGF0dXMiOiI0MDAiLCJzY2hlbWVzIjoiQmVhcmVyIn0=";
+    let hello = "S: 220 ready\nC: EHLO\nS: 250-mail.contoso.test\n";
+    let cases = [
+        (
+            "smtp",
+            format!("{hello}S: 250 AUTH XOAUTH2\nC: AUTH XOAUTH2\nS: 334\nC: \nS: 334 {reason}\nC: \nS: 535 5.7.3 Authentication unsuccessful"),
+            "535 5.7.3 Authentication unsuccessful",
+            "check tenant, application, scope",
+        ),
+        (
+            "plain only",
+            format!("{hello}S: 250 AUTH PLAIN LOGIN"),
+            "",
+            "an authentication type that it offers",
+        ),
+        (
+            "imap",
+            "S: * OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=XOAUTH2] ready\nC: E1 AUTHENTICATE XOAUTH2\nS: E1 NO AUTHENTICATE failed. [Error=\"LogonDenied\"]"
+                .to_owned(),
+            "LogonDenied",
+            "IMAP.AccessAsApp",
+        ),
+    ];
+    let body = r#"{"token_type":"Bearer","expires_in":3600,"access_token":"the-token"}"#;
+    let tokens = OAuthService::start(Arc::new(SystemClock)).await;
+    for (name, script, reason, hint) in cases {
+        let mut script = parse(&script);
+        script.push(Step::Close);
+        let server = ScriptedServer::start(vec![script]).await;
+        tokens.change(|b| b.next = vec![Answer::new(200).body("application/json", body.to_owned()); 4]);
+        let (way, kind) = if name == "imap" { ("Incoming", "Imap") } else { ("Outgoing", "Smtp") };
+        let mut setup = Setup::default();
+        let elements = format!(
+            "<ServerType>{kind}</ServerType><AuthenticationType>OAuth2</AuthenticationType><AccessCredentials>OtherSpecified</AccessCredentials>\
+             <Application><TenantId>{TENANT}</TenantId><ClientId>{CLIENT_ID}</ClientId><ClientSecret>file:secret</ClientSecret><Authority>{}</Authority></Application>\
+             <EmailServer>127.0.0.1</EmailServer><NetworkPort>{}</NetworkPort><TlsMode>None</TlsMode><AllowClearTextWithoutTls>true</AllowClearTextWithoutTls>",
+            tokens.authority(),
+            server.port()
+        );
+        setup.add("ann", "ann@contoso.test", way, &elements, "");
+        let row = setup.world().rows(&[], 4)("ann");
+        let found = &row[way.to_lowercase()];
+        fails(found, "authentication", reason, hint, &["connected"]);
+        assert!(!found.to_string().contains("the-token"), "{found:#}");
+        assert_eq!(server.heard().mismatches, Vec::<String>::new(), "{name}");
+    }
+}
