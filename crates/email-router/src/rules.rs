@@ -252,7 +252,7 @@ async fn one(target: &RuleTarget, wanted: &Wanted, change: bool, remove_outlook_
             return RuleOutcome::Failure {
                 fault: "configuration".to_owned(),
                 reason: reason.clone(),
-                hint: "correct the configuration; no server was asked".to_owned(),
+                hint: "correct the configuration, or name the profile of an account that may open the mailbox (--profile); no server was asked".to_owned(),
                 steps: Vec::new(),
             };
         }

@@ -84,6 +84,7 @@ async fn mailboxes_of_the_file_count_beside_those_of_the_crm() {
         let found = &row(name)["outcome"];
         assert_eq!(found["fault"], "configuration", "{found:#}");
         assert!(found["reason"].as_str().unwrap().contains(words), "{found:#}");
+        assert!(found["hint"].as_str().unwrap().contains("--profile"), "{found:#}");
     }
     assert_eq!(server.rules("ann@contoso.test").len(), 1);
     world.run(&["plan", "carla"]).with_code(1).complains("carla");
