@@ -52,12 +52,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 println!("{}: {}; messages waiting: {messages:?}", row.address, steps.join(", "));
             }
             AccessResult::Failure { fault, reason, hint, steps } => {
-                let until = if steps.is_empty() {
-                    "at once".to_owned()
-                } else {
-                    format!("after: {}", steps.join(", "))
+                let until = match steps.is_empty() {
+                    true => String::new(),
+                    false => format!(", after: {}", steps.join(", ")),
                 };
-                println!("{}: [{fault}] {reason} ({until})\n    what to do: {hint}", row.address);
+                println!("{}: [{fault}] {reason}{until}\n    what to do: {hint}", row.address);
             }
             AccessResult::NotConfigured => println!("{}: not configured", row.address),
         }
