@@ -414,7 +414,11 @@ fn answer(
     if path.starts_with("/autodiscover/") {
         return autodiscover(inner, options, &request, &path, parsed.ok());
     }
-    if path != "/ews/exchange.asmx" || request.method != "POST" {
+    if path == "/ews/exchange.asmx" && request.method != "POST" {
+        // Exchange shows its description to whoever looks
+        return Response::new(200, "text/html", "<html><title>Service</title></html>");
+    }
+    if path != "/ews/exchange.asmx" {
         return Response::new(
             404,
             "text/html",

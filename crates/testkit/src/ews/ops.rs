@@ -224,10 +224,16 @@ fn folder_xml(state: &State, address: &str, f: usize) -> String {
         .distinguished
         .map(|name| format!("<t:DistinguishedFolderId>{name}</t:DistinguishedFolderId>"))
         .unwrap_or_default();
+    let (tag, unread) = match folder.class.as_str() {
+        "IPF.Appointment" => ("CalendarFolder", String::new()),
+        "IPF.Contact" => ("ContactsFolder", String::new()),
+        "IPF.Task" => ("TasksFolder", String::new()),
+        _ => ("Folder", format!("<t:UnreadCount>{unread}</t:UnreadCount>")),
+    };
     format!(
-        "<t:Folder><t:FolderId Id=\"{}\" ChangeKey=\"AQ==\"/><t:ParentFolderId Id=\"{parent}\" ChangeKey=\"AQ==\"/>\
+        "<t:{tag}><t:FolderId Id=\"{}\" ChangeKey=\"AQ==\"/><t:ParentFolderId Id=\"{parent}\" ChangeKey=\"AQ==\"/>\
          <t:FolderClass>{}</t:FolderClass><t:DisplayName>{}</t:DisplayName><t:TotalCount>{}</t:TotalCount>\
-         <t:ChildFolderCount>{children}</t:ChildFolderCount>{distinguished}<t:UnreadCount>{unread}</t:UnreadCount></t:Folder>",
+         <t:ChildFolderCount>{children}</t:ChildFolderCount>{distinguished}{unread}</t:{tag}>",
         folder.id,
         folder.class,
         escape(&folder.name),
