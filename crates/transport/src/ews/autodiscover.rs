@@ -6,7 +6,7 @@
 //! not looked up: the router need not be a member of the domain.
 //!
 //! A name and password, or a token, is sent to nobody but over TLS; and to no other domain than the mailbox's, unless that is among the trusted domains or
-//! confirmed. The same holds for redirects to another address. There are at most [`HOPS`] requests.
+//! confirmed. The same holds for redirects to another address. There are at most 20 requests for one mailbox.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -46,7 +46,7 @@ pub struct Autodiscover {
     pub confirm: Option<Confirm>,
     /// Take the URL for the server's own network where there are two.
     pub prefer_internal: bool,
-    /// Looks up SRV records ([`NameServers`](super::NameServers)); `None`: that step is left out.
+    /// Looks up SRV records ([`NameServers`]); `None`: that step is left out.
     pub srv: Option<Arc<dyn SrvLookup>>,
     /// The longest time for one request.
     pub patience: Duration,
