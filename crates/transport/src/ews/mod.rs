@@ -6,6 +6,7 @@
 //! | [`proto`] | requests and responses without a network |
 //! | `client` | one request: place, login, version of the schema, faults |
 //! | [`autodiscover`] | finding out where the EWS of a mailbox is |
+//! | [`srv`] | looking up SRV records |
 //! | `sync` | what is in an inbox, and what is remembered of it |
 //! | `inbox` | [`Inbox`]: reading in batches, disposing |
 //! | `outgoing` | sending, and looking for what was sent |
@@ -56,11 +57,13 @@ mod outgoing;
 pub mod proto;
 mod rules;
 pub mod settings;
+pub mod srv;
 mod sync;
 
 pub use autodiscover::{Autodiscover, Confirm, SrvLookup, SrvTarget};
 pub use proto::{DeleteType, Version};
 pub use settings::{EwsSettings, Location, MailboxAccess, Sending, SentItems};
+pub use srv::NameServers;
 
 use std::fmt;
 use std::sync::Arc;
