@@ -206,7 +206,8 @@ impl Transport for EwsTransport {
     fn capability(&self) -> Capability {
         let settings = &self.client.settings;
         Capability {
-            notifies: true,
+            notifies: self.client.version() >= Version::Exchange2010Sp1,
+            resumes: true,
             receive: true,
             submit: true,
             stable_ids: true,
@@ -241,8 +242,11 @@ impl Transport for EwsTransport {
         let settings = &self.client.settings;
         let mut session = self.client.session(mailbox).await?;
         let (folder, who) = (folder_of(settings.access, "inbox", mailbox), As::reader(settings.access));
-        let stubs = sync::list(&self.memory, &mut session, folder, who, options.max_messages).await?;
-        Ok(Box::new(EwsInbox::new(session, who, options, stubs)))
+        let resume = options.resume.clone();
+        let (most, memory) = (options.max_messages, &self.memory);
+        let listed = sync::list(memory, &mut session, folder, who, most, resume.as_deref()).await?;
+        let token = listed.changed.then(|| memory.token(&session.place, mailbox)).flatten();
+        Ok(Box::new(EwsInbox::new(session, who, options, listed.stubs, token)))
     }
 
     async fn submit(&self, sender: &Mailbox, message: &Outbound, options: SubmitOptions) -> Result<Receipt> {
