@@ -51,8 +51,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
             AccessResult::Succeeded { steps, messages, .. } => {
                 println!("{}: {}; messages waiting: {messages:?}", row.address, steps.join(", "));
             }
-            AccessResult::Failure { fault, reason, hint } => {
-                println!("{}: [{fault}] {reason}\n    what to do: {hint}", row.address);
+            AccessResult::Failure { fault, reason, hint, steps } => {
+                let until = if steps.is_empty() {
+                    "at once".to_owned()
+                } else {
+                    format!("after: {}", steps.join(", "))
+                };
+                println!("{}: [{fault}] {reason} ({until})\n    what to do: {hint}", row.address);
             }
             AccessResult::NotConfigured => println!("{}: not configured", row.address),
         }

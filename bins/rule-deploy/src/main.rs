@@ -76,7 +76,7 @@ struct Deploy {
     #[arg(long, value_enum, default_value = "all")]
     condition: Condition,
     /// The name of the rule; [email-router] is put behind it.
-    #[arg(long, default_value = "Forward to CRM")]
+    #[arg(long, default_value = "Forward to CRM", value_parser = rule_name)]
     name: String,
 }
 
@@ -153,7 +153,7 @@ async fn run(cli: &Cli) -> Result<bool, email_router::Error> {
     let wanted = match order.deploy {
         None => Wanted::Removed,
         Some(deploy) => Wanted::Deployed(ForwardRule {
-            name: rule_name(&deploy.name)?,
+            name: deploy.name.clone(),
             forward_to: found.forward_to.clone(),
             condition: match deploy.condition {
                 Condition::All => RuleCondition::All,
@@ -180,12 +180,11 @@ async fn run(cli: &Cli) -> Result<bool, email_router::Error> {
     Ok(good)
 }
 
-fn rule_name(given: &str) -> Result<String, email_router::Error> {
+/// The whole name of the rule, by which it is known again.
+fn rule_name(given: &str) -> Result<String, String> {
     let name = given.trim();
     if name.is_empty() || name.chars().count() > 200 || name.chars().any(char::is_control) {
-        return Err(email_router::Error::Request(
-            "the name of the rule must have 1 to 200 characters on one line".to_owned(),
-        ));
+        return Err("the name of the rule must have 1 to 200 characters on one line".to_owned());
     }
     if name.ends_with(RULE_MARKER) {
         return Ok(name.to_owned());

@@ -27,7 +27,12 @@ pub(crate) fn rows(rows: &[RuleRow], forward_to: &EmailAddress, dry: bool, json:
             clean(&said(&row.outcome))
         )?;
         match &row.outcome {
-            RuleOutcome::Failure { hint, .. } => writeln!(out, "    what to do: {}", clean(hint))?,
+            RuleOutcome::Failure { hint, steps, .. } => {
+                for (n, step) in steps.iter().enumerate() {
+                    writeln!(out, "      {}. {}", n + 1, clean(step))?;
+                }
+                writeln!(out, "    what to do: {}", clean(hint))?;
+            }
             RuleOutcome::Planned(plan) | RuleOutcome::Done(plan) => {
                 for warning in &plan.warnings {
                     writeln!(out, "    warning: {}", clean(warning))?;
@@ -88,7 +93,8 @@ fn changes(plan: &RulePlan) -> String {
     words.join(", ")
 }
 
-/// What a server says may not move the cursor of whoever reads it.
+/// What a server says may neither move the cursor of whoever reads it nor turn the direction of the text (Unicode UAX #9).
 fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if c.is_control() || turns(c) { ' ' } else { c }).collect()
 }

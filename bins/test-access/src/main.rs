@@ -14,7 +14,7 @@ use email_router::access::{AccessResult, AccessRow, targets, test_access};
 /// log in, list; connect, secure, log in, offer the sender address and take it back.
 /// Nothing is changed on either server. Each failure says which kind it is (name resolution,
 /// refused, timeout, which TLS fault, authentication, valid on the server but not for this mailbox,
-/// refused sender, ...) and what to do.
+/// refused sender, ...), how far it came, and what to do.
 ///
 /// Exit codes: 0 everything succeeded; 1 it could not be run; 2 the command line is wrong;
 /// 3 the configuration has errors; 4 at least one check failed.
@@ -118,8 +118,11 @@ fn print(cli: &Cli, rows: &[AccessRow]) -> std::io::Result<()> {
         )?;
         for (direction, result) in [("Incoming", &row.incoming), ("Outgoing", &row.outgoing)] {
             match result {
-                AccessResult::Failure { reason, hint, .. } => {
+                AccessResult::Failure { reason, hint, steps, .. } => {
                     writeln!(out, "    {direction} Status: Failure - {}", clean(reason))?;
+                    for (n, step) in steps.iter().enumerate() {
+                        writeln!(out, "      {}. {}", n + 1, clean(step))?;
+                    }
                     writeln!(out, "    what to do: {}", clean(hint))?;
                 }
                 AccessResult::Succeeded { steps, warnings, messages } => {
@@ -139,7 +142,8 @@ fn print(cli: &Cli, rows: &[AccessRow]) -> std::io::Result<()> {
     writeln!(out, "\n{} mailboxes, {failed} with a failure", rows.len())
 }
 
-/// What a server says may not move the cursor of whoever reads it.
+/// What a server says may neither move the cursor of whoever reads it nor turn the direction of the text (Unicode UAX #9).
 fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if c.is_control() || turns(c) { ' ' } else { c }).collect()
 }

@@ -9,7 +9,7 @@ use email_router_crm::{CrmClient as _, CrmMailbox, embedded::EmbeddedCrm};
 use email_router_model::{Classified, Mailbox, MailboxKind};
 #[cfg(feature = "embedded")]
 use email_router_model::{SystemClock, SystemEntropy};
-use email_router_transport::{Access, ErrorKind, Probe, TlsFault, Transport};
+use email_router_transport::{Access, ErrorKind, Probe, ProbeStep, TlsFault, Transport};
 use futures_util::StreamExt;
 use serde::Serialize;
 
@@ -61,12 +61,14 @@ pub enum AccessResult {
     },
     /// It does not.
     Failure {
-        /// Which fault: `name-resolution`, `refused`, `timeout`, `tls-wrong-name`, `authentication`, `access-denied`, `sender-refused`, ...
+        /// Which fault: `name-resolution`, `refused`, `timeout`, `tls-wrong-name`, `authentication`, `access-denied`, `sender-refused`, `settings`, ...
         fault: String,
         /// What happened, with the server's words.
         reason: String,
         /// What to do.
         hint: String,
+        /// What was done before it, each with what is worth knowing in brackets: how far it came, and where Autodiscover asked.
+        steps: Vec<String>,
     },
 }
 
@@ -168,6 +170,7 @@ async fn one(
             reason,
             hint: "correct the configuration, or give the account that runs this what it names; nothing was tried on a server"
                 .to_owned(),
+            steps: Vec::new(),
         },
         Some(Ok(transport)) => match transport.probe(mailbox, access).await {
             Ok(Probe { steps, messages, .. }) => AccessResult::Succeeded {
@@ -179,8 +182,16 @@ async fn one(
                 fault: fault(error.kind()).to_owned(),
                 reason: error.to_string(),
                 hint: error.hint().map_or_else(|| hint(error.kind(), access).to_owned(), str::to_owned),
+                steps: error.steps().iter().map(told).collect(),
             },
         },
+    }
+}
+
+pub(crate) fn told(step: &ProbeStep) -> String {
+    match &step.warning {
+        Some(warning) => format!("{} ({warning})", step.what),
+        None => step.what.clone(),
     }
 }
 
@@ -189,10 +200,15 @@ pub(crate) fn fault(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::AccessDenied => "access-denied",
         ErrorKind::Authentication => "authentication",
+        ErrorKind::Cancelled => "cancelled",
         ErrorKind::ConnectionLost => "connection-lost",
         ErrorKind::Protocol => "protocol",
         ErrorKind::MailboxLocked => "mailbox-locked",
+        // a rule, where rules are deployed
+        ErrorKind::MessageGone => "gone",
+        ErrorKind::MessageRefused => "content-refused",
         ErrorKind::NameResolution => "name-resolution",
+        ErrorKind::RecipientsRefused => "recipients-refused",
         ErrorKind::Refused => "refused",
         ErrorKind::SenderRefused => "sender-refused",
         ErrorKind::Settings => "settings",
@@ -205,6 +221,7 @@ pub(crate) fn fault(kind: ErrorKind) -> &'static str {
         ErrorKind::Tls(TlsFault::UnknownIssuer) => "tls-unknown-issuer",
         ErrorKind::Tls(TlsFault::WrongName) => "tls-wrong-name",
         ErrorKind::Tls(_) => "tls",
+        ErrorKind::TooLarge => "too-large",
         ErrorKind::Unsupported => "unsupported",
         _ => "other",
     }

@@ -12,7 +12,7 @@ use email_router_transport::rules::{InboxRules, RulePlan, RuleState, Wanted};
 use futures_util::StreamExt as _;
 use serde::Serialize;
 
-use crate::access::{fault, hint, listed};
+use crate::access::{fault, hint, listed, told};
 use crate::assemble::Kept;
 use crate::credentials::Sources;
 use crate::{Error, registry, service};
@@ -75,6 +75,8 @@ pub enum RuleOutcome {
         reason: String,
         /// What to do.
         hint: String,
+        /// Where Exchange was looked for, where it was not found.
+        steps: Vec<String>,
     },
 }
 
@@ -102,30 +104,37 @@ pub async fn rule_targets(config: &Path, request: RuleRequest<'_>) -> Result<Rul
     let deployment = settings
         .deployment(&forward.deployment)
         .ok_or_else(|| Error::Request(format!("there is no deployment {}", forward.deployment)))?;
-    let chosen = chosen(&settings, deployment, &listed(deployment).await?, request.only)?;
+    let mut chosen = chosen(&settings, deployment, &listed(deployment).await?, request.only)?;
+    // whatever their mail is read by, if at all: their rules are reached by this one
+    for mailbox in &mut chosen {
+        mailbox.incoming_profile = Some(profile.name.clone());
+    }
     let secrets = SecretStore::new(settings.router.secret_key_file.clone());
     let served: Vec<&MailboxSettings> = chosen.iter().collect();
     let source =
         Sources::new(&settings, &secrets, &Kept::default()).of(profile, Direction::Incoming, &served);
     let rules = source.credentials.and_then(|who| registry::inbox_rules(profile, who, &secrets));
     let targets = chosen.into_iter().map(|m| {
-        let missing = source.missing.get(&m.mailbox.id).cloned();
+        let itself = (m.mailbox.address == forward.mailbox.address)
+            .then(|| "it is the forward mailbox itself: a rule there would forward to itself".to_owned());
+        let missing = itself.or_else(|| source.missing.get(&m.mailbox.id).cloned());
         RuleTarget { mailbox: m.mailbox, rules: missing.map_or_else(|| rules.clone(), Err) }
     });
     Ok(RuleTargets { forward_to: forward.mailbox.address.clone(), targets: targets.collect() })
 }
 
 fn forward_mailbox<'a>(settings: &'a Settings, named: Option<&str>) -> Result<&'a MailboxSettings, Error> {
-    let mut all = settings.mailboxes.iter().filter(|m| m.mailbox.kind == MailboxKind::Forward);
-    let found: Vec<&MailboxSettings> = match named {
-        Some(name) => all.filter(|m| service::is_called(&m.mailbox, name)).collect(),
-        None => all.by_ref().collect(),
-    };
+    // nobody reads one that is disabled
+    let all = settings.enabled_mailboxes().filter(|m| m.mailbox.kind == MailboxKind::Forward);
+    let found: Vec<&MailboxSettings> =
+        all.filter(|m| named.is_none_or(|name| service::is_called(&m.mailbox, name))).collect();
     match (found.as_slice(), named) {
         ([one], _) => Ok(one),
-        ([], Some(name)) => Err(Error::Request(format!("the configuration has no forward mailbox {name:?}"))),
+        ([], Some(name)) => {
+            Err(Error::Request(format!("the configuration has no enabled forward mailbox {name:?}")))
+        }
         ([], None) => Err(Error::Request(
-            "the configuration has no forward mailbox for rules to forward to: add a ForwardMailbox"
+            "the configuration has no enabled forward mailbox for rules to forward to: add a ForwardMailbox"
                 .to_owned(),
         )),
         (several, _) => {
@@ -168,16 +177,23 @@ fn chosen(
     for record in listed.iter().filter(|record| !record.disabled && record.kind != MailboxKind::Forward) {
         let Some(address) = record.address.clone() else { continue };
         let by_forward = record.incoming == DeliveryMethod::ForwardMailbox;
-        known.push((settings.loaded_mailbox(deployment, record.kind, &record.name, address), by_forward));
+        let loaded = settings.loaded_mailbox(deployment, record.kind, &record.name, address);
+        match known.iter_mut().find(|(m, _)| m.mailbox.id == loaded.mailbox.id) {
+            // a user and a queue of one address have one mailbox, which needs the rule once
+            Some((_, expected)) => *expected |= by_forward,
+            None => known.push((loaded, by_forward)),
+        }
     }
     let same = |name: &str| name.eq_ignore_ascii_case(&deployment.name);
-    for mailbox in settings.enabled_mailboxes().filter(|m| same(&m.deployment)) {
-        if mailbox.mailbox.kind == MailboxKind::Forward {
-            continue;
-        }
-        // what the file says of a mailbox (its password) counts beside what the CRM says
-        match known.iter_mut().find(|(m, _)| m.mailbox.id == mailbox.mailbox.id) {
-            Some((loaded, _)) => *loaded = mailbox.clone(),
+    for mailbox in settings.mailboxes.iter().filter(|m| same(&m.deployment)) {
+        let listed = known.iter().position(|(m, _)| m.mailbox.id == mailbox.mailbox.id);
+        match listed {
+            // no rule for whom rules forward to; a queue of the same address is told so
+            _ if mailbox.mailbox.kind == MailboxKind::Forward => {}
+            Some(at) if mailbox.disabled => drop(known.remove(at)),
+            // what the file says of a mailbox (its password) counts beside what the CRM says
+            Some(at) => known[at].0 = mailbox.clone(),
+            None if mailbox.disabled => {}
             None => known.push((mailbox.clone(), false)),
         }
     }
@@ -234,6 +250,7 @@ async fn one(target: &RuleTarget, wanted: &Wanted, change: bool, remove_outlook_
                 fault: "configuration".to_owned(),
                 reason: reason.clone(),
                 hint: "correct the configuration; no server was asked".to_owned(),
+                steps: Vec::new(),
             };
         }
     };
@@ -246,6 +263,7 @@ async fn one(target: &RuleTarget, wanted: &Wanted, change: bool, remove_outlook_
                 || hint(error.kind(), email_router_transport::Access::Incoming).to_owned(),
                 str::to_owned,
             ),
+            steps: error.steps().iter().map(told).collect(),
         },
     }
 }

@@ -37,7 +37,7 @@ pub trait Transport: Debug + Display + Send + Sync + 'static {
     /// Incoming: connect, secure, log in, list. Outgoing: connect, secure, log in, offer the sender address and take it back.
     ///
     /// # Errors
-    /// The first step that fails ends the probe; [`Error::kind`] tells which kind of fault it is.
+    /// The first step that fails ends the probe; [`Error::kind`] tells which kind of fault it is, [`Error::steps`] what had worked until then.
     async fn probe(&self, mailbox: &Mailbox, access: Access) -> Result<Probe>;
 
     /// Opens the mailbox for reading.

@@ -7,7 +7,7 @@ use email_router_model::{Classified, Retry, Scope};
 
 pub use email_router_model::TlsFault;
 
-use crate::RecipientResult;
+use crate::{ProbeStep, RecipientResult};
 
 /// What every fallible call of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -22,11 +22,12 @@ pub struct Error {
     kind: ErrorKind,
     retry: Retry,
     scope: Scope,
-    message: String,
-    reply: Option<String>,
     // boxed: an error travels in every result, and is kept below 128 bytes
+    message: Box<str>,
+    reply: Option<Box<str>>,
     hint: Option<Box<str>>,
     recipients: Box<[RecipientResult]>,
+    steps: Box<[ProbeStep]>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -113,10 +114,11 @@ impl Error {
             kind,
             retry,
             scope,
-            message: message.into(),
+            message: message.into().into_boxed_str(),
             reply: None,
             hint: None,
             recipients: Box::default(),
+            steps: Box::default(),
             source: None,
         }
     }
@@ -151,7 +153,7 @@ impl Error {
                 .take(500)
                 .collect::<String>()
                 .trim()
-                .to_owned(),
+                .into(),
         );
         self
     }
@@ -167,6 +169,13 @@ impl Error {
     #[must_use]
     pub fn with_recipients(mut self, recipients: Vec<RecipientResult>) -> Self {
         self.recipients = recipients.into_boxed_slice();
+        self
+    }
+
+    /// The same error with the steps that were done before it, in order; test access shows them, and so the trail of a search that found nothing.
+    #[must_use]
+    pub fn with_steps(mut self, steps: Vec<ProbeStep>) -> Self {
+        self.steps = steps.into_boxed_slice();
         self
     }
 
@@ -199,6 +208,12 @@ impl Error {
     #[must_use]
     pub fn recipients(&self) -> &[RecipientResult] {
         &self.recipients
+    }
+
+    /// What was done before it, where that was kept: in [`Transport::probe`](crate::Transport::probe), and where Exchange was looked for.
+    #[must_use]
+    pub fn steps(&self) -> &[ProbeStep] {
+        &self.steps
     }
 
     /// Whether the message may have been handed over although no answer came.

@@ -56,7 +56,7 @@ fn all_requests() -> Vec<(String, Bytes)> {
         O::DeleteItem("AAA=", DeleteType::MoveToDeletedItems),
         O::DeleteItem("AAA=", DeleteType::SoftDelete),
         O::DeleteItem("AAA=", DeleteType::HardDelete),
-        O::ResolveNames(&ann),
+        O::ResolveNames("smtp:ann@contoso.test"),
         O::GetInboxRules(None),
         O::GetInboxRules(Some(&ann)),
         O::UpdateInboxRules(None, RuleChange::Create(&all, 1), false),

@@ -270,7 +270,10 @@ pub(super) fn refused(
             let number = refusal.number.map_or_else(|| "the error".to_owned(), |n| format!("AADSTS{n}"));
             Some(format!("look {number} up in Microsoft's list of authentication error codes"))
         }
-        (None, _) => None,
+        (None, What::Passing) => Some(
+            "the token service is not well: nothing to do but wait; if it lasts, look at the state of Microsoft's services".to_owned(),
+        ),
+        (None, What::Throttled) => Some("the token service is asked too often, or not well: nothing to do but wait".to_owned()),
     };
     CredentialError {
         fault,

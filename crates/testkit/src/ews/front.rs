@@ -194,6 +194,7 @@ fn ews(
         me,
         impersonates: impersonated.is_some(),
         illegal_characters: options.illegal_characters,
+        directory_names: options.directory_names,
     };
     if body.name == "m:GetStreamingEvents" {
         return Ok(String::new());

@@ -41,6 +41,8 @@ pub struct EwsOptions {
     pub other_prefixes: bool,
     /// Puts a character that XML forbids into every subject, and tells every subject.
     pub illegal_characters: bool,
+    /// Tells the recipients of rules by their names in the directory where they are its own, as Exchange may (routing type `EX`).
+    pub directory_names: bool,
     /// Has no `autodiscover.svc`.
     pub plain_autodiscover_only: bool,
     /// Knows streaming notifications.
@@ -56,6 +58,7 @@ impl Default for EwsOptions {
             tls: None,
             other_prefixes: false,
             illegal_characters: false,
+            directory_names: false,
             plain_autodiscover_only: false,
             notifications: true,
         }
@@ -306,6 +309,14 @@ impl EwsServer {
         if let Some(mailbox) = self.lock().store.mailboxes.get_mut(&address.to_lowercase()) {
             mailbox.rules.push(rule);
         }
+    }
+
+    /// The rules of a mailbox as they are kept, each as XML.
+    #[must_use]
+    pub fn rules(&self, address: &str) -> Vec<String> {
+        let inner = self.lock();
+        let mailbox = inner.store.mailboxes.get(&address.to_lowercase());
+        mailbox.map_or_else(Vec::new, |mailbox| mailbox.rules.iter().map(Element::write).collect())
     }
 
     /// What was sent.

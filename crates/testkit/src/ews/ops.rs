@@ -32,6 +32,7 @@ pub(super) struct Caller {
     pub(super) impersonates: bool,
     /// Puts a character that XML forbids into every subject.
     pub(super) illegal_characters: bool,
+    pub(super) directory_names: bool,
 }
 
 /// The content of the SOAP body of the answer.
@@ -79,11 +80,17 @@ pub(super) fn run(state: &mut State, caller: &Caller, request: &Element) -> Done
         "ResolveNames" => {
             let entry = request.text_of("m:UnresolvedEntry").unwrap_or_default();
             let entry = entry.trim_start_matches("smtp:").to_lowercase();
+            let own = state.mailboxes.keys().find(|address| directory_name(address) == entry);
+            let entry = own.cloned().unwrap_or(entry);
             Ok(each(&name, vec![Element::default()], |_| resolve(state, &entry)))
         }
         "GetInboxRules" => rules_of(state, caller, request).map(|address| {
             let mailbox = &state.mailboxes[&address];
-            let rules: String = mailbox.rules.iter().map(Element::write).collect();
+            let mut rules = mailbox.rules.clone();
+            if caller.directory_names {
+                rules.iter_mut().for_each(|rule| by_directory_names(state, rule));
+            }
+            let rules: String = rules.iter().map(Element::write).collect();
             let rules =
                 if rules.is_empty() { rules } else { format!("<m:InboxRules>{rules}</m:InboxRules>") };
             format!(
@@ -559,4 +566,23 @@ fn resolve(state: &State, entry: &str) -> Done<String> {
         "<m:ResolutionSet TotalItemsInView=\"1\" IncludesLastItemInRange=\"true\"><t:Resolution><t:Mailbox><t:Name>{entry}</t:Name>\
          <t:EmailAddress>{entry}</t:EmailAddress><t:RoutingType>SMTP</t:RoutingType><t:MailboxType>Mailbox</t:MailboxType></t:Mailbox></t:Resolution></m:ResolutionSet>"
     ))
+}
+
+/// `legacyExchangeDN` of a mailbox, lower case.
+pub(super) fn directory_name(address: &str) -> String {
+    let local = address.split('@').next().unwrap_or_default();
+    format!("/o=contoso/ou=exchange administrative group (fydibohf23spdlt)/cn=recipients/cn={local}")
+}
+
+pub(super) fn by_directory_names(state: &State, element: &mut Element) {
+    let address = element.text_of("t:EmailAddress").unwrap_or_default().to_lowercase();
+    if element.name == "t:Address" && state.mailboxes.contains_key(&address) {
+        let leaf = |name: &str, text: String| Element { name: name.to_owned(), text, ..Element::default() };
+        element.children = vec![
+            leaf("t:Name", address.clone()),
+            leaf("t:EmailAddress", directory_name(&address)),
+            leaf("t:RoutingType", "EX".to_owned()),
+        ];
+    }
+    element.children.iter_mut().for_each(|child| by_directory_names(state, child));
 }

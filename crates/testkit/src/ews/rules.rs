@@ -16,7 +16,7 @@ pub(super) fn rules_of(state: &State, caller: &Caller, request: &Element) -> Don
 
 /// Exchange tells an `xs:boolean` that came as `1` as `true`.
 fn canonical_booleans(element: &mut Element) {
-    if element.children.is_empty() && element.name != "t:Priority" {
+    if element.children.is_empty() && !matches!(element.name.as_str(), "t:Priority" | "t:RuleId") {
         match element.text.trim() {
             "1" => element.text = "true".to_owned(),
             "0" => element.text = "false".to_owned(),

@@ -403,18 +403,14 @@ impl<'a> Search<'a> {
         self.steps.push(ProbeStep { what, warning: warning.map(str::to_owned) });
     }
 
-    /// The trail, for whoever sees the error alone.
-    fn trail(&self) -> String {
-        let steps = self.steps.iter().enumerate().map(|(n, step)| match &step.warning {
-            Some(warning) => format!("{}. {} ({warning})", n + 1, step.what),
-            None => format!("{}. {}", n + 1, step.what),
-        });
-        steps.collect::<Vec<_>>().join("; ")
-    }
-
     fn login_refused(&self) -> Error {
         let text = format!("autodiscover: the login of {} is refused", self.identity.account());
-        Error::new(ErrorKind::Authentication, text).with_hint(format!("asked were: {}", self.trail()))
+        Error::new(ErrorKind::Authentication, text)
+            .with_hint(
+                "check name and password, and whether the server offers this authentication type; no other was asked, since that locks accounts; \
+                 test access shows which servers were",
+            )
+            .with_steps(self.steps.clone())
     }
 
     fn nothing(&self, address: &EmailAddress) -> Error {
@@ -427,10 +423,12 @@ impl<'a> Search<'a> {
         } else {
             Error::new(ErrorKind::Settings, text)
         };
-        error.with_hint(format!(
-            "set the URL of Exchange Web Services by hand, or see to it that one of these answers: {}",
-            self.trail()
-        ))
+        error
+            .with_hint(
+                "set the URL of Exchange Web Services by hand (ExchangeWebServicesUrl), or see to it that one of the places that were asked answers; \
+                 test access shows them step by step",
+            )
+            .with_steps(self.steps.clone())
     }
 }
 

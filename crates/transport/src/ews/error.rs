@@ -274,7 +274,15 @@ const CODES: &[Row] = {
         Row("ErrorToFolderNotFound", K::Storage, None, MESSAGE, H::None),
         Row("ErrorSavedItemFolderNotFound", K::AccessDenied, None, MAILBOX, H::FullAccess),
         // rules
-        Row("ErrorInboxRulesValidationError", K::MessageRefused, None, None, H::None),
+        Row(
+            "ErrorInboxRulesValidationError",
+            K::MessageRefused,
+            None,
+            None,
+            H::Say(
+                "the server takes the rule for invalid: is the address of the forward mailbox one that it can deliver to?",
+            ),
+        ),
         Row(
             "ErrorOutlookRuleBlobExists",
             K::MessageRefused,
@@ -339,16 +347,7 @@ fn hint(about: &About<'_>, help: Help) -> Option<String> {
             "the account {account} needs Full Access to the mailbox: \
              Add-MailboxPermission -Identity {mailbox} -User {account} -AccessRights FullAccess"
         ),
-        Help::SendAs if about.online => format!(
-            "the account {account} needs the right to send as the mailbox: \
-             Add-RecipientPermission -Identity {mailbox} -Trustee {account} -AccessRights SendAs; for \"on behalf of\": \
-             Set-Mailbox -Identity {mailbox} -GrantSendOnBehalfTo {account}"
-        ),
-        Help::SendAs => format!(
-            "the account {account} needs the right to send as the mailbox: \
-             Add-ADPermission -Identity {mailbox} -User {account} -ExtendedRights \"Send As\"; for \"on behalf of\": \
-             Set-Mailbox -Identity {mailbox} -GrantSendOnBehalfTo {account}"
-        ),
+        Help::SendAs => format!("{}; or, for \"on behalf of\", {}", send_as(about), send_on_behalf(about)),
         Help::Impersonation => format!(
             "the account {account} needs the role of impersonation: \
              New-ManagementRoleAssignment -Role ApplicationImpersonation -User {account}"
@@ -358,6 +357,26 @@ fn hint(about: &About<'_>, help: Help) -> Option<String> {
         }
         Help::Quota => format!("the mailbox {mailbox} is full: make room, or raise its quota"),
     })
+}
+
+/// How the right Send As is given.
+pub(super) fn send_as(about: &About<'_>) -> String {
+    let (mailbox, account) = (about.mailbox, about.account);
+    let command = if about.online {
+        format!("Add-RecipientPermission -Identity {mailbox} -Trustee {account} -AccessRights SendAs")
+    } else {
+        format!("Add-ADPermission -Identity {mailbox} -User {account} -ExtendedRights \"Send As\"")
+    };
+    format!("the account {account} needs the right to send as the mailbox: {command}")
+}
+
+/// How the right Send on Behalf is given, to others who have it already beside.
+pub(super) fn send_on_behalf(about: &About<'_>) -> String {
+    let (mailbox, account) = (about.mailbox, about.account);
+    format!(
+        "the account {account} needs the right to send on behalf of the mailbox: \
+         Set-Mailbox -Identity {mailbox} -GrantSendOnBehalfTo @{{Add=\"{account}\"}}"
+    )
 }
 
 /// The error for an answer that is no SOAP: an error page, a login form. `words` is its title or beginning.

@@ -78,7 +78,7 @@ use crate::{
     Access, Capability, Inbox, Outbound, Probe, ProbeStep, Receipt, ReceiveOptions, Result, SubmitOptions,
     Transport,
 };
-use client::{As, Client, Session};
+use client::{As, Client, Failure, Session};
 use inbox::EwsInbox;
 use proto::{Folder, Operation};
 use sync::Memory;
@@ -115,13 +115,27 @@ impl EwsTransport {
         (steps, session.map(|session| session.url().clone()))
     }
 
+    /// Test access, with what it did; tells how many messages wait.
+    async fn look(
+        &self,
+        mailbox: &Mailbox,
+        access: Access,
+        steps: &mut Vec<ProbeStep>,
+    ) -> Result<Option<u64>> {
+        let mut session = self.client.session_with(mailbox, steps).await?;
+        match access {
+            Access::Incoming => self.probe_incoming(&mut session, steps).await,
+            Access::Outgoing => self.probe_outgoing(&mut session, steps).await.map(|()| None),
+        }
+    }
+
     async fn probe_incoming(&self, session: &mut Session, steps: &mut Vec<ProbeStep>) -> Result<Option<u64>> {
         let settings = self.client.settings.clone();
         let (mailbox, who) = (session.identity.mailbox.clone(), As::reader(settings.access));
         let folder = folder_of(settings.access, "inbox", &mailbox);
-        let answer = session.ask_one(&Operation::GetFolder(folder), "open the inbox", who).await?;
+        let opened = session.ask_one(&Operation::GetFolder(folder), "open the inbox", who).await;
+        let answer = self.answered(session, steps, opened)?;
         let count = answer.folders().first().and_then(|(_, count)| *count);
-        self.answered(session, steps);
         let how = match settings.access {
             MailboxAccess::Own => "as its own mailbox",
             MailboxAccess::FullAccess => "with Full Access",
@@ -141,8 +155,9 @@ impl EwsTransport {
         let (mailbox, who) = (session.identity.mailbox.clone(), outgoing::sender(settings.sending));
         let copies = outgoing::copies(settings.sending, settings.sent_items, &mailbox);
         let folder = copies.unwrap_or(Folder::Distinguished("msgfolderroot", None));
-        session.ask_one(&Operation::GetFolder(folder), "open the folder of sent messages", who).await?;
-        self.answered(session, steps);
+        let doing = "open the folder of sent messages";
+        let opened = session.ask_one(&Operation::GetFolder(folder), doing, who).await;
+        self.answered(session, steps, opened)?;
         match copies {
             Some(_) => steps.push(step("opened Sent Items".to_owned(), None)),
             None => steps.push(step(
@@ -150,8 +165,8 @@ impl EwsTransport {
                 Some("where an answer is lost nobody can tell whether the message was sent"),
             )),
         }
-        let resolve = Operation::ResolveNames(&mailbox.address);
-        match session.ask_one(&resolve, "look up the sender", who).await {
+        let sender = format!("smtp:{}", mailbox.address);
+        match session.ask_one(&Operation::ResolveNames(&sender), "look up the sender", who).await {
             Ok(_) => steps.push(step(format!("the address book has {}", mailbox.address), None)),
             Err(failure)
                 if failure.code.as_deref().is_some_and(|code| code.starts_with("ErrorNameResolution")) =>
@@ -164,31 +179,48 @@ impl EwsTransport {
         let (what, warning) = match settings.sending {
             Sending::Own => (
                 "sends from the account's own mailbox",
-                "that the mailbox is the account's own shows only when something is sent",
+                "that the mailbox is the account's own shows only when something is sent".to_owned(),
             ),
             Sending::OnBehalfOf => (
                 "sends on behalf of the mailbox",
-                "the right Send on Behalf shows only when something is sent",
+                format!(
+                    "the right Send on Behalf shows only when something is sent; {}",
+                    error::send_on_behalf(&session.about())
+                ),
             ),
-            Sending::SendAs => {
-                ("sends as the mailbox", "the right Send As shows only when something is sent")
-            }
+            Sending::SendAs => (
+                "sends as the mailbox",
+                format!(
+                    "the right Send As shows only when something is sent; {}",
+                    error::send_as(&session.about())
+                ),
+            ),
             Sending::Impersonation => {
                 steps.push(step("may act as the mailbox".to_owned(), None));
                 return Ok(());
             }
         };
-        steps.push(step(what.to_owned(), Some(warning)));
+        steps.push(step(what.to_owned(), Some(&warning)));
         Ok(())
     }
 
-    fn answered(&self, session: &Session, steps: &mut Vec<ProbeStep>) {
+    /// The first answer of a server: who is refused by a response code has logged in.
+    fn answered<T>(
+        &self,
+        session: &Session,
+        steps: &mut Vec<ProbeStep>,
+        answer: Result<T, Failure>,
+    ) -> Result<T> {
+        if let Err(Failure { error, code: None, .. }) = answer {
+            return Err(error);
+        }
         let server = self.client.server().map_or_else(String::new, |server| format!(", Exchange {server}"));
         let version = self.client.version();
         steps.push(step(format!("connected to {}{server}, schema {version}", session.place), None));
         let insecure = session.url().scheme() != "https";
         let warning = insecure.then_some("the login was sent without TLS");
         steps.push(step(format!("logged in with {}", self.client.settings.scheme), warning));
+        Ok(answer?)
     }
 }
 
@@ -227,15 +259,10 @@ impl Transport for EwsTransport {
         // test access asks anew where the mailbox is
         self.client.forget(mailbox);
         let mut steps = Vec::new();
-        let mut session = self.client.session_with(mailbox, &mut steps).await?;
-        let messages = match access {
-            Access::Incoming => self.probe_incoming(&mut session, &mut steps).await?,
-            Access::Outgoing => {
-                self.probe_outgoing(&mut session, &mut steps).await?;
-                None
-            }
-        };
-        Ok(Probe { steps, messages })
+        match self.look(mailbox, access, &mut steps).await {
+            Ok(messages) => Ok(Probe { steps, messages }),
+            Err(error) => Err(error.with_steps(steps)),
+        }
     }
 
     async fn receive(&self, mailbox: &Mailbox, options: ReceiveOptions) -> Result<Box<dyn Inbox>> {

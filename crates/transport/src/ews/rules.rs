@@ -1,5 +1,7 @@
 //! Inbox rules by `GetInboxRules` and `UpdateInboxRules`.
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 use email_router_model::{EmailAddress, Mailbox};
 
@@ -12,6 +14,9 @@ use super::settings::MailboxAccess;
 use crate::rules::{ForwardRule, InboxRules, RULE_MARKER, RuleCondition, RuleListing};
 use crate::{Error, ErrorKind, Result};
 
+/// So many recipients of one mailbox's rules are looked up at the most.
+const MOST_LOOKUPS: usize = 50;
+
 /// Whose rules a request names: an account that reaches another's mailbox has to say so.
 fn whose(session: &Session) -> Option<EmailAddress> {
     let full = session.client.settings.access == MailboxAccess::FullAccess;
@@ -22,7 +27,36 @@ async fn listing(session: &mut Session) -> Result<(RuleListing, Vec<u32>)> {
     let (mailbox, who) = (whose(session), As::reader(session.client.settings.access));
     let get = Operation::GetInboxRules(mailbox.as_ref());
     let answer = session.ask_one(&get, "read the inbox rules", who).await?;
-    Ok(read::listing(&answer))
+    let (mut listing, priorities) = read::listing(&answer);
+    resolve(session, &mut listing).await?;
+    Ok((listing, priorities))
+}
+
+/// Puts addresses of mail in the place of directory names, as far as the address book knows them.
+async fn resolve(session: &mut Session, listing: &mut RuleListing) -> Result<()> {
+    let who = As::reader(session.client.settings.access);
+    let mut known: HashMap<String, Option<String>> = HashMap::new();
+    for to in listing.rules.iter_mut().flat_map(|rule| &mut rule.forwards_to) {
+        if !read::is_directory_name(to) {
+            continue;
+        }
+        if !known.contains_key(to) {
+            if known.len() == MOST_LOOKUPS {
+                continue;
+            }
+            let found = match session.ask_one(&Operation::ResolveNames(to), "look up a recipient", who).await
+            {
+                Ok(answer) => read::resolved(&answer),
+                Err(Failure { code: Some(code), .. }) if code.starts_with("ErrorNameResolution") => None,
+                Err(failure) => return Err(failure.error),
+            };
+            known.insert(to.clone(), found);
+        }
+        if let Some(Some(address)) = known.get(to) {
+            to.clone_from(address);
+        }
+    }
+    Ok(())
 }
 
 /// Makes one change. `Ok(Err(_))`: the server's answer to a change it refuses.

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use email_router_model::{Retry, Scope};
+use email_router_model::{Mailbox, Retry, Scope};
 
 use super::proto::Malformed;
 use super::proto::fault::Fault;
+use super::settings::SendAccess;
 use crate::{Error, ErrorKind};
 
 /// What was being done; decides which permission is missing, and what "not found" means.
@@ -73,6 +74,25 @@ const fn row(codes: &'static [&'static str], kind: ErrorKind, hint: Option<&'sta
 
 const NO_MAILBOX: &str = "check the address; the mailbox must exist in this tenant, have an Exchange Online licence, and not be hidden behind another cloud";
 const SEND_RIGHT: &str = "grant the right on the sender's mailbox: Add-RecipientPermission <mailbox> -AccessRights SendAs -Trustee <account>, or Set-Mailbox <mailbox> -GrantSendOnBehalfTo @{Add=\"<account>\"}";
+
+/// What test access cannot see of sending through another mailbox, and how the right is given.
+pub(super) fn sending_right(access: &SendAccess, sender: &Mailbox) -> Option<(String, String)> {
+    let sender = &sender.address;
+    let (what, right, command) = match access {
+        SendAccess::Mailbox => return None,
+        SendAccess::SendAs(account) => (
+            format!("{account} sends as the mailbox"),
+            "Send As",
+            format!("Add-RecipientPermission -Identity {sender} -Trustee {account} -AccessRights SendAs"),
+        ),
+        SendAccess::OnBehalf(account) => (
+            format!("{account} sends on behalf of the mailbox"),
+            "Send on Behalf",
+            format!("Set-Mailbox -Identity {sender} -GrantSendOnBehalfTo @{{Add=\"{account}\"}}"),
+        ),
+    };
+    Some((what, format!("the right {right} shows only when something is sent; it is given with {command}")))
+}
 
 const TABLE: &[Row] = &[
     row(
@@ -182,7 +202,13 @@ const TABLE: &[Row] = &[
         ErrorKind::Throttled,
         None,
     ),
-    row(&["ErrorInboxRulesValidationError", "ErrorInvalidRule"], ErrorKind::MessageRefused, None),
+    row(
+        &["ErrorInboxRulesValidationError", "ErrorInvalidRule"],
+        ErrorKind::MessageRefused,
+        Some(
+            "the service takes the rule for invalid: is the address of the forward mailbox one that it can deliver to?",
+        ),
+    ),
 ];
 
 /// What a status means where the code is unknown.

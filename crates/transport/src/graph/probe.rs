@@ -5,7 +5,7 @@ use email_router_model::Mailbox;
 use serde_json::Value;
 
 use super::client::{Ask, Client};
-use super::error::Stage;
+use super::error::{self, Stage};
 use super::proto::claims::Claims;
 use crate::contract::{Access, Probe, ProbeStep};
 use crate::{Error, ErrorKind, Result};
@@ -13,17 +13,25 @@ use crate::{Error, ErrorKind, Result};
 /// The steps of one direction. `client` is the mailbox to be read, or the account that hands over.
 pub(super) async fn probe(client: &Client, mailbox: &Mailbox, access: Access) -> Result<Probe> {
     let mut steps = Vec::new();
+    match look(client, mailbox, access, &mut steps).await {
+        Ok(messages) => Ok(Probe { steps, messages }),
+        Err(error) => Err(error.with_steps(steps)),
+    }
+}
+
+async fn look(
+    client: &Client,
+    mailbox: &Mailbox,
+    access: Access,
+    steps: &mut Vec<ProbeStep>,
+) -> Result<Option<u64>> {
     let login = client.login().await?;
     let claims = login.credentials.token().and_then(Claims::read).unwrap_or_default();
     steps.push(token_step(client, &claims));
-    let messages = match access {
-        Access::Incoming => Some(incoming(client, &claims, &mut steps).await?),
-        Access::Outgoing => {
-            outgoing(client, mailbox, &claims, &mut steps).await?;
-            None
-        }
-    };
-    Ok(Probe { steps, messages })
+    match access {
+        Access::Incoming => incoming(client, &claims, steps).await.map(Some),
+        Access::Outgoing => outgoing(client, mailbox, &claims, steps).await.map(|()| None),
+    }
 }
 
 fn token_step(client: &Client, claims: &Claims) -> ProbeStep {
@@ -87,6 +95,7 @@ async fn outgoing(
     };
     steps.push(ProbeStep { what: "opened Sent Items".to_owned(), warning: sent });
     let large = !claims.has_permissions() || claims.allows(&["Mail.ReadWrite"]);
+    let right = error::sending_right(&client.settings().send_access, mailbox);
     let warning = match (claims.has_permissions(), large) {
         (false, _) => Some(
             "the permissions in the token cannot be seen; whether it may send shows at the first message",
@@ -95,6 +104,9 @@ async fn outgoing(
         (true, true) => None,
     };
     steps.push(ProbeStep { what: "may send".to_owned(), warning: warning.map(str::to_owned) });
+    if let Some((what, warning)) = right {
+        steps.push(ProbeStep { what, warning: Some(warning) });
+    }
     Ok(())
 }
 

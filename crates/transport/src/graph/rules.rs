@@ -157,6 +157,9 @@ fn rule_of(id: String, entry: &Value) -> InboxRule {
         does_more: flag("isReadOnly").unwrap_or(false)
             || actions.iter().any(|(name, _)| name.as_str() != "forwardAsAttachmentTo")
             || !set(entry.get("exceptions")).is_empty(),
+        stops: actions
+            .iter()
+            .any(|(name, value)| name.as_str() == "stopProcessingRules" && value.as_bool() == Some(true)),
     }
 }
 
@@ -227,6 +230,7 @@ mod tests {
                 (condition, more, error, enabled),
                 "{entry}"
             );
+            assert_eq!(rule.stops, entry["actions"]["stopProcessingRules"] == true, "{entry}");
         }
         let strange = rule_of("1".to_owned(), &json!({"displayName": 5, "actions": [], "conditions": "x"}));
         assert!(strange.name.is_empty() && strange.forwards_to.is_empty());

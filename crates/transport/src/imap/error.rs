@@ -47,7 +47,7 @@ pub(super) fn refused(place: &str, stage: Stage, command: &str, condition: &Cond
     let temporary = || scoped(said(K::Throttled, format!("{place} cannot answer {command} now")));
     let denied = || {
         let error = said(K::AccessDenied, format!("{place} does not let us into this mailbox"));
-        let error = error.with_hint(login_hint(&condition.text).unwrap_or(
+        let error = error.with_hint(login_hint(&condition.words()).unwrap_or(
             "ask the server's administrator: the account may be disabled, not enabled for IMAP, or lack the right to this mailbox or folder",
         ));
         match stage {
@@ -57,7 +57,7 @@ pub(super) fn refused(place: &str, stage: Stage, command: &str, condition: &Cond
     };
     let wrong_password = || {
         said(K::Authentication, format!("{place} refused the login"))
-            .with_hint(login_hint(&condition.text).unwrap_or("check user name and password; some servers want an application password or IMAP enabled for the account"))
+            .with_hint(login_hint(&condition.words()).unwrap_or("check user name and password; some servers want an application password or IMAP enabled for the account"))
     };
     let locked = || {
         scoped(said(K::MailboxLocked, format!("{place}: another session has the mailbox open")))

@@ -118,6 +118,33 @@ impl ImapTransport {
         let selected = session.select(folder, writing).await?;
         Ok((session, selected))
     }
+
+    /// Test access, with what it did; tells how many messages wait.
+    async fn look(&self, mailbox: &Mailbox, steps: &mut Vec<ProbeStep>) -> Result<u64> {
+        let (mut session, selected) = self.open(mailbox, false, steps).await?;
+        step(steps, &format!("opened {} for reading", self.settings.folder), None);
+        let count = match selected.exists {
+            0 => 0,
+            _ => {
+                let command = Command::SearchPresent(session.capabilities.esearch());
+                listing::search(&mut session, &command).await?.len()
+            }
+        };
+        let mut warnings = Vec::new();
+        if !session.capabilities.uidplus() {
+            warnings.push(
+                "the server has no UIDPLUS: deleted messages are removed only when nobody else has marked one as deleted",
+            );
+        }
+        if !session.capabilities.idle() {
+            warnings.push("the server has no IDLE: new mail is found by polling");
+        }
+        let warning = (!warnings.is_empty()).then(|| warnings.join("; "));
+        step(steps, &format!("listed {count} messages"), warning.as_deref());
+        session.log_out().await?;
+        step(steps, "ended the session without a change", None);
+        Ok(count as u64)
+    }
 }
 
 #[async_trait]
@@ -160,29 +187,10 @@ impl Transport for ImapTransport {
             return Err(unsupported(self, "send messages"));
         }
         let mut steps = Vec::new();
-        let (mut session, selected) = self.open(mailbox, false, &mut steps).await?;
-        step(&mut steps, &format!("opened {} for reading", self.settings.folder), None);
-        let count = match selected.exists {
-            0 => 0,
-            _ => {
-                let command = Command::SearchPresent(session.capabilities.esearch());
-                listing::search(&mut session, &command).await?.len()
-            }
-        };
-        let mut warnings = Vec::new();
-        if !session.capabilities.uidplus() {
-            warnings.push(
-                "the server has no UIDPLUS: deleted messages are removed only when nobody else has marked one as deleted",
-            );
+        match self.look(mailbox, &mut steps).await {
+            Ok(count) => Ok(Probe { steps, messages: Some(count) }),
+            Err(error) => Err(error.with_steps(steps)),
         }
-        if !session.capabilities.idle() {
-            warnings.push("the server has no IDLE: new mail is found by polling");
-        }
-        let warning = (!warnings.is_empty()).then(|| warnings.join("; "));
-        step(&mut steps, &format!("listed {count} messages"), warning.as_deref());
-        session.log_out().await?;
-        step(&mut steps, "ended the session without a change", None);
-        Ok(Probe { steps, messages: Some(count as u64) })
     }
 
     async fn receive(&self, mailbox: &Mailbox, options: ReceiveOptions) -> Result<Box<dyn Inbox>> {

@@ -59,6 +59,15 @@ pub(crate) fn login_hint(words: &str) -> Option<&'static str> {
     HINTS.iter().find(|(known, _)| known.iter().any(|w| words.contains(w))).map(|(_, hint)| *hint)
 }
 
+/// What a person can do where the account may not send as an address: the words of Exchange, at MAIL or behind the data.
+pub(crate) fn send_as_hint(words: &str) -> Option<&'static str> {
+    const WORDS: [&str; 3] = ["sendasdenied", "5.7.60", "not have permissions to send as this sender"];
+    let words = words.to_ascii_lowercase();
+    WORDS.iter().any(|known| words.contains(known)).then_some(
+        "the account that logs in needs the right Send As on the sender's mailbox: Add-RecipientPermission -Identity <mailbox> -Trustee <account> -AccessRights SendAs (Exchange Online), Add-ADPermission -Identity <mailbox> -User <account> -ExtendedRights \"Send As\" (Exchange Server)",
+    )
+}
+
 /// What a person can do where no way to log in was found.
 pub(crate) fn no_mechanism_hint(why: &PickError) -> Option<&'static str> {
     match why {
@@ -164,6 +173,16 @@ mod tests {
             );
         }
         assert_eq!(login_hint("535 5.7.8 wrong password"), None);
+        for words in [
+            "550 5.7.60 SMTP; Client does not have permissions to send as this sender",
+            "554 5.2.252 SendAsDenied; svc@contoso.test not allowed to send as ann@contoso.test",
+        ] {
+            assert!(
+                send_as_hint(words).is_some_and(|hint| hint.contains("Add-RecipientPermission")),
+                "{words}"
+            );
+        }
+        assert_eq!(send_as_hint("550 5.7.1 no"), None);
     }
 
     #[test]

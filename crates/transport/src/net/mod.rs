@@ -24,7 +24,7 @@ pub use email_router_auth::{CredentialError, CredentialSource, Credentials, Shar
 pub(crate) use email_router_model::Redactor;
 #[cfg(feature = "kerberos")]
 pub use kerberos::{KerberosSettings, KerberosSource};
-pub(crate) use login::{LoginAttempt, login_hint, no_mechanism_hint};
+pub(crate) use login::{LoginAttempt, login_hint, no_mechanism_hint, send_as_hint};
 pub use stream::Stream;
 pub use tls::TlsConnector;
 pub use wire::{READ_BUFFER, Wire};

@@ -62,7 +62,7 @@ pub(super) fn refused(
     };
     let denied = || {
         let error = said(K::AccessDenied, format!("{place} does not let us into this mailbox"))
-            .with_hint(login_hint(&status.text).unwrap_or(
+            .with_hint(login_hint(&status.words()).unwrap_or(
             "ask the server's administrator: the account may be disabled, not enabled for POP3, or damaged",
         ));
         match stage {
@@ -73,7 +73,7 @@ pub(super) fn refused(
     };
     let wrong_password = || {
         said(K::Authentication, format!("{place} refused the login"))
-            .with_hint(login_hint(&status.text).unwrap_or(
+            .with_hint(login_hint(&status.words()).unwrap_or(
                 "check user name and password; some servers want an application password or POP3 enabled for the account",
             ))
     };

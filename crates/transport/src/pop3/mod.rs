@@ -101,6 +101,32 @@ impl Pop3Transport {
             });
         }
     }
+
+    /// Test access, with what it did; tells how many messages wait.
+    async fn look(&self, mailbox: &Mailbox, steps: &mut Vec<ProbeStep>) -> Result<u64> {
+        let mut session = self.log_in(mailbox, steps).await?;
+        let listing = session.list().await?;
+        let count = listing.entries.len();
+        let mut warnings = Vec::new();
+        if !listing.unique_ids {
+            warnings.push("the server has no unique-ids (UIDL): messages are told apart by digests");
+        }
+        if session.capabilities.known && !session.capabilities.top {
+            warnings.push("the server has no TOP: large messages are read whole before the filter decides");
+        }
+        if session.capabilities.login_delay.is_some() {
+            warnings
+                .push("the server wants a pause between logins (LOGIN-DELAY): poll no more often than that");
+        }
+        steps.push(ProbeStep {
+            what: format!("listed {count} messages"),
+            warning: (!warnings.is_empty()).then(|| warnings.join("; ")),
+        });
+        let (status, _) = session.ask(Command::Quit).await?;
+        expect_ok(&session, "QUIT", &status)?;
+        steps.push(ProbeStep { what: "ended the session without a change".to_owned(), warning: None });
+        Ok(count as u64)
+    }
 }
 
 #[async_trait]
@@ -122,28 +148,10 @@ impl Transport for Pop3Transport {
             return Err(unsupported(self, "send messages"));
         }
         let mut steps = Vec::new();
-        let mut session = self.log_in(mailbox, &mut steps).await?;
-        let listing = session.list().await?;
-        let count = listing.entries.len();
-        let mut warnings = Vec::new();
-        if !listing.unique_ids {
-            warnings.push("the server has no unique-ids (UIDL): messages are told apart by digests");
+        match self.look(mailbox, &mut steps).await {
+            Ok(count) => Ok(Probe { steps, messages: Some(count) }),
+            Err(error) => Err(error.with_steps(steps)),
         }
-        if session.capabilities.known && !session.capabilities.top {
-            warnings.push("the server has no TOP: large messages are read whole before the filter decides");
-        }
-        if session.capabilities.login_delay.is_some() {
-            warnings
-                .push("the server wants a pause between logins (LOGIN-DELAY): poll no more often than that");
-        }
-        steps.push(ProbeStep {
-            what: format!("listed {count} messages"),
-            warning: (!warnings.is_empty()).then(|| warnings.join("; ")),
-        });
-        let (status, _) = session.ask(Command::Quit).await?;
-        expect_ok(&session, "QUIT", &status)?;
-        steps.push(ProbeStep { what: "ended the session without a change".to_owned(), warning: None });
-        Ok(Probe { steps, messages: Some(count as u64) })
     }
 
     async fn receive(&self, mailbox: &Mailbox, options: ReceiveOptions) -> Result<Box<dyn Inbox>> {

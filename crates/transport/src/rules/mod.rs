@@ -85,6 +85,8 @@ pub struct InboxRule {
     pub condition: RuleCondition,
     /// It does other things beside, or has exceptions.
     pub does_more: bool,
+    /// What it applies to is shown to no rule behind it ("stop processing more rules").
+    pub stops: bool,
 }
 
 impl InboxRule {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{ForwardRule, InboxRule, InboxRules, RuleListing};
+use super::{ForwardRule, InboxRule, InboxRules, RuleCondition, RuleListing};
 use crate::{ErrorKind, Result};
 use email_router_model::Mailbox;
 
@@ -25,7 +25,7 @@ pub enum RuleState {
     Missing,
     /// There is a rule of ours, and it is another one: other target, switched off, changed by hand, or more than one.
     Different,
-    /// Somebody else's rule forwards to the same mailbox already; one of ours beside it would forward everything twice.
+    /// Somebody else's rule forwards all that is wanted to the same mailbox already; one of ours beside it would forward everything twice.
     ForwardedByAnother,
     /// There is a rule of ours, and none is wanted.
     Present,
@@ -84,11 +84,8 @@ impl RulePlan {
                 warnings.push(format!("the server could not carry out {:?}", rule.name));
             }
         }
-        if state == RuleState::ForwardedByAnother {
-            warnings.push(
-                "a rule that is not of this program forwards to the forward mailbox; delete it by hand, or leave it as it is"
-                    .to_owned(),
-            );
+        if let Wanted::Deployed(rule) = wanted {
+            warnings.extend(neighbours(listing, rule, state));
         }
         Self { state, changes, present, warnings }
     }
@@ -139,12 +136,8 @@ fn delete(rule: &InboxRule) -> RuleChange {
 /// One rule of ours stays or is created, all others of ours go.
 fn deploy(ours: &[&InboxRule], listing: &RuleListing, wanted: &ForwardRule) -> (RuleState, Vec<RuleChange>) {
     let met = ours.iter().position(|rule| wanted.is_met_by(rule));
-    let target = wanted.forward_to.as_str();
-    let by_another = |rule: &InboxRule| {
-        !rule.is_ours() && rule.enabled && rule.forwards_to.iter().any(|to| to.eq_ignore_ascii_case(target))
-    };
     if ours.is_empty() {
-        return match listing.rules.iter().any(by_another) {
+        return match listing.rules.iter().any(|rule| replaces(rule, wanted)) {
             true => (RuleState::ForwardedByAnother, Vec::new()),
             false => (RuleState::Missing, vec![RuleChange::Create]),
         };
@@ -159,9 +152,47 @@ fn deploy(ours: &[&InboxRule], listing: &RuleListing, wanted: &ForwardRule) -> (
     (state, changes)
 }
 
+/// Whether a rule that is not ours forwards to the forward mailbox, be it only a part of the mail.
+fn forwards_there(rule: &InboxRule, wanted: &ForwardRule) -> bool {
+    let target = wanted.forward_to.as_str();
+    !rule.is_ours()
+        && rule.enabled
+        && !rule.in_error
+        && rule.forwards_to.iter().any(|to| to.eq_ignore_ascii_case(target))
+}
+
+/// Whether such a rule applies to all that ours would apply to.
+fn replaces(rule: &InboxRule, wanted: &ForwardRule) -> bool {
+    forwards_there(rule, wanted)
+        && (rule.condition == RuleCondition::All || rule.condition == wanted.condition)
+}
+
+/// What the rules of others do to ours.
+fn neighbours(listing: &RuleListing, wanted: &ForwardRule, state: RuleState) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if state == RuleState::ForwardedByAnother {
+        warnings.push(
+            "a rule that is not of this program forwards to the forward mailbox; delete it by hand, or leave it as it is"
+                .to_owned(),
+        );
+        return warnings;
+    }
+    for rule in listing.rules.iter().filter(|rule| forwards_there(rule, wanted)) {
+        warnings.push(format!("{:?}, which is not of this program, forwards there, too: that mail arrives twice, and counts once", rule.name));
+    }
+    // ours is the last one, so that no other has to be changed
+    let before = listing.rules.iter().take_while(|rule| !rule.is_ours());
+    for rule in before.filter(|rule| rule.enabled && rule.stops) {
+        warnings.push(format!(
+            "{:?} stops the processing of more rules: what it applies to is not forwarded; move it behind the rule of this program, or have it not stop",
+            rule.name
+        ));
+    }
+    warnings
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::RuleCondition;
     use super::*;
 
     fn rule(id: &str, name: &str, to: &str) -> InboxRule {
@@ -173,6 +204,7 @@ mod tests {
             forwards_to: vec![to.to_owned()],
             condition: RuleCondition::All,
             does_more: false,
+            stops: false,
         }
     }
 
@@ -249,6 +281,36 @@ mod tests {
             let removal = RulePlan::of(&listing, &Wanted::Removed);
             let ours: Vec<_> = listing.rules.iter().filter(|r| r.is_ours()).map(|r| delete(&r.id)).collect();
             assert_eq!(removal.changes, ours, "only our own rules go");
+        }
+    }
+
+    #[test]
+    fn rules_of_others_that_matter_to_ours() {
+        let ours = || rule("1", "Forward to CRM [email-router]", "crm@contoso.test");
+        let other = |change: &dyn Fn(&mut InboxRule)| {
+            let mut rule = rule("9", "By hand", "crm@contoso.test");
+            change(&mut rule);
+            rule
+        };
+        let part = other(&|r| r.condition = RuleCondition::Other);
+        let broken = other(&|r| r.in_error = true);
+        let stops = other(&|r| (r.stops, r.forwards_to) = (true, vec![]));
+        let off = other(&|r| (r.stops, r.enabled, r.forwards_to) = (true, false, vec![]));
+        for (rules, state, words) in [
+            (vec![part.clone()], RuleState::Missing, vec!["arrives twice"]),
+            (vec![ours(), part], RuleState::AsWanted, vec!["arrives twice"]),
+            (vec![broken], RuleState::Missing, vec![]),
+            (vec![stops.clone()], RuleState::Missing, vec!["\"By hand\" stops"]),
+            (vec![stops.clone(), ours()], RuleState::AsWanted, vec!["\"By hand\" stops"]),
+            (vec![ours(), stops.clone()], RuleState::AsWanted, vec![]),
+            (vec![off, ours()], RuleState::AsWanted, vec![]),
+        ] {
+            let listing = RuleListing { rules, outlook_blob: false };
+            let plan = RulePlan::of(&listing, &Wanted::Deployed(wanted()));
+            assert_eq!((plan.state, plan.warnings.len()), (state, words.len()), "{listing:?} {plan:?}");
+            assert!(plan.warnings.iter().zip(words).all(|(w, part)| w.contains(part)), "{plan:?}");
+            let removal = RulePlan::of(&listing, &Wanted::Removed);
+            assert_eq!(removal.warnings, Vec::<String>::new(), "they do not matter to nothing");
         }
     }
 

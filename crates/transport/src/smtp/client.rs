@@ -18,7 +18,7 @@ use super::proto::{
 };
 use super::settings::SmtpSettings;
 use crate::net::{Redactor, TlsConnector, TlsMode, Wire, connect, fault};
-use crate::{Error, ErrorKind, Result, TlsFault};
+use crate::{Error, ErrorKind, ProbeStep, Result, TlsFault};
 
 /// What an answer that came ahead of time may take to be read once the connection is broken.
 const SALVAGE: Duration = Duration::from_secs(5);
@@ -75,8 +75,10 @@ impl Connection {
         settings: &SmtpSettings,
         tls: &TlsConnector,
         credentials: Option<Credentials>,
+        steps: &mut Vec<ProbeStep>,
     ) -> Result<Self> {
         let wire = connect(&settings.endpoint, tls, "smtp").await?;
+        steps.push(ProbeStep { what: "connected".to_owned(), warning: None });
         let helo = match (&settings.helo, wire.local_ip()) {
             (Some(name), _) => name.clone(),
             (None, Some(ip)) => HeloName::literal(ip),
@@ -103,6 +105,9 @@ impl Connection {
             transactions: 0,
         };
         let opened = this.drive(settings, tls, secret.as_ref(), &mut machine).await;
+        if let Some(version) = this.tls_version() {
+            steps.push(ProbeStep { what: version.to_owned(), warning: None });
+        }
         let named = machine.is_logging_in();
         let finished = opened.and_then(|()| {
             machine.finish().map_err(|why| {

@@ -4,7 +4,7 @@ use email_router_auth::{AuthError, PickError};
 use email_router_model::{EmailAddress, Retry, Scope};
 
 use super::proto::{Class, Malformed, Obstacle, OpeningFault, Reply};
-use crate::net::{TlsMode, login_hint, no_mechanism_hint, tls_not_offered};
+use crate::net::{TlsMode, login_hint, no_mechanism_hint, send_as_hint, tls_not_offered};
 use crate::{Error, ErrorKind, RecipientResult, RecipientStatus, TlsFault};
 
 /// 4yz may be tried again, 5yz not (RFC 5321 4.2.1).
@@ -173,9 +173,10 @@ pub(super) fn sender_refused(place: &str, sender: Option<&EmailAddress>, reply: 
         .with_retry(retry_of(reply))
         .with_reply(&reply.to_string());
     match reply.class() {
-        Class::Permanent => {
-            error.with_hint("the account that logs in must be allowed to send as this address")
-        }
+        Class::Permanent => error.with_hint(
+            send_as_hint(&reply.to_string())
+                .unwrap_or("the account that logs in must be allowed to send as this address"),
+        ),
         _ => error,
     }
 }
@@ -239,6 +240,12 @@ pub(super) fn message_refused(place: &str, reply: &Reply) -> Error {
     if reply.code() == 552 && reply.enhanced().is_none_or(|e| e.subject == 3) {
         return Error::new(ErrorKind::TooLarge, format!("the message is too large for {place}"))
             .with_reply(&reply.to_string());
+    }
+    // Exchange judges the sender when it has read From
+    if let Some(hint) = send_as_hint(&reply.to_string()).filter(|_| reply.class() == Class::Permanent) {
+        return Error::new(ErrorKind::SenderRefused, format!("{place} refused the sender"))
+            .with_reply(&reply.to_string())
+            .with_hint(hint);
     }
     Error::new(ErrorKind::MessageRefused, format!("{place} refused the message"))
         .with_retry(retry_of(reply))

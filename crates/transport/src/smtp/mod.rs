@@ -146,9 +146,16 @@ impl SmtpTransport {
     }
 
     /// Opens a connection; if it has to be with other credentials than those of the attempt, it has those afterwards.
-    async fn open(&self, mailbox: &Mailbox, attempt: &mut LoginAttempt) -> Result<Connection> {
+    /// `steps` has what was done by the last attempt, also where it failed.
+    async fn open(
+        &self,
+        mailbox: &Mailbox,
+        attempt: &mut LoginAttempt,
+        steps: &mut Vec<ProbeStep>,
+    ) -> Result<Connection> {
         loop {
-            match Connection::open(&self.settings, &self.tls, attempt.credentials.clone()).await {
+            steps.clear();
+            match Connection::open(&self.settings, &self.tls, attempt.credentials.clone(), steps).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => attempt.again(error, &*self.credentials, mailbox).await?,
             }
@@ -164,7 +171,7 @@ impl SmtpTransport {
             let connection = match lease.connection() {
                 Some(connection) => connection,
                 None => {
-                    let opened = self.open(sender, &mut attempt).await?;
+                    let opened = self.open(sender, &mut attempt, &mut Vec::new()).await?;
                     lease.put(opened, attempt.credentials.clone())
                 }
             };
@@ -220,40 +227,20 @@ impl SmtpTransport {
             }
         }
     }
-}
 
-#[async_trait]
-impl Transport for SmtpTransport {
-    fn capability(&self) -> Capability {
-        Capability {
-            submit: true,
-            per_recipient_results: true,
-            concurrent_submissions: Some(self.settings.pool.max_connections),
-            ..Capability::default()
-        }
-    }
-
-    /// Outgoing: connects, secures, logs in, offers the sender (by the rule of [`EnvelopeSender`]) and takes it back with RSET. Some servers
-    /// judge the sender only together with a recipient; those accept here what they refuse later.
-    async fn probe(&self, mailbox: &Mailbox, access: Access) -> Result<Probe> {
-        if access == Access::Incoming {
-            return Err(unsupported(self, "read mailboxes"));
-        }
+    /// Test access, with what it did.
+    async fn look(&self, mailbox: &Mailbox, steps: &mut Vec<ProbeStep>) -> Result<()> {
         let mut attempt = LoginAttempt::first(&*self.credentials, mailbox).await?;
         let kept = attempt.credentials.clone();
         // the bound of the pool holds for test access, too; what is idle makes room
         let mut lease = self.pool.lease(kept.clone(), true).await;
-        let opened = self.open(mailbox, &mut attempt).await?;
+        let opened = self.open(mailbox, &mut attempt, steps).await?;
         let connection = lease.put(opened, attempt.credentials.clone());
         let step = |what: String, warning: Option<String>| ProbeStep { what, warning };
-        let mut steps = vec![step("connected".into(), None)];
         let encrypted = connection.tls_version();
-        match encrypted {
-            Some(version) => steps.push(step(version.into(), None)),
-            None => steps.push(step(
-                "no TLS".into(),
-                client::clear_warning(self.settings.endpoint.tls, encrypted.is_some()),
-            )),
+        if encrypted.is_none() {
+            let warning = client::clear_warning(self.settings.endpoint.tls, false);
+            steps.push(step("no TLS".into(), warning));
         }
         match connection.mechanism() {
             Some(name) => {
@@ -274,7 +261,32 @@ impl Transport for SmtpTransport {
         connection.offer_sender(&self.settings, sender).await?;
         steps.push(step(format!("sender {} accepted", sender.unwrap_or(&mailbox.address)), None));
         lease.close().await;
-        Ok(Probe { steps, messages: None })
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Transport for SmtpTransport {
+    fn capability(&self) -> Capability {
+        Capability {
+            submit: true,
+            per_recipient_results: true,
+            concurrent_submissions: Some(self.settings.pool.max_connections),
+            ..Capability::default()
+        }
+    }
+
+    /// Outgoing: connects, secures, logs in, offers the sender (by the rule of [`EnvelopeSender`]) and takes it back with RSET. Some servers
+    /// judge the sender only together with a recipient; those accept here what they refuse later.
+    async fn probe(&self, mailbox: &Mailbox, access: Access) -> Result<Probe> {
+        if access == Access::Incoming {
+            return Err(unsupported(self, "read mailboxes"));
+        }
+        let mut steps = Vec::new();
+        match self.look(mailbox, &mut steps).await {
+            Ok(()) => Ok(Probe { steps, messages: None }),
+            Err(error) => Err(error.with_steps(steps)),
+        }
     }
 
     async fn receive(&self, _mailbox: &Mailbox, _options: ReceiveOptions) -> Result<Box<dyn Inbox>> {

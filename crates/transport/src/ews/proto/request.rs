@@ -116,8 +116,8 @@ pub enum Operation<'a> {
     MoveItem(&'a str, Folder<'a>),
     /// Removes an item.
     DeleteItem(&'a str, DeleteType),
-    /// Looks an address up in the address book.
-    ResolveNames(&'a EmailAddress),
+    /// Looks something up in the address book: an address with its kind (`smtp:ann@contoso.com`), or the name by which the directory knows a mailbox.
+    ResolveNames(&'a str),
     /// The rules of the inbox; of this mailbox, or of whoever asks.
     GetInboxRules(Option<&'a EmailAddress>),
     /// Changes one rule, with `RemoveOutlookRuleBlob`.
@@ -256,11 +256,11 @@ impl Operation<'_> {
                 });
             }
             Self::DeleteItem(id, how) => delete_item(xml, version, id, how),
-            Self::ResolveNames(address) => {
+            Self::ResolveNames(entry) => {
                 let attributes =
                     [("ReturnFullContactData", "false"), ("SearchScope", "ActiveDirectoryContacts")];
                 xml.with("m:ResolveNames", &attributes, |xml| {
-                    xml.leaf("m:UnresolvedEntry", &format!("smtp:{address}"));
+                    xml.leaf("m:UnresolvedEntry", entry);
                 });
             }
             Self::GetInboxRules(mailbox) => {

@@ -15,6 +15,22 @@ pub fn listing(answer: &Answer) -> (RuleListing, Vec<u32>) {
     (RuleListing { rules, outlook_blob: node.is_true(Ns::Messages, "OutlookRuleBlobExists") }, priorities)
 }
 
+/// Whether an address is not one of mail but the name by which the directory knows a mailbox (`legacyExchangeDN`): so Exchange tells recipients of its own
+/// (routing type `EX`).
+#[must_use]
+pub fn is_directory_name(address: &str) -> bool {
+    address.starts_with('/') && address.contains("=")
+}
+
+/// The address of mail in a response to `ResolveNames`, where it found exactly one.
+#[must_use]
+pub fn resolved(answer: &Answer) -> Option<String> {
+    let found = answer.node().child(Ns::Messages, "ResolutionSet")?;
+    let [one] = found.children() else { return None };
+    let address = one.child(Ns::Types, "Mailbox")?.text_of(Ns::Types, "EmailAddress")?;
+    address.contains('@').then(|| address.to_lowercase())
+}
+
 fn rule(node: &Node) -> Option<(u32, InboxRule)> {
     let actions = node.child(Ns::Types, "Actions").map_or(&[][..], Node::children);
     let forward = |action: &&Node| action.is(Ns::Types, "ForwardAsAttachmentToRecipients");
@@ -34,6 +50,9 @@ fn rule(node: &Node) -> Option<(u32, InboxRule)> {
         forwards_to,
         condition: condition(node.child(Ns::Types, "Conditions").map_or(&[][..], Node::children)),
         does_more: !exceptions.is_empty() || actions.iter().any(|action| !forward(&action)),
+        stops: node
+            .child(Ns::Types, "Actions")
+            .is_some_and(|actions| actions.is_true(Ns::Types, "StopProcessingRules")),
     };
     let priority = node.text_of(Ns::Types, "Priority").and_then(|p| p.parse().ok()).unwrap_or(u32::MAX);
     Some((priority, rule))
