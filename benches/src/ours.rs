@@ -4,7 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use email_router_auth::Credentials;
+use email_router_http::oauth::Cloud;
+use email_router_http::{HttpClient, HttpService, HttpSettings, Proxy, Scheme};
 use email_router_model::{Mailbox, MailboxId, MailboxKind, RemoteId};
+use email_router_transport::ews::{EwsSettings, EwsTransport, Location};
+use email_router_transport::graph::{GraphSettings, GraphTransport};
 use email_router_transport::net::{Endpoint, TlsMode};
 use email_router_transport::pop3::{LoginMethod, Pop3Settings, Pop3Transport};
 use email_router_transport::{Part, ReceiveOptions, Transport};
@@ -57,6 +61,40 @@ fn pop3_settings(port: u16, ca: Option<&Path>) -> Pop3Settings {
     let mut settings = Pop3Settings::new(endpoint, Arc::new(credentials));
     settings.cleartext_allowed = true;
     settings
+}
+
+/// The access token of every mailbox at Graph.
+pub const TOKEN: &str = "token-of-the-benches";
+
+/// The HTTP client with its defaults, for this machine.
+#[must_use]
+pub fn http(ca: Option<&Path>) -> Arc<dyn HttpService> {
+    let mut settings = HttpSettings::default();
+    settings.proxy = Proxy::None;
+    settings.allow_cleartext_password = ca.is_none();
+    settings.extra_ca_files.extend(ca.map(Path::to_owned));
+    Arc::new(HttpClient::new(settings).unwrap())
+}
+
+fn base(port: u16, ca: Option<&Path>) -> String {
+    if ca.is_some() { format!("https://localhost:{port}") } else { format!("http://127.0.0.1:{port}") }
+}
+
+/// The EWS adapter with its defaults, in clear or (with an authority) in TLS.
+#[must_use]
+pub fn ews(port: u16, ca: Option<&Path>) -> EwsTransport {
+    let location = Location::Url(format!("{}/EWS/Exchange.asmx", base(port, ca)).parse().unwrap());
+    let credentials = |mailbox: &Mailbox| Some(Credentials::new(mailbox.login_name(), PASSWORD.into()));
+    EwsTransport::new(EwsSettings::new(location, http(ca), Scheme::Basic, Arc::new(credentials))).unwrap()
+}
+
+/// The Graph adapter with its defaults, in clear or (with an authority) in TLS.
+#[must_use]
+pub fn graph(port: u16, ca: Option<&Path>) -> GraphTransport {
+    let credentials = |_: &Mailbox| Some(Credentials::bearer("", TOKEN.into()));
+    let mut settings = GraphSettings::new(http(ca), Cloud::Public, Arc::new(credentials));
+    settings.base = format!("{}/v1.0", base(port, ca)).parse().unwrap();
+    GraphTransport::new(settings)
 }
 
 /// Lists a mailbox and reads all of it into memory, one message at a time; `ask` messages are hinted at once, the next ones before these
