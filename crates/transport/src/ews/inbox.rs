@@ -177,7 +177,8 @@ impl EwsInbox {
         let count = ids.len() as u64;
         let (wanted, limits) = match part {
             Part::Whole => {
-                let size = self.sizes.get(&batch[0]).copied().unwrap_or_default();
+                let size =
+                    batch.iter().filter_map(|id| self.sizes.get(id)).max().copied().unwrap_or_default();
                 // what Exchange keeps and what it writes as MIME differ: text grows in base64, a second body is left out
                 let expected = size.saturating_add(size / 8).min(self.options.max_message_bytes);
                 let limits = Limits {
