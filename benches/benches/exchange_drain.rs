@@ -8,12 +8,13 @@
 #![allow(clippy::disallowed_methods)] // real time and files are what is measured
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use email_router_benches::child::{self, Memory, Run, Values};
 use email_router_benches::peers::{PASSWORD, user};
+use email_router_benches::proxy::Proxy;
 use email_router_benches::raw::{self, Keep};
 use email_router_benches::replay::Replay;
 use email_router_benches::table::{Comparison, verdict};
@@ -47,6 +48,13 @@ impl Protocol {
         match self {
             Self::Ews => "ews",
             Self::Graph => "graph",
+        }
+    }
+
+    fn adapter(self) -> &'static str {
+        match self {
+            Self::Ews => "EwsTransport",
+            Self::Graph => "GraphTransport",
         }
     }
 
@@ -150,10 +158,15 @@ impl Prepared {
 
     /// Runs one of our clients as a process of its own, with so many mailboxes from this one on.
     fn run(&self, what: &str, first: usize, mailboxes: usize) -> Run {
+        self.run_at(self.replay.port(), what, first, mailboxes)
+    }
+
+    /// The same through another port.
+    fn run_at(&self, port: u16, what: &str, first: usize, mailboxes: usize) -> Run {
         let ca = self.ca.as_ref().map(|ca| ca.display().to_string()).unwrap_or_default();
         let requests = self.requests.path().display().to_string();
         let connections = self.protocol.connections();
-        let numbers = [usize::from(self.replay.port()), first, mailboxes, connections];
+        let numbers = [usize::from(port), first, mailboxes, connections];
         let args: Vec<String> = [ca, requests].into_iter().chain(numbers.map(|n| n.to_string())).collect();
         Run::from(&child::run(what, &args))
     }
@@ -194,17 +207,55 @@ impl Task {
     }
 
     /// The bare reader, with so many connections for each mailbox.
-    fn raw(&self, connections: usize, keep: Keep<'_>) -> Run {
+    fn raw(&self, connections: usize, keep: &str) -> Run {
+        let folder = disk_folder();
+        let folders: Vec<PathBuf> = (0..self.mailboxes).map(|n| folder.path().join(n.to_string())).collect();
+        folders.iter().for_each(|folder| std::fs::create_dir(folder).unwrap());
         let mailboxes: Vec<_> = (0..self.mailboxes).map(|n| self.requests(self.first + n)).collect();
         let tls = self.ca.as_deref().map(raw::tls);
         let read = || {
             std::thread::scope(|scope| {
-                for requests in &mailboxes {
-                    scope.spawn(|| raw::http_read(self.port, tls.as_ref(), requests, connections, keep));
+                for (requests, folder) in mailboxes.iter().zip(&folders) {
+                    let keep = match keep {
+                        "memory" => Keep::Memory,
+                        "files" => Keep::Files(folder),
+                        _ => Keep::Count,
+                    };
+                    let tls = tls.as_ref();
+                    scope.spawn(move || raw::http_read(self.port, tls, requests, connections, keep));
                 }
             });
         };
         Run::measure(read).1
+    }
+
+    /// The client under the adapters with the same requests, whose answers it reads and forgets.
+    fn http(&self) -> Run {
+        let http = ours::http(self.ca.as_deref());
+        let base = ours::base(self.port, self.ca.as_deref());
+        let mut mailboxes = Vec::new();
+        for n in 0..self.mailboxes {
+            let requests = self.requests(self.first + n);
+            let requests = requests.iter().map(|bytes| ours::request(&base, self.first + n, bytes));
+            mailboxes.push(Arc::new(Mutex::new(requests.collect::<Vec<_>>().into_iter())));
+        }
+        let work = async {
+            let mut tasks = tokio::task::JoinSet::new();
+            for requests in mailboxes.iter().flat_map(|of_one| std::iter::repeat_n(of_one, self.connections))
+            {
+                let (http, requests) = (Arc::clone(&http), Arc::clone(requests));
+                tasks.spawn(async move {
+                    loop {
+                        let next = requests.lock().unwrap().next();
+                        let Some(request) = next else { return };
+                        let mut answer = http.send(request).await.unwrap();
+                        while answer.body.chunk().await.unwrap().is_some() {}
+                    }
+                });
+            }
+            tasks.join_all().await
+        };
+        Run::measure(|| ours::runtime().block_on(work)).1
     }
 
     fn ours(&self, protocol: Protocol) -> Run {
@@ -249,9 +300,11 @@ fn main() {
         let values = match &*name {
             "ews" => task.ours(Protocol::Ews).values(),
             "graph" => task.ours(Protocol::Graph).values(),
-            "raw" => task.raw(task.connections, Keep::Count).values(),
-            "raw-one" => task.raw(1, Keep::Count).values(),
-            "raw-memory" => task.raw(task.connections, Keep::Memory).values(),
+            "raw" => task.raw(task.connections, "nothing").values(),
+            "raw-one" => task.raw(1, "nothing").values(),
+            "raw-memory" => task.raw(task.connections, "memory").values(),
+            "raw-files" => task.raw(task.connections, "files").values(),
+            "http" => task.http().values(),
             "memory-ews" => task.memory(Protocol::Ews),
             "memory-graph" => task.memory(Protocol::Graph),
             other => panic!("no client {other}"),
@@ -263,6 +316,9 @@ fn main() {
     for protocol in [Protocol::Ews, Protocol::Graph] {
         if part(protocol.name()) {
             drain(&runtime, protocol);
+        }
+        if part("far") {
+            far(&runtime, protocol);
         }
     }
     if part("xml") {
@@ -280,10 +336,6 @@ fn drain(runtime: &Runtime, protocol: Protocol) {
     for n in 0..8 {
         bytes = fake.fill(n, &corpus::realistic(count, &format!("{}@contoso.test", user(n))));
     }
-    let (name, adapter) = match protocol {
-        Protocol::Ews => ("EWS", "EwsTransport"),
-        Protocol::Graph => ("Graph", "GraphTransport"),
-    };
     for (in_tls, mailboxes) in [(false, 1), (false, 8), (true, 1), (true, 8)] {
         let prepared = Prepared::new(protocol, &fake, mailboxes, in_tls);
         let fetched = prepared.replay.fetched();
@@ -295,11 +347,14 @@ fn drain(runtime: &Runtime, protocol: Protocol) {
                 table.add("raw, one connection a mailbox", None, run("raw-one"));
             }
             table.add("raw, each answer kept in memory", None, run("raw-memory"));
-            table.add(adapter, Some(TARGET), run(protocol.name()));
+            table.add("raw, each answer into a file", None, run("raw-files"));
+            table.add("HttpClient alone, nothing kept", None, run("http"));
+            table.add(protocol.adapter(), Some(TARGET), run(protocol.name()));
         }
         let channel = if in_tls { "in TLS" } else { "in clear" };
         let title = format!(
-            "{name} {channel}, {mailboxes} at once, {:.2} bytes of answers for each of a message",
+            "{} {channel}, {mailboxes} at once, {:.2} bytes of answers for each of a message",
+            protocol.name(),
             prepared.answers as f64 / bytes as f64
         );
         table.print(&title, count * mailboxes, bytes * mailboxes as u64);
@@ -308,6 +363,22 @@ fn drain(runtime: &Runtime, protocol: Protocol) {
             println!("{more} requests were not the recorded ones: the speed has the fake's in it");
         }
     }
+}
+
+/// One mailbox whose server has a round trip of 20 ms, as Exchange Online at its best.
+fn far(runtime: &Runtime, protocol: Protocol) {
+    let count = if is_smoke() { 20 } else { number("CORPUS", 300) };
+    let fake = Fake::start(runtime, protocol);
+    let bytes = fake.fill(0, &corpus::realistic(count, &format!("{}@contoso.test", user(0))));
+    let prepared = Prepared::new(protocol, &fake, 1, false);
+    let proxy = Proxy::start(prepared.replay.port(), Duration::from_millis(20));
+    let mut table = Comparison::default();
+    for _ in 0..rounds() {
+        let run = |what: &str| prepared.run_at(proxy.port, what, 0, 1);
+        table.add("raw, nothing kept, 20 ms", None, run("raw"));
+        table.add(&format!("{}, 20 ms", protocol.adapter()), Some(TARGET), run(protocol.name()));
+    }
+    table.print(&format!("{}, round trip of 20 ms (delaying proxy)", protocol.name()), count, bytes);
 }
 
 /// An answer of `GetItem` for these messages, without its head.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use email_router_auth::Credentials;
 use email_router_http::oauth::Cloud;
-use email_router_http::{HttpClient, HttpService, HttpSettings, Proxy, Scheme};
+use email_router_http::{HeaderName, HttpClient, HttpService, HttpSettings, Login, Proxy, Request, Scheme};
 use email_router_model::{Mailbox, MailboxId, MailboxKind, RemoteId};
 use email_router_transport::ews::{EwsSettings, EwsTransport, Location};
 use email_router_transport::graph::{GraphSettings, GraphTransport};
@@ -14,7 +14,7 @@ use email_router_transport::pop3::{LoginMethod, Pop3Settings, Pop3Transport};
 use email_router_transport::{Part, ReceiveOptions, Transport};
 use tokio::runtime::Runtime;
 
-use crate::peers::PASSWORD;
+use crate::peers::{PASSWORD, user};
 
 /// A runtime like the router's.
 #[must_use]
@@ -76,8 +76,39 @@ pub fn http(ca: Option<&Path>) -> Arc<dyn HttpService> {
     Arc::new(HttpClient::new(settings).unwrap())
 }
 
-fn base(port: u16, ca: Option<&Path>) -> String {
+/// Where a server of this machine is.
+#[must_use]
+pub fn base(port: u16, ca: Option<&Path>) -> String {
     if ca.is_some() { format!("https://localhost:{port}") } else { format!("http://127.0.0.1:{port}") }
+}
+
+/// A request of user `n` as it was on the wire, for [`http`].
+#[must_use]
+pub fn request(base: &str, n: usize, bytes: &[u8]) -> Request {
+    let head = memchr::memmem::find(bytes, b"\r\n\r\n").expect("a head");
+    let text = std::str::from_utf8(&bytes[..head]).unwrap();
+    let mut lines = text.split("\r\n");
+    let mut first = lines.next().unwrap().split(' ');
+    let (method, path) = (first.next().unwrap(), first.next().unwrap());
+    let mut request = Request::new(method.parse().unwrap(), format!("{base}{path}").parse().unwrap());
+    for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
+        match name {
+            // the client writes these itself
+            "host" | "user-agent" | "content-length" => {}
+            "authorization" => {
+                let (scheme, credentials) = if value.starts_with("Bearer") {
+                    (Scheme::Bearer, Credentials::bearer("", TOKEN.into()))
+                } else {
+                    (Scheme::Basic, Credentials::new(user(n), PASSWORD.into()))
+                };
+                request.login = Some(Login { scheme, credentials });
+            }
+            name => drop(request.headers.insert(name.parse::<HeaderName>().unwrap(), value.parse().unwrap())),
+        }
+    }
+    request.body = bytes[head + 4..].to_vec().into();
+    request.max_body_bytes = u64::MAX;
+    request
 }
 
 /// The EWS adapter with its defaults, in clear or (with an authority) in TLS.

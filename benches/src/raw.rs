@@ -97,7 +97,7 @@ pub fn pop3_drain_all(port: u16, tls: Option<&Arc<ClientConfig>>, mailboxes: usi
 }
 
 /// Sends these HTTP requests over so many connections, on each the next one when the answer to the one before has been read, and gives the bytes of all
-/// bodies. [`Keep::Memory`] keeps each body until the next one has come, anything else nothing.
+/// bodies. [`Keep::Send`] is not known here.
 #[must_use]
 pub fn http_read(
     port: u16,
@@ -128,7 +128,9 @@ fn http_read_some(
 ) -> u64 {
     let mut reader = Reader { stream, buffer: vec![0; 256 * 1024], start: 0, end: 0, bytes: 0 };
     let (mut bodies, mut last) = (0, Vec::new());
-    while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
+    loop {
+        let n = next.fetch_add(1, Ordering::Relaxed);
+        let Some(request) = requests.get(n) else { break };
         reader.stream.write_all(request).unwrap();
         reader.stream.flush().unwrap();
         let status = reader.line();
@@ -145,12 +147,15 @@ fn http_read_some(
                 length = value.trim().parse().unwrap();
             }
         }
-        if matches!(keep, Keep::Memory) {
+        if matches!(keep, Keep::Memory | Keep::Files(_)) {
             let mut body = Vec::with_capacity(length);
             reader.exactly(length, Some(&mut body));
             last = body;
         } else {
             reader.exactly(length, None);
+        }
+        if let Keep::Files(folder) = keep {
+            std::fs::write(folder.join(n.to_string()), &last).unwrap();
         }
         bodies += length as u64;
     }
