@@ -1,6 +1,6 @@
 #!/bin/bash
 # davmail.sh start DIR EWS_URL | stop DIR: DavMail, a client of EWS that is not ours, which shows a mailbox as POP3 and IMAP and sends what it gets by SMTP.
-# Needs the Debian package davmail (Java). Exit code 77 = cannot be done on this machine. Ports: DAVMAIL_POP3, DAVMAIL_IMAP and DAVMAIL_SMTP in the environment,
+# Needs the Debian package davmail-server (Java). Exit code 77 = cannot be done on this machine. Ports: DAVMAIL_POP3, DAVMAIL_IMAP and DAVMAIL_SMTP in the environment,
 # or free ones; printed, and kept in DIR/ports. Users log in with their names and passwords of EWS.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd -P)
@@ -13,7 +13,7 @@ if [ "$verb" = stop ]; then
   exit 0
 fi
 url=${3:?usage: davmail.sh start DIR EWS_URL}
-command -v davmail >/dev/null || { echo "davmail.sh: the package davmail is not installed" >&2; exit 77; }
+command -v davmail-server >/dev/null || { echo "davmail.sh: the package davmail-server is not installed" >&2; exit 77; }
 
 take_ports DAVMAIL_POP3 DAVMAIL_IMAP DAVMAIL_SMTP
 cat >"$dir/davmail.properties" <<PROPERTIES
@@ -38,7 +38,7 @@ log4j.rootLogger=WARN
 log4j.logger.davmail=DEBUG
 PROPERTIES
 # the wrapper of the package takes no options of Java but by this variable
-JAVA_TOOL_OPTIONS="-Xmx256M -Djava.awt.headless=true" davmail "$dir/davmail.properties" >"$dir/out.log" 2>&1 </dev/null &
+JAVA_TOOL_OPTIONS="-Xmx256M -Djava.awt.headless=true" davmail-server "$dir/davmail.properties" >"$dir/out.log" 2>&1 </dev/null &
 echo $! >"$dir/davmail.pid"
 wait_ports "$dir/out.log" "$DAVMAIL_POP3" "$DAVMAIL_SMTP"
 tee "$dir/ports" <<PORTS

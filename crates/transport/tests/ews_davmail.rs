@@ -1,7 +1,6 @@
 //! The fake Exchange against a second client that is not ours: DavMail, which shows it to our own POP3 and SMTP adapters.
 //!
-//! `DAVMAIL=1` says that the package davmail is installed. Without it the test says SKIPPED, also with `REQUIRE_PEERS=1`: it needs Java, and exchangelib has checked
-//! the same server already.
+//! `DAVMAIL=1` says that DavMail is installed. Without it the test says SKIPPED; with `REQUIRE_PEERS=1` that is a failure.
 #![cfg(all(feature = "ews", feature = "pop3", feature = "smtp"))]
 #![allow(clippy::print_stdout, clippy::unwrap_used)] // what fails here fails the test; the reason for skipping belongs on the output
 
@@ -61,6 +60,7 @@ async fn davmail_works_with_the_fake_server() {
         assert!(String::from_utf8_lossy(&sent.mime).contains("by DavMail"));
         assert_eq!(server.folder("bob@contoso.test", "inbox").len(), 1);
     } else {
+        assert!(!std::env::var("REQUIRE_PEERS").is_ok_and(|v| v == "1"), "DAVMAIL=1 must be set");
         println!("SKIPPED: DAVMAIL=1 is not set");
     }
 }
