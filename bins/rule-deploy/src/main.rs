@@ -66,6 +66,9 @@ enum Command {
 struct Mailboxes {
     /// These users and queues: address, name or id. By default all whose mail the CRM expects by the forward mailbox.
     mailboxes: Vec<String>,
+    /// All users and queues, however their mail comes in: who has a rule that is not needed any more?
+    #[arg(long, conflicts_with = "mailboxes")]
+    all: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -100,7 +103,7 @@ enum Condition {
 
 /// What a command comes to.
 struct Order<'a> {
-    mailboxes: &'a [String],
+    mailboxes: &'a Mailboxes,
     deploy: Option<&'a Deploy>,
     change: Option<&'a Change>,
 }
@@ -109,14 +112,12 @@ impl Command {
     fn order(&self) -> Order<'_> {
         match self {
             Self::Plan(deploy) | Self::Verify(deploy) => {
-                Order { mailboxes: &deploy.mailboxes.mailboxes, deploy: Some(deploy), change: None }
+                Order { mailboxes: &deploy.mailboxes, deploy: Some(deploy), change: None }
             }
             Self::Apply { deploy, change } => {
-                Order { mailboxes: &deploy.mailboxes.mailboxes, deploy: Some(deploy), change: Some(change) }
+                Order { mailboxes: &deploy.mailboxes, deploy: Some(deploy), change: Some(change) }
             }
-            Self::Remove { mailboxes, change } => {
-                Order { mailboxes: &mailboxes.mailboxes, deploy: None, change: Some(change) }
-            }
+            Self::Remove { mailboxes, change } => Order { mailboxes, deploy: None, change: Some(change) },
         }
     }
 }
@@ -145,7 +146,8 @@ async fn main() -> ExitCode {
 async fn run(cli: &Cli) -> Result<bool, email_router::Error> {
     let order = cli.command.order();
     let request = RuleRequest {
-        only: order.mailboxes,
+        only: &order.mailboxes.mailboxes,
+        everybody: order.mailboxes.all,
         forward_mailbox: cli.forward_mailbox.as_deref(),
         profile: cli.profile.as_deref(),
     };

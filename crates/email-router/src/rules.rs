@@ -22,6 +22,8 @@ use crate::{Error, registry, service};
 pub struct RuleRequest<'a> {
     /// Users and queues by address, name or id; none: all whose mail the CRM expects by the forward mailbox (`incomingemaildeliverymethod` 3).
     pub only: &'a [String],
+    /// Where none is named: all users and queues, however their mail comes in. So it is seen who has a rule that is not needed any more.
+    pub everybody: bool,
     /// The forward mailbox by address, name or id; `None`: the only one of the configuration.
     pub forward_mailbox: Option<&'a str>,
     /// The Exchange profile with which the mailboxes are reached; `None`: the incoming profile of the forward mailbox.
@@ -104,7 +106,7 @@ pub async fn rule_targets(config: &Path, request: RuleRequest<'_>) -> Result<Rul
     let deployment = settings
         .deployment(&forward.deployment)
         .ok_or_else(|| Error::Request(format!("there is no deployment {}", forward.deployment)))?;
-    let mut chosen = chosen(&settings, deployment, &listed(deployment).await?, request.only)?;
+    let mut chosen = chosen(&settings, deployment, &listed(deployment).await?, request)?;
     // whatever their mail is read by, if at all: their rules are reached by this one
     for mailbox in &mut chosen {
         mailbox.incoming_profile = Some(profile.name.clone());
@@ -166,12 +168,12 @@ fn profile<'a>(
     )))
 }
 
-/// The mailboxes that are meant: those named, of the CRM or of the configuration; else those whose mail comes by the forward mailbox.
+/// The mailboxes that are meant: those named, of the CRM or of the configuration; else those whose mail comes by the forward mailbox, or all.
 fn chosen(
     settings: &Settings,
     deployment: &Deployment,
     listed: &[CrmMailbox],
-    only: &[String],
+    request: RuleRequest<'_>,
 ) -> Result<Vec<MailboxSettings>, Error> {
     let mut known: Vec<(MailboxSettings, bool)> = Vec::new();
     for record in listed.iter().filter(|record| !record.disabled && record.kind != MailboxKind::Forward) {
@@ -197,11 +199,12 @@ fn chosen(
             None => known.push((mailbox.clone(), false)),
         }
     }
-    if only.is_empty() {
-        return Ok(known.into_iter().filter(|(_, by_forward)| *by_forward).map(|(m, _)| m).collect());
+    if request.only.is_empty() {
+        let meant = known.into_iter().filter(|(_, by_forward)| *by_forward || request.everybody);
+        return Ok(meant.map(|(m, _)| m).collect());
     }
     let mut chosen: Vec<MailboxSettings> = Vec::new();
-    for name in only {
+    for name in request.only {
         let before = chosen.len();
         let fits = |(m, _): &&(MailboxSettings, bool)| service::is_called(&m.mailbox, name);
         for (mailbox, _) in known.iter().filter(fits) {
@@ -249,7 +252,7 @@ async fn one(target: &RuleTarget, wanted: &Wanted, change: bool, remove_outlook_
             return RuleOutcome::Failure {
                 fault: "configuration".to_owned(),
                 reason: reason.clone(),
-                hint: "correct the configuration; no server was asked".to_owned(),
+                hint: "correct the configuration, or name the profile of an account that may open the mailbox (--profile); no server was asked".to_owned(),
                 steps: Vec::new(),
             };
         }

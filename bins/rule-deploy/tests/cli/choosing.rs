@@ -13,6 +13,14 @@ async fn by_default_all_whose_mail_comes_by_the_forward_mailbox() {
     let words = ["plan", "support", "ann@contoso.test", "crm/bob@contoso.test", "Ann"];
     assert_eq!(world.rows(&words, 4).0, ["Support", "Ann", "Bob"]);
     world.run(&["plan", "Ann", "nobody@contoso.test"]).with_code(1).complains("nobody@contoso.test");
+    // who has the rule, however the mail comes in now
+    assert_eq!(world.rows(&["verify", "--all"], 4).0, ["Ann", "Bob", "Carla", "Support"]);
+    world.run(&["verify", "--all", "Ann"]).with_code(2);
+    world.run(&["apply", "--yes", "Carla"]).with_code(0);
+    let ran = world.run(&["remove", "--all"]).with_code(4).says("4 mailboxes, 1 not as wanted");
+    assert!(ran.line("Carla").ends_with("present: to delete"), "{}", ran.out);
+    world.run(&["remove", "--all", "--yes"]).with_code(0);
+    assert_eq!(server.rules("carla@contoso.test").len(), 0);
     // a queue of the address of a user has the same mailbox, which gets the rule once
     world.crm(&[], &[("Ann too", "ann", "3"), ("Bob's", "bob", "3"), ("To itself", "crm", "3")]).await;
     let (names, row) = world.rows(&["apply", "--yes"], 4);
@@ -76,6 +84,7 @@ async fn mailboxes_of_the_file_count_beside_those_of_the_crm() {
         let found = &row(name)["outcome"];
         assert_eq!(found["fault"], "configuration", "{found:#}");
         assert!(found["reason"].as_str().unwrap().contains(words), "{found:#}");
+        assert!(found["hint"].as_str().unwrap().contains("--profile"), "{found:#}");
     }
     assert_eq!(server.rules("ann@contoso.test").len(), 1);
     world.run(&["plan", "carla"]).with_code(1).complains("carla");

@@ -157,6 +157,23 @@ async fn drift_is_repaired() {
     }
 }
 
+/// Where Autodiscover finds nothing each step is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_that_is_not_found() {
+    let server = exchange_server().await;
+    let url = format!("<ExchangeWebServicesUrl>{}</ExchangeWebServicesUrl>", server.url());
+    let nowhere = "<UseAutodiscover>true</UseAutodiscover><Proxy><Url>http://127.0.0.1:1</Url></Proxy>";
+    let world = World::usual(&exchange("exchange", &server).replace(&url, nowhere)).await;
+    let ran = world
+        .run(&["plan", "Ann"])
+        .with_code(4)
+        .says("\n      1. https://contoso.test/autodiscover/autodiscover.svc: ");
+    let ran = ran.says("finds no Exchange Web Services for ann@contoso.test").says("what to do: set the URL");
+    assert!(ran.out.contains(". SRV _autodiscover._tcp.contoso.test: "), "{}", ran.out);
+    let (_, row) = world.rows(&["plan", "Ann"], 4);
+    assert!(row("Ann")["outcome"]["steps"].as_array().unwrap().len() > 3, "{:#}", row("Ann"));
+}
+
 /// Exchange may tell recipients of its own by their names in the directory.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_is_known_again_by_the_directory_name_of_the_forward_mailbox() {
