@@ -57,6 +57,8 @@ pub fn skipped(what: &str, why: &str) {
 /// A temporary folder on the disk of the project; the usual one may be in memory, where a commit costs nothing.
 #[must_use]
 pub fn disk_folder() -> tempfile::TempDir {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map(std::path::PathBuf::from);
-    tempfile::tempdir_in(target.filter(|t| t.is_dir()).unwrap_or_else(|| ".".into())).unwrap()
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../target").into(), std::path::PathBuf::from);
+    std::fs::create_dir_all(&target).unwrap();
+    tempfile::tempdir_in(target).unwrap()
 }
