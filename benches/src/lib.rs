@@ -7,10 +7,11 @@
 //! | module | what |
 //! |---|---|
 //! | [`corpus`] | messages, always the same |
-//! | [`raw`] | bare POP3 and SMTP clients: what the server can do at most |
+//! | [`raw`] | bare POP3, SMTP and HTTP clients: what the server can do at most |
 //! | [`ours`] | the adapters, set up as the router does |
 //! | [`peers`] | Dovecot of `scripts/with-peers`, or the test kit's server |
 //! | [`proxy`] | a TCP proxy that delays and counts |
+//! | [`replay`] | an HTTP server that has each answer ready |
 //! | [`child`] | the same program again as a process of its own, to know its CPU time and memory |
 //! | [`table`] | ratios |
 //! | [`router`] | a router on an embedded CRM in a temporary folder |
@@ -26,6 +27,7 @@ pub mod ours;
 pub mod peers;
 pub mod proxy;
 pub mod raw;
+pub mod replay;
 pub mod router;
 pub mod table;
 
@@ -55,6 +57,8 @@ pub fn skipped(what: &str, why: &str) {
 /// A temporary folder on the disk of the project; the usual one may be in memory, where a commit costs nothing.
 #[must_use]
 pub fn disk_folder() -> tempfile::TempDir {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map(std::path::PathBuf::from);
-    tempfile::tempdir_in(target.filter(|t| t.is_dir()).unwrap_or_else(|| ".".into())).unwrap()
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../target").into(), std::path::PathBuf::from);
+    std::fs::create_dir_all(&target).unwrap();
+    tempfile::tempdir_in(target).unwrap()
 }

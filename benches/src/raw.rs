@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 
 use memchr::memmem::Finder;
@@ -68,16 +69,22 @@ pub fn pop3_connect_and_drain(
     password: &str,
     keep: Keep<'_>,
 ) -> (usize, u64) {
-    let tcp = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    tcp.set_nodelay(true).unwrap();
+    let tcp = connect(port);
     match tls {
         None => pop3_drain(tcp, user, password, keep),
-        Some(config) => {
-            let name = ServerName::try_from("localhost").unwrap();
-            let client = ClientConnection::new(Arc::clone(config), name).unwrap();
-            pop3_drain(StreamOwned::new(client, tcp), user, password, keep)
-        }
+        Some(config) => pop3_drain(inside_tls(tcp, config), user, password, keep),
     }
+}
+
+fn connect(port: u16) -> TcpStream {
+    let tcp = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    tcp.set_nodelay(true).unwrap();
+    tcp
+}
+
+fn inside_tls(tcp: TcpStream, config: &Arc<ClientConfig>) -> StreamOwned<ClientConnection, TcpStream> {
+    let name = ServerName::try_from("localhost").unwrap();
+    StreamOwned::new(ClientConnection::new(Arc::clone(config), name).unwrap(), tcp)
 }
 
 /// Reads so many mailboxes of [`crate::peers`] at once, a thread each.
@@ -87,6 +94,73 @@ pub fn pop3_drain_all(port: u16, tls: Option<&Arc<ClientConfig>>, mailboxes: usi
             scope.spawn(move || pop3_connect_and_drain(port, tls, &user(n), PASSWORD, keep));
         }
     });
+}
+
+/// Sends these HTTP requests over so many connections, on each the next one when the answer to the one before has been read, and gives the bytes of all
+/// bodies. [`Keep::Send`] is not known here.
+#[must_use]
+pub fn http_read(
+    port: u16,
+    tls: Option<&Arc<ClientConfig>>,
+    requests: &[Vec<u8>],
+    connections: usize,
+    keep: Keep<'_>,
+) -> u64 {
+    let next = AtomicUsize::new(0);
+    let one = || {
+        let tcp = connect(port);
+        match tls {
+            None => http_read_some(tcp, requests, &next, keep),
+            Some(config) => http_read_some(inside_tls(tcp, config), requests, &next, keep),
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..connections).map(|_| scope.spawn(one)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    })
+}
+
+fn http_read_some(
+    stream: impl Read + Write,
+    requests: &[Vec<u8>],
+    next: &AtomicUsize,
+    keep: Keep<'_>,
+) -> u64 {
+    let mut reader = Reader { stream, buffer: vec![0; 256 * 1024], start: 0, end: 0, bytes: 0 };
+    let (mut bodies, mut last) = (0, Vec::new());
+    loop {
+        let n = next.fetch_add(1, Ordering::Relaxed);
+        let Some(request) = requests.get(n) else { break };
+        reader.stream.write_all(request).unwrap();
+        reader.stream.flush().unwrap();
+        let status = reader.line();
+        assert!(status.starts_with("HTTP/1.1 200"), "the server said {status}");
+        let mut length = 0;
+        loop {
+            let line = reader.line();
+            if line.is_empty() {
+                break;
+            }
+            if let Some((name, value)) = line.split_once(':')
+                && name.eq_ignore_ascii_case("content-length")
+            {
+                length = value.trim().parse().unwrap();
+            }
+        }
+        if matches!(keep, Keep::Memory | Keep::Files(_)) {
+            let mut body = Vec::with_capacity(length);
+            reader.exactly(length, Some(&mut body));
+            last = body;
+        } else {
+            reader.exactly(length, None);
+        }
+        if let Keep::Files(folder) = keep {
+            std::fs::write(folder.join(n.to_string()), &last).unwrap();
+        }
+        bodies += length as u64;
+    }
+    drop(last);
+    bodies
 }
 
 /// TLS that trusts this authority only.
@@ -140,6 +214,29 @@ impl<S: Read + Write> Reader<S> {
                 return line;
             }
             self.more();
+        }
+    }
+
+    /// Passes over so many bytes.
+    fn exactly(&mut self, length: usize, kept: Option<&mut Vec<u8>>) {
+        let have = length.min(self.end - self.start);
+        let mut left = length - have;
+        match kept {
+            Some(kept) => {
+                kept.extend_from_slice(&self.buffer[self.start..self.start + have]);
+                let read = (&mut self.stream).take(left as u64).read_to_end(kept).unwrap();
+                assert_eq!(read, left, "the server closed the connection");
+                self.start += have;
+            }
+            None => {
+                self.start += have;
+                while left > 0 {
+                    self.more();
+                    let passed = left.min(self.end - self.start);
+                    self.start += passed;
+                    left -= passed;
+                }
+            }
         }
     }
 

@@ -226,6 +226,11 @@ pub fn ews_responses(data: &[u8]) {
         }
     }
     let _ = (ews::autodiscover::read_soap(input), ews::autodiscover::read_plain(input));
+    if let Some(question) = ews::dns::question(0x0102, "_autodiscover._tcp.contoso.test")
+        && let Ok(targets) = ews::dns::answer(&question, &[&question, input].concat())
+    {
+        assert!(targets.iter().all(|target| !target.host.contains(['/', '@', ' '])));
+    }
     let mut envelopes = ews::stream::Envelopes::default();
     if envelopes.push(input).is_ok() {
         while let Some(envelope) = envelopes.next_envelope() {

@@ -1,6 +1,6 @@
 #!/bin/bash
 # setup.sh [--bench]: install what the peer scripts start (Dovecot, Samba's ntlm_auth, MIT Kerberos, Postfix, Apache with mod_auth_gssapi and gss-ntlmssp,
-# OpenSSL, swaks, GNU tnef) with apt, only what is missing, without letting any daemon start by itself; with --bench also the clients that the
+# OpenSSL, DavMail, swaks, GNU tnef) with apt, only what is missing, without letting any daemon start by itself; with --bench also the clients that the
 # benchmarks compare with (mpop, fdm, fetchmail). Needs root or sudo without a password where something is missing. Then put the Python packages
 # of the peers (pyspnego, MSAL, azure-identity, exchangelib) into a virtual environment of our own: PEERS_VENV, default peers-venv in the target folder; and those
 # from npm (Microsoft's client of Graph) into a folder of our own: PEERS_NODE, default peers-node there.
@@ -28,6 +28,7 @@ have ntlm_auth || packages+=(winbind)
 python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
 have node || packages+=(nodejs)
 have npm || packages+=(npm)
+have davmail-server || packages+=(davmail-server)
 have swaks || packages+=(swaks)
 have tnef || packages+=(tnef)
 case ${1:-} in

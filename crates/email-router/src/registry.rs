@@ -192,6 +192,7 @@ pub(crate) fn http_client(
         settings.patience = timeout;
     }
     settings.max_idle_connections = profile.max_connections as usize;
+    settings.max_connections_per_login = profile.max_connections as usize;
     settings.allow_cleartext_password = profile.allow_clear_text_without_tls;
     settings.proxy = match &profile.options.proxy {
         Wanted::System => Proxy::System,

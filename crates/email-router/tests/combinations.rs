@@ -25,7 +25,7 @@ use email_router::config::{
     Severity, Word, check, combinations,
 };
 use email_router::crm::embedded::admin::NewEmail;
-use email_router::model::{Direction, EmailAddress};
+use email_router::model::{Direction, EmailAddress, read_file_capped};
 use email_router::{OpenOptions, Service};
 use email_router_testkit::ews::{EwsOptions, EwsServer};
 use email_router_testkit::graph::GraphServer;
@@ -310,10 +310,12 @@ async fn open(case: &Case, peers: &Peers, fakes: &Fakes, folder: &Path) -> Servi
         // Dovecot and Postfix take tokens of their own key, the fakes one of theirs
         let token = match case.row.protocol {
             Protocol::ExchangeWebServices | Protocol::MicrosoftGraph => "token-of-the-application".to_owned(),
-            _ => std::fs::read_to_string(Path::new(peers.get("DOVECOT_TOKENS")).join("good"))
-                .unwrap()
-                .trim()
-                .to_owned(),
+            _ => String::from_utf8(
+                read_file_capped(&Path::new(peers.get("DOVECOT_TOKENS")).join("good"), 1 << 20).unwrap(),
+            )
+            .unwrap()
+            .trim()
+            .to_owned(),
         };
         let body = format!(r#"{{"token_type":"Bearer","expires_in":3600,"access_token":"{token}"}}"#);
         fakes.oauth.change(|b| b.next = vec![Answer::new(200).body("application/json", body)]);
@@ -385,7 +387,9 @@ fn contains(bytes: &[u8], text: &str) -> bool {
 
 fn holds(folder: &Path, text: &str) -> bool {
     let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    files.filter(|f| f.is_file()).any(|file| contains(&std::fs::read(file).unwrap_or_default(), text))
+    files
+        .filter(|f| f.is_file())
+        .any(|file| contains(&read_file_capped(&file, 1 << 20).unwrap_or_default(), text))
 }
 
 /// What another process does in its own time; at most a minute.

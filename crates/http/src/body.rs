@@ -100,4 +100,8 @@ impl BodySource for Streaming {
             }
         }
     }
+
+    fn left(&self) -> Option<u64> {
+        self.incoming.size_hint().exact()
+    }
 }

@@ -42,7 +42,7 @@ pub struct HttpSettings {
     /// At most so many connections to one server are kept open while they are idle, beside those that a login proves.
     pub max_idle_connections: usize,
     /// At most so many connections of one login to one server, idle or not, where the login proves connections (NTLM, Negotiate); further
-    /// requests wait, each for its patience.
+    /// requests wait, each for its patience. Those with [`Request::streaming`](crate::Request::streaming) do not count.
     pub max_connections_per_login: usize,
     /// Whether a password or token may travel over `http:`. Off unless an administrator turns it on.
     pub allow_cleartext_password: bool,
@@ -149,7 +149,11 @@ impl HttpClient {
     /// A request whose login proves the connection.
     async fn proven(&self, call: Call, request: &Outgoing, login: &Login) -> Result<Response> {
         let place = call.origin.place.clone();
-        let permit = self.pool.permit(&call.key, login, call.patience).await?;
+        // an answer that lasts for half an hour must not keep the connections of its login from everybody else
+        let permit = match call.streaming {
+            true => None,
+            false => self.pool.permit(&call.key, login, call.patience).await?,
+        };
         while let Some(mut connection) = self.pool.take(&call.key, Some(login)).await {
             match connection.send(request.clone(), call.patience, &place).await {
                 // the server has forgotten the login, or wants it with each request: once more on a fresh connection

@@ -234,6 +234,11 @@ impl Response {
 pub trait BodySource: Send {
     /// The next piece; `None` at the end.
     async fn chunk(&mut self) -> Result<Option<Bytes>>;
+
+    /// How many bytes are still to come, where the server has said so.
+    fn left(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// The body of an answer, read piece by piece under a cap.
@@ -288,11 +293,10 @@ impl Body {
     /// # Errors
     /// As [`Self::chunk`].
     pub async fn collect(mut self) -> Result<Bytes> {
-        let Some(first) = self.chunk().await? else { return Ok(Bytes::new()) };
-        let Some(second) = self.chunk().await? else { return Ok(first) };
-        let mut all = BytesMut::with_capacity((first.len() + second.len()) * 2);
-        all.extend_from_slice(&first);
-        all.extend_from_slice(&second);
+        // room that is not used costs nothing but addresses, so the server's word is enough for it; each piece is let go before the next one is
+        // read, so that the connection can read that into the same buffer
+        let announced = self.source.left().map(|left| usize::try_from(left.min(self.left)).unwrap_or(0));
+        let mut all = BytesMut::with_capacity(announced.unwrap_or(0));
         while let Some(piece) = self.chunk().await? {
             all.extend_from_slice(&piece);
         }

@@ -59,6 +59,42 @@ async fn a_listing_tells_class_time_size_and_conversation() {
     assert!(server.heard().iter().all(|heard| heard.anchor.as_deref() == Some(ALICE)));
 }
 
+/// After a restart: another transport, with what the first one left. Damaged or stale, it costs a listing and nothing else.
+#[tokio::test]
+async fn a_listing_survives_a_restart() {
+    let server = server(EwsOptions::default()).await;
+    for n in 0..5 {
+        server.put(ALICE, &message(n, 100));
+    }
+    let (alice, page) = (mailbox("alice"), |s: &mut EwsSettings| s.page = 2);
+    let session = async |resume: Option<Bytes>| {
+        let mut options = ReceiveOptions::default();
+        options.resume = resume;
+        let mut inbox = with(&server, page).receive(&alice, options).await.unwrap();
+        let ids: Vec<String> =
+            list(&mut inbox).await.iter().map(|stub| stub.id.as_str().to_owned()).collect();
+        let token = inbox.resume_token();
+        inbox.close().await.unwrap();
+        (ids, token)
+    };
+    let (first, token) = session(None).await;
+    assert_eq!((first.len(), count(&server, "SyncFolderItems")), (5, 3));
+    let token = token.unwrap();
+    let new = server.put(ALICE, &message(9, 100));
+    let (second, newer) = session(Some(token.clone())).await;
+    assert_eq!(second[..5], first[..]);
+    assert_eq!((second.len(), &second[5], count(&server, "SyncFolderItems")), (6, &new, 4));
+    let newer = newer.unwrap();
+    let (same, none) = session(Some(newer.clone())).await;
+    assert_eq!((same, none), (second.clone(), None), "nothing new, so nothing new to keep");
+    for (what, damaged) in [("cut", newer.slice(..newer.len() / 2)), ("nothing", Bytes::new())] {
+        assert_eq!(session(Some(damaged)).await.0, second, "{what}");
+    }
+    server.forget_states();
+    let (after, token) = session(Some(newer)).await;
+    assert_eq!((after, token.is_some()), (second, true), "listed anew, without doubles");
+}
+
 #[tokio::test]
 async fn later_sessions_ask_for_the_changes_alone() {
     let server = server(EwsOptions::default()).await;

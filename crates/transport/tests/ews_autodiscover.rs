@@ -57,6 +57,11 @@ impl HttpService for Internet {
     }
 }
 
+/// No test asks the name servers of this machine.
+fn offline() -> Autodiscover {
+    Autodiscover { srv: None, ..Autodiscover::default() }
+}
+
 const EWS: &str = "https://mail.contoso.test/EWS/Exchange.asmx";
 
 fn settings(server: &EwsServer, internet: &Arc<Internet>, options: Autodiscover) -> EwsSettings {
@@ -95,8 +100,7 @@ async fn the_published_order() {
         let server = exchange(EwsOptions::default()).await;
         let names: Vec<_> = names.into_iter().map(|name| (name, &server)).collect();
         let internet = Internet::of(&names);
-        let (steps, url) =
-            transport_of(&server, &internet, Autodiscover::default()).discover(&mailbox("alice")).await;
+        let (steps, url) = transport_of(&server, &internet, offline()).discover(&mailbox("alice")).await;
         assert_eq!(url.unwrap().as_str(), EWS);
         assert_eq!(internet.urls(), asked);
         assert_eq!(steps.len(), asked.len(), "{steps:?}");
@@ -109,7 +113,7 @@ async fn the_plain_form_and_the_internal_url() {
     let server = exchange(EwsOptions { plain_autodiscover_only: true, ..EwsOptions::default() }).await;
     let internet = Internet::of(&[("https://contoso.test", &server)]);
     for (prefer_internal, url) in [(false, EWS), (true, "https://inside.contoso.test/EWS/Exchange.asmx")] {
-        let options = Autodiscover { prefer_internal, ..Autodiscover::default() };
+        let options = Autodiscover { prefer_internal, ..offline() };
         let (steps, found) = transport_of(&server, &internet, options).discover(&mailbox("alice")).await;
         assert_eq!(found.unwrap().as_str(), url);
         assert!(steps[0].what.contains("autodiscover.svc: HTTP 404"), "{steps:?}");
@@ -120,7 +124,7 @@ async fn the_plain_form_and_the_internal_url() {
 async fn what_was_found_is_remembered_until_it_fails() {
     let server = exchange(EwsOptions::default()).await;
     let internet = Internet::of(&[("https://contoso.test", &server), ("https://mail.contoso.test", &server)]);
-    let transport = transport_of(&server, &internet, Autodiscover::default());
+    let transport = transport_of(&server, &internet, offline());
     let searches = || internet.urls().iter().filter(|url| url.contains("autodiscover")).count();
     for _ in 0..3 {
         transport.receive(&mailbox("alice"), ReceiveOptions::default()).await.unwrap().close().await.unwrap();
@@ -150,8 +154,7 @@ async fn a_redirect_in_clear_leads_to_tls_only() {
     ] {
         let internet = Internet::of(&names);
         server.plan(path, Mishap::Redirect(302, target.to_owned()));
-        let (steps, url) =
-            transport_of(&server, &internet, Autodiscover::default()).discover(&mailbox("alice")).await;
+        let (steps, url) = transport_of(&server, &internet, offline()).discover(&mailbox("alice")).await;
         assert_eq!(url.is_ok(), works, "{target}: {steps:?}");
         let clear = internet.asked().into_iter().find(|(url, _)| url.starts_with("http://")).unwrap();
         assert!(!clear.1, "a login was sent in clear");
@@ -171,17 +174,16 @@ async fn another_domain_only_when_it_is_trusted() {
     let server = exchange(EwsOptions::default()).await;
     let names = [("https://contoso.test", &server), ("https://autodiscover-s.cloud.test", &server)];
     let target = "https://autodiscover-s.cloud.test/autodiscover/autodiscover.svc";
-    let trusted =
-        |domain: &str| Autodiscover { trusted_domains: vec![domain.to_owned()], ..Autodiscover::default() };
+    let trusted = |domain: &str| Autodiscover { trusted_domains: vec![domain.to_owned()], ..offline() };
     let confirmed = |answer: bool| Autodiscover {
         confirm: Some(Arc::new(move |url: &url::Url| {
             assert_eq!(url.host_str(), Some("autodiscover-s.cloud.test"));
             answer
         })),
-        ..Autodiscover::default()
+        ..offline()
     };
     for (options, works) in [
-        (Autodiscover::default(), false),
+        (offline(), false),
         (trusted("cloud.test"), true),
         (trusted("loud.test"), false),
         (confirmed(true), true),
@@ -206,8 +208,7 @@ async fn redirects_to_addresses_and_circles() {
     server.add_user("ann", PASSWORD, "ann@tail.test");
     server.discovery("ann@tail.test", Discovery::Urls(Some(EWS.to_owned()), None));
     server.discovery("bob@contoso.test", Discovery::Address("ann@tail.test".to_owned()));
-    let trusting =
-        || Autodiscover { trusted_domains: vec!["tail.test".to_owned()], ..Autodiscover::default() };
+    let trusting = || Autodiscover { trusted_domains: vec!["tail.test".to_owned()], ..offline() };
     for plain in [false, true] {
         let internet = Internet::of(&names);
         if plain {
@@ -215,8 +216,7 @@ async fn redirects_to_addresses_and_circles() {
         }
         let (steps, url) = transport_of(&server, &internet, trusting()).discover(&mailbox("bob")).await;
         assert_eq!(url.unwrap().as_str(), EWS, "{steps:?}");
-        let (_, url) =
-            transport_of(&server, &internet, Autodiscover::default()).discover(&mailbox("bob")).await;
+        let (_, url) = transport_of(&server, &internet, offline()).discover(&mailbox("bob")).await;
         assert!(url.is_err());
         server.mend();
     }
@@ -245,7 +245,7 @@ async fn a_wrong_password_is_not_tried_everywhere() {
     let server = exchange(EwsOptions::default()).await;
     let internet =
         Internet::of(&[("https://contoso.test", &server), ("https://autodiscover.contoso.test", &server)]);
-    let transport = transport_of(&server, &internet, Autodiscover::default());
+    let transport = transport_of(&server, &internet, offline());
     let (steps, url) = transport.discover(&mailbox("mallory")).await;
     let error = url.unwrap_err();
     assert_eq!((error.kind(), error.retry()), (ErrorKind::Authentication, Retry::Never));
@@ -276,15 +276,14 @@ async fn service_records_come_last() {
     ];
     for (records, works) in [(Ok(records), true), (Ok(vec![]), false), (Err("no answer".to_owned()), false)] {
         let internet = Internet::of(&[("https://exchange.contoso.test:8443", &server)]);
-        let options = Autodiscover { srv: Some(Arc::new(Records(records))), ..Autodiscover::default() };
+        let options = Autodiscover { srv: Some(Arc::new(Records(records))), ..offline() };
         let (steps, url) = transport_of(&server, &internet, options).discover(&mailbox("alice")).await;
         assert_eq!(url.is_ok(), works, "{steps:?}");
         assert!(!internet.urls().iter().any(|url| url.contains("evil")));
     }
     // what nobody can be asked for may come right by itself
     let internet = Internet::of(&[]);
-    let (_, url) =
-        transport_of(&server, &internet, Autodiscover::default()).discover(&mailbox("alice")).await;
+    let (_, url) = transport_of(&server, &internet, offline()).discover(&mailbox("alice")).await;
     let error = url.unwrap_err();
     assert_eq!((error.kind(), error.retry()), (ErrorKind::NameResolution, Retry::Later(None)));
     assert!(error.hint().unwrap().contains("test access shows them"), "{:?}", error.hint());
@@ -297,14 +296,13 @@ async fn urls_of_the_settings_come_first() {
     let server = exchange(EwsOptions::default()).await;
     let internet = Internet::of(&[("https://here.example", &server)]);
     let first = vec!["https://here.example/autodiscover/autodiscover.svc".parse().unwrap()];
-    let options = Autodiscover { first, ..Autodiscover::default() };
+    let options = Autodiscover { first, ..offline() };
     let (_, url) = transport_of(&server, &internet, options).discover(&mailbox("alice")).await;
     assert_eq!(url.unwrap().as_str(), EWS);
     assert_eq!(internet.asked().len(), 1);
     // a URL in clear is not used
     server.discovery("alice@contoso.test", Discovery::Urls(Some(EWS.replace("https", "http")), None));
     let internet = Internet::of(&[("https://contoso.test", &server)]);
-    let (steps, url) =
-        transport_of(&server, &internet, Autodiscover::default()).discover(&mailbox("alice")).await;
+    let (steps, url) = transport_of(&server, &internet, offline()).discover(&mailbox("alice")).await;
     assert!(url.is_err(), "{steps:?}");
 }

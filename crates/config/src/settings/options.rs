@@ -127,10 +127,10 @@ pub(super) fn options(
     only(cx, exchange && incoming, "DeleteType", &wire.delete_type, "it belongs to incoming Exchange");
     only(
         cx,
-        exchange && !incoming,
+        ews && !incoming,
         "SaveSentItems",
         &wire.save_sent_items,
-        "it belongs to outgoing Exchange",
+        "it belongs to outgoing ExchangeWebServices; Microsoft Graph always keeps a copy of what is sent as it is",
     );
     let tells = incoming && matches!(c.protocol, Protocol::Imap | Protocol::ExchangeWebServices);
     let why = "it belongs to incoming IMAP and ExchangeWebServices";

@@ -508,6 +508,12 @@ fn outgoing(
             cx.no_effect(s, "EnvelopeSender", &wire.envelope_sender, "it belongs to SMTP");
         }
     }
+    if c.direction == Direction::Outgoing
+        && matches!(c.protocol, Protocol::ExchangeWebServices | Protocol::MicrosoftGraph)
+    {
+        let why = "Exchange sends every message as from its sender";
+        cx.no_effect(s, "EnvelopeSender", &wire.envelope_sender, why);
+    }
     if c.protocol != Protocol::Smtp {
         cx.no_effect(s, "EhloName", &wire.ehlo_name, "it belongs to SMTP");
         cx.no_effect(s, "UsePipelining", &wire.use_pipelining, "it belongs to SMTP");

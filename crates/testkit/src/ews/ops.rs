@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
+use super::items::{Shape, build, item_xml};
+use super::rules::{rules_of, update_rules};
 use super::store::{self, Change, Folder, Item, Sent, State};
 use super::xml::{Element, escape};
 
@@ -19,7 +21,7 @@ impl Refusal {
     }
 }
 
-type Done<T> = Result<T, Refusal>;
+pub(super) type Done<T> = Result<T, Refusal>;
 
 /// Who asks.
 #[derive(Debug, Clone)]
@@ -165,7 +167,7 @@ fn denied() -> Refusal {
     Refusal::new("ErrorAccessDenied", "Access is denied. Check credentials and try again.")
 }
 
-fn may_open(state: &State, caller: &Caller, address: &str) -> Done<()> {
+pub(super) fn may_open(state: &State, caller: &Caller, address: &str) -> Done<()> {
     if !state.mailboxes.contains_key(address) {
         return Err(Refusal::new(
             "ErrorNonExistentMailbox",
@@ -231,10 +233,16 @@ fn folder_xml(state: &State, address: &str, f: usize) -> String {
         .distinguished
         .map(|name| format!("<t:DistinguishedFolderId>{name}</t:DistinguishedFolderId>"))
         .unwrap_or_default();
+    let (tag, unread) = match folder.class.as_str() {
+        "IPF.Appointment" => ("CalendarFolder", String::new()),
+        "IPF.Contact" => ("ContactsFolder", String::new()),
+        "IPF.Task" => ("TasksFolder", String::new()),
+        _ => ("Folder", format!("<t:UnreadCount>{unread}</t:UnreadCount>")),
+    };
     format!(
-        "<t:Folder><t:FolderId Id=\"{}\" ChangeKey=\"AQ==\"/><t:ParentFolderId Id=\"{parent}\" ChangeKey=\"AQ==\"/>\
+        "<t:{tag}><t:FolderId Id=\"{}\" ChangeKey=\"AQ==\"/><t:ParentFolderId Id=\"{parent}\" ChangeKey=\"AQ==\"/>\
          <t:FolderClass>{}</t:FolderClass><t:DisplayName>{}</t:DisplayName><t:TotalCount>{}</t:TotalCount>\
-         <t:ChildFolderCount>{children}</t:ChildFolderCount>{distinguished}<t:UnreadCount>{unread}</t:UnreadCount></t:Folder>",
+         <t:ChildFolderCount>{children}</t:ChildFolderCount>{distinguished}{unread}</t:{tag}>",
         folder.id,
         folder.class,
         escape(&folder.name),
@@ -374,196 +382,6 @@ fn find_item(state: &State, caller: &Caller, request: &Element, id: &Element) ->
         wanted.len(),
         next >= wanted.len()
     ))
-}
-
-/// Which properties of an item are told.
-struct Shape {
-    all: bool,
-    mime: bool,
-    fields: HashSet<String>,
-    tags: Vec<(String, String)>,
-    /// A listing tells less than `GetItem`.
-    listing: bool,
-}
-
-impl Shape {
-    fn of(request: &Element, listing: bool) -> Self {
-        let shape = request.child("m:ItemShape").cloned().unwrap_or_default();
-        let mut fields = Vec::new();
-        shape.all("t:FieldURI", &mut fields);
-        let fields: HashSet<String> =
-            fields.iter().filter_map(|f| f.attribute("FieldURI")).map(str::to_owned).collect();
-        let mut tags = Vec::new();
-        shape.all("t:ExtendedFieldURI", &mut tags);
-        let tags = tags
-            .iter()
-            .filter_map(|t| {
-                Some((t.attribute("PropertyTag")?.to_owned(), t.attribute("PropertyType")?.to_owned()))
-            })
-            .collect();
-        let mime = matches!(shape.text_of("t:IncludeMimeContent"), Some("true" | "1"))
-            || fields.contains("item:MimeContent");
-        Self {
-            all: shape.text_of("t:BaseShape") != Some("IdOnly"),
-            mime: mime && !listing,
-            fields,
-            tags,
-            listing,
-        }
-    }
-
-    fn has(&self, field: &str) -> bool {
-        self.all || self.fields.contains(field)
-    }
-}
-
-fn time(seconds: i64) -> String {
-    // civil date from days, after the well-known algorithm of the proleptic Gregorian calendar
-    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let day_of_era = z.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
-}
-
-fn item_xml(caller: &Caller, folder: &Folder, item: &Item, shape: &Shape) -> String {
-    let mut xml = "<t:Message>".to_owned();
-    let mut tell = |wanted: bool, text: String| {
-        if wanted {
-            xml += &text;
-        }
-    };
-    let field = |name: &str| store::header(&item.mime, name).unwrap_or_default();
-    let mailboxes = |value: &str| -> String {
-        let one = |a: &String| {
-            format!(
-                "<t:Mailbox><t:Name>{a}</t:Name><t:EmailAddress>{a}</t:EmailAddress><t:RoutingType>SMTP</t:RoutingType></t:Mailbox>"
-            )
-        };
-        store::addresses(value).iter().map(|a| one(&escape(a))).collect()
-    };
-    tell(
-        shape.mime,
-        format!(
-            "<t:MimeContent CharacterSet=\"UTF-8\">{}</t:MimeContent>",
-            BASE64_STANDARD.encode(&item.mime)
-        ),
-    );
-    tell(
-        true,
-        format!(
-            "<t:ItemId Id=\"{}\" ChangeKey=\"{}\"/>",
-            item.id,
-            BASE64_STANDARD.encode(item.change_key.to_be_bytes())
-        ),
-    );
-    tell(
-        shape.has("item:ParentFolderId"),
-        format!("<t:ParentFolderId Id=\"{}\" ChangeKey=\"AQ==\"/>", folder.id),
-    );
-    tell(shape.has("item:ItemClass"), format!("<t:ItemClass>{}</t:ItemClass>", escape(&item.class)));
-    let illegal = if caller.illegal_characters { "&#x8;" } else { "" };
-    tell(
-        shape.has("item:Subject") || caller.illegal_characters,
-        format!("<t:Subject>{illegal}{}</t:Subject>", escape(&field("Subject"))),
-    );
-    let body = String::from_utf8_lossy(&item.mime[store::section(&item.mime).len()..]).into_owned();
-    tell(
-        shape.has("item:Body") && !shape.listing,
-        format!("<t:Body BodyType=\"Text\">{}</t:Body>", escape(body.trim_start())),
-    );
-    tell(
-        shape.has("item:DateTimeReceived"),
-        format!("<t:DateTimeReceived>{}</t:DateTimeReceived>", time(item.received)),
-    );
-    tell(shape.has("item:Size"), format!("<t:Size>{}</t:Size>", item.mime.len()));
-    if shape.has("item:InternetMessageHeaders") && !shape.listing && item.transport_headers {
-        let section = String::from_utf8_lossy(store::section(&item.mime))
-            .replace("\r\n", "\n")
-            .replace("\n ", " ")
-            .replace("\n\t", " ");
-        let fields: String = section
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .map(|(name, value)| {
-                format!(
-                    "<t:InternetMessageHeader HeaderName=\"{}\">{}</t:InternetMessageHeader>",
-                    escape(name),
-                    escape(value.trim())
-                )
-            })
-            .collect();
-        tell(!fields.is_empty(), format!("<t:InternetMessageHeaders>{fields}</t:InternetMessageHeaders>"));
-    }
-    tell(shape.has("item:DateTimeSent"), format!("<t:DateTimeSent>{}</t:DateTimeSent>", time(item.received)));
-    tell(
-        shape.has("item:DateTimeCreated"),
-        format!("<t:DateTimeCreated>{}</t:DateTimeCreated>", time(item.received)),
-    );
-    tell(shape.has("item:HasAttachments"), "<t:HasAttachments>false</t:HasAttachments>".to_owned());
-    for (tag, kind) in &shape.tags {
-        let number = tag.strip_prefix("0x").or_else(|| tag.strip_prefix("0X"));
-        let number = number.map_or(tag.parse().ok(), |hex| u32::from_str_radix(hex, 16).ok());
-        let value = match number {
-            Some(0x7d) if item.transport_headers && !shape.listing => {
-                escape(&String::from_utf8_lossy(store::section(&item.mime)))
-            }
-            Some(0x1035) => escape(&field("Message-ID")),
-            Some(0x0e08) => item.mime.len().to_string(),
-            Some(0x0e23) => item.change_key.to_string(),
-            Some(0x0e07) => "0".to_owned(),
-            Some(0x0ff9) => BASE64_STANDARD.encode(item.id.as_bytes()),
-            _ => continue,
-        };
-        tell(
-            true,
-            format!(
-                "<t:ExtendedProperty><t:ExtendedFieldURI PropertyTag=\"{tag}\" PropertyType=\"{kind}\"/><t:Value>{value}</t:Value></t:ExtendedProperty>"
-            ),
-        );
-    }
-    tell(
-        shape.has("item:ConversationId"),
-        format!("<t:ConversationId Id=\"{}\"/>", BASE64_STANDARD.encode(field("Subject"))),
-    );
-    tell(
-        shape.has("message:ToRecipients") && !shape.listing,
-        format!("<t:ToRecipients>{}</t:ToRecipients>", mailboxes(&field("To"))),
-    );
-    let from = mailboxes(&field("From"));
-    tell(shape.has("message:From") && !from.is_empty(), format!("<t:From>{from}</t:From>"));
-    tell(
-        shape.has("message:InternetMessageId"),
-        format!("<t:InternetMessageId>{}</t:InternetMessageId>", escape(&field("Message-ID"))),
-    );
-    tell(shape.has("message:IsRead"), format!("<t:IsRead>{}</t:IsRead>", item.read));
-    xml + "</t:Message>"
-}
-
-/// A message put together from properties, for clients that send no MIME.
-fn build(caller: &Caller, item: &Element, n: u64) -> Vec<u8> {
-    let list = |name: &str| -> Vec<String> {
-        let mut found = Vec::new();
-        if let Some(list) = item.child(name) {
-            list.all("t:EmailAddress", &mut found);
-        }
-        found.iter().map(|e| e.text.trim().to_owned()).collect()
-    };
-    let from = list("t:From").pop().unwrap_or_else(|| caller.me.clone());
-    let mut mime = format!("From: {from}\r\nTo: {}\r\n", list("t:ToRecipients").join(", "));
-    if !list("t:CcRecipients").is_empty() {
-        let _ = write!(mime, "Cc: {}\r\n", list("t:CcRecipients").join(", "));
-    }
-    let subject = item.text_of("t:Subject").unwrap_or_default();
-    let body = item.text_of("t:Body").unwrap_or_default();
-    let _ = write!(mime, "Subject: {subject}\r\nMessage-ID: <made-{n}@exchange.test>\r\n\r\n{body}\r\n");
-    mime.into_bytes()
 }
 
 fn create_item(state: &mut State, caller: &Caller, request: &Element, new: &Element) -> Done<String> {
@@ -751,12 +569,12 @@ fn resolve(state: &State, entry: &str) -> Done<String> {
 }
 
 /// `legacyExchangeDN` of a mailbox, lower case.
-fn directory_name(address: &str) -> String {
+pub(super) fn directory_name(address: &str) -> String {
     let local = address.split('@').next().unwrap_or_default();
     format!("/o=contoso/ou=exchange administrative group (fydibohf23spdlt)/cn=recipients/cn={local}")
 }
 
-fn by_directory_names(state: &State, element: &mut Element) {
+pub(super) fn by_directory_names(state: &State, element: &mut Element) {
     let address = element.text_of("t:EmailAddress").unwrap_or_default().to_lowercase();
     if element.name == "t:Address" && state.mailboxes.contains_key(&address) {
         let leaf = |name: &str, text: String| Element { name: name.to_owned(), text, ..Element::default() };
@@ -767,115 +585,4 @@ fn by_directory_names(state: &State, element: &mut Element) {
         ];
     }
     element.children.iter_mut().for_each(|child| by_directory_names(state, child));
-}
-
-fn rules_of(state: &State, caller: &Caller, request: &Element) -> Done<String> {
-    let address =
-        request.text_of("m:MailboxSmtpAddress").map_or_else(|| caller.me.clone(), str::to_lowercase);
-    may_open(state, caller, &address)?;
-    Ok(address)
-}
-
-/// Exchange tells an `xs:boolean` that came as `1` as `true`.
-fn canonical_booleans(element: &mut Element) {
-    if element.children.is_empty() && !matches!(element.name.as_str(), "t:Priority" | "t:RuleId") {
-        match element.text.trim() {
-            "1" => element.text = "true".to_owned(),
-            "0" => element.text = "false".to_owned(),
-            _ => {}
-        }
-    }
-    element.children.iter_mut().for_each(canonical_booleans);
-}
-
-fn update_rules(state: &mut State, address: &str, request: &Element) -> String {
-    let remove_blob = matches!(request.text_of("m:RemoveOutlookRuleBlob"), Some("true" | "1"));
-    let answer = |class: &str, code: &str, inner: &str| {
-        format!(
-            "<m:UpdateInboxRulesResponse ResponseClass=\"{class}\">{}<m:ResponseCode>{code}</m:ResponseCode>{inner}</m:UpdateInboxRulesResponse>",
-            if class == "Error" { "<m:MessageText>The rules were not changed.</m:MessageText>" } else { "" }
-        )
-    };
-    let n = state.number();
-    let Some(mailbox) = state.mailboxes.get_mut(address) else {
-        return answer("Error", "ErrorNonExistentMailbox", "");
-    };
-    if mailbox.outlook_blob && !remove_blob {
-        return answer("Error", "ErrorOutlookRuleBlobExists", "");
-    }
-    let mut rules = mailbox.rules.clone();
-    let mut errors = String::new();
-    for (index, operation) in request.children_of("m:Operations").iter().enumerate() {
-        let wrong = |field: &str, code: &str, text: &str, value: &str| {
-            format!(
-                "<t:RuleOperationError><t:OperationIndex>{index}</t:OperationIndex><t:ValidationErrors><t:Error><t:FieldURI>{field}</t:FieldURI>\
-                     <t:ErrorCode>{code}</t:ErrorCode><t:ErrorMessage>{text}</t:ErrorMessage><t:FieldValue>{}</t:FieldValue></t:Error></t:ValidationErrors></t:RuleOperationError>",
-                escape(value)
-            )
-        };
-        if operation.name == "t:DeleteRuleOperation" {
-            let id = operation.text_of("t:RuleId").unwrap_or_default();
-            let before = rules.len();
-            rules.retain(|rule| rule.text_of("t:RuleId") != Some(id));
-            if rules.len() == before {
-                errors += &wrong("RuleId", "RuleNotFound", "There is no such rule.", id);
-            }
-            continue;
-        }
-        let mut rule = operation.child("t:Rule").cloned().unwrap_or_default();
-        canonical_booleans(&mut rule);
-        let id = rule.text_of("t:RuleId").map(str::to_owned);
-        let priority = rule.text_of("t:Priority").map(str::to_owned);
-        let taken = |r: &Element| {
-            r.text_of("t:Priority") == priority.as_deref() && r.text_of("t:RuleId") != id.as_deref()
-        };
-        if rules.iter().any(taken) {
-            errors += &wrong(
-                "Priority",
-                "DuplicatedPriority",
-                "Another rule has this priority.",
-                priority.as_deref().unwrap_or_default(),
-            );
-            continue;
-        }
-        let mut to = Vec::new();
-        rule.all("t:EmailAddress", &mut to);
-        if let Some(bad) =
-            to.iter().find(|e| state.refused_recipients.contains(&e.text.trim().to_lowercase()))
-        {
-            errors += &wrong(
-                "Action:ForwardAsAttachmentToRecipients",
-                "InvalidAddress",
-                "The address is invalid.",
-                bad.text.trim(),
-            );
-            continue;
-        }
-        match (operation.name.as_str(), id) {
-            ("t:CreateRuleOperation", Some(id)) => {
-                errors += &wrong("RuleId", "CreateWithRuleId", "A new rule has no id.", &id)
-            }
-            ("t:CreateRuleOperation", None) => {
-                let id = BASE64_STANDARD.encode(format!("rule {n} {index}"));
-                rule.children
-                    .insert(0, Element { name: "t:RuleId".to_owned(), text: id, ..Element::default() });
-                rules.push(rule);
-            }
-            (_, Some(id)) => match rules.iter_mut().find(|r| r.text_of("t:RuleId") == Some(&id)) {
-                Some(present) => *present = rule,
-                None => errors += &wrong("RuleId", "RuleNotFound", "There is no such rule.", &id),
-            },
-            (_, None) => errors += &wrong("RuleId", "MissingParameter", "Which rule?", ""),
-        }
-    }
-    if !errors.is_empty() {
-        return answer(
-            "Error",
-            "ErrorInboxRulesValidationError",
-            &format!("<m:RuleOperationErrors>{errors}</m:RuleOperationErrors>"),
-        );
-    }
-    mailbox.rules = rules;
-    mailbox.outlook_blob = false;
-    answer("Success", "NoError", "")
 }

@@ -7,16 +7,19 @@ use base64::prelude::BASE64_STANDARD;
 
 use super::xml::Element;
 
-/// The folders that every mailbox has, by their names in the schema and as people see them.
-const FOLDERS: [(&str, &str); 8] = [
-    ("root", "Root"),
-    ("msgfolderroot", "Top of Information Store"),
-    ("inbox", "Posteingang"),
-    ("sentitems", "Gesendete Elemente"),
-    ("deleteditems", "Gelöschte Elemente"),
-    ("drafts", "Entwürfe"),
-    ("junkemail", "Junk-E-Mail"),
-    ("outbox", "Postausgang"),
+/// The folders that every mailbox has, by their names in the schema, as people see them, and their classes.
+const FOLDERS: [(&str, &str, &str); 11] = [
+    ("root", "Root", "IPF"),
+    ("msgfolderroot", "Top of Information Store", "IPF.Note"),
+    ("inbox", "Posteingang", "IPF.Note"),
+    ("sentitems", "Gesendete Elemente", "IPF.Note"),
+    ("deleteditems", "Gelöschte Elemente", "IPF.Note"),
+    ("drafts", "Entwürfe", "IPF.Note"),
+    ("junkemail", "Junk-E-Mail", "IPF.Note"),
+    ("outbox", "Postausgang", "IPF.Note"),
+    ("calendar", "Kalender", "IPF.Appointment"),
+    ("contacts", "Kontakte", "IPF.Contact"),
+    ("tasks", "Aufgaben", "IPF.Task"),
 ];
 
 /// An item.
@@ -109,13 +112,13 @@ impl State {
 
     pub(super) fn add_mailbox(&mut self, address: &str) {
         let mut mailbox = Mailbox::default();
-        for (distinguished, name) in FOLDERS {
+        for (distinguished, name, class) in FOLDERS {
             let n = self.number();
             mailbox.folders.push(Folder {
                 id: folder_id(address, n),
                 distinguished: Some(distinguished),
                 name: name.to_owned(),
-                class: "IPF.Note".to_owned(),
+                class: class.to_owned(),
                 items: Vec::new(),
                 log: Vec::new(),
             });

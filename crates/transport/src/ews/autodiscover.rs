@@ -6,7 +6,7 @@
 //! not looked up: the router need not be a member of the domain.
 //!
 //! A name and password, or a token, is sent to nobody but over TLS; and to no other domain than the mailbox's, unless that is among the trusted domains or
-//! confirmed. The same holds for redirects to another address. There are at most [`HOPS`] requests.
+//! confirmed. The same holds for redirects to another address. There are at most 20 requests for one mailbox.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -23,6 +23,7 @@ use super::error::words_of;
 use super::proto::autodiscover::{EwsUrls, Outcome, plain_request, read_plain, read_soap, soap_request};
 use super::proto::request::CONTENT_TYPE;
 use super::settings::EwsSettings;
+use super::srv::NameServers;
 use crate::{Error, ErrorKind, ProbeStep, Result};
 
 /// So many requests are made for one mailbox at the most.
@@ -45,7 +46,7 @@ pub struct Autodiscover {
     pub confirm: Option<Confirm>,
     /// Take the URL for the server's own network where there are two.
     pub prefer_internal: bool,
-    /// Looks up SRV records; `None`: that step is left out.
+    /// Looks up SRV records ([`NameServers`]); `None`: that step is left out.
     pub srv: Option<Arc<dyn SrvLookup>>,
     /// The longest time for one request.
     pub patience: Duration,
@@ -55,14 +56,14 @@ pub struct Autodiscover {
 pub type Confirm = Arc<dyn Fn(&Url) -> bool + Send + Sync>;
 
 impl Default for Autodiscover {
-    /// No other URL, no other domain, the external URL, no SRV records, 30 seconds.
+    /// No other URL, no other domain, the external URL, SRV records from the name servers of the system, 30 seconds.
     fn default() -> Self {
         Self {
             first: Vec::new(),
             trusted_domains: Vec::new(),
             confirm: None,
             prefer_internal: false,
-            srv: None,
+            srv: Some(Arc::new(NameServers::of_system())),
             patience: Duration::from_secs(30),
         }
     }

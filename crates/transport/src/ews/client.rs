@@ -483,6 +483,7 @@ impl Session {
             request = request.with_header(ANCHOR, anchor);
         }
         request.max_body_bytes = limits.body();
+        request.streaming = matches!(operation, Operation::GetStreamingEvents(..));
         let http = Arc::clone(&self.client.settings.http);
         self.identity.send(&*http, request).await
     }

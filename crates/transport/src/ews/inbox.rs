@@ -56,10 +56,18 @@ pub(super) struct EwsInbox {
     ready: VecDeque<((RemoteId, Part), Found)>,
     /// Folders by name that were found or made in this session.
     folders: HashMap<String, String>,
+    /// What a later session may be opened with.
+    token: Option<Bytes>,
 }
 
 impl EwsInbox {
-    pub(super) fn new(session: Session, who: As, options: ReceiveOptions, stubs: Vec<Stub>) -> Self {
+    pub(super) fn new(
+        session: Session,
+        who: As,
+        options: ReceiveOptions,
+        stubs: Vec<Stub>,
+        token: Option<Bytes>,
+    ) -> Self {
         let sizes = stubs.iter().filter_map(|stub| Some((stub.id.clone(), stub.size?))).collect();
         Self {
             session,
@@ -70,6 +78,7 @@ impl EwsInbox {
             hints: VecDeque::new(),
             ready: VecDeque::new(),
             folders: HashMap::new(),
+            token,
         }
     }
 
@@ -168,7 +177,8 @@ impl EwsInbox {
         let count = ids.len() as u64;
         let (wanted, limits) = match part {
             Part::Whole => {
-                let size = self.sizes.get(&batch[0]).copied().unwrap_or_default();
+                let size =
+                    batch.iter().filter_map(|id| self.sizes.get(id)).max().copied().unwrap_or_default();
                 // what Exchange keeps and what it writes as MIME differ: text grows in base64, a second body is left out
                 let expected = size.saturating_add(size / 8).min(self.options.max_message_bytes);
                 let limits = Limits {
@@ -365,6 +375,10 @@ impl Inbox for EwsInbox {
 
     async fn fetch(&mut self, id: &RemoteId) -> Result<RawMessage> {
         self.whole(id).await
+    }
+
+    fn resume_token(&mut self) -> Option<Bytes> {
+        self.token.take()
     }
 
     async fn dispose(&mut self, id: &RemoteId, what: Disposition) -> Result<()> {

@@ -6,6 +6,7 @@
 //! | [`proto`] | requests and responses without a network |
 //! | `client` | one request: place, login, version of the schema, faults |
 //! | [`autodiscover`] | finding out where the EWS of a mailbox is |
+//! | [`srv`] | looking up SRV records |
 //! | `sync` | what is in an inbox, and what is remembered of it |
 //! | `inbox` | [`Inbox`]: reading in batches, disposing |
 //! | `outgoing` | sending, and looking for what was sent |
@@ -56,11 +57,13 @@ mod outgoing;
 pub mod proto;
 mod rules;
 pub mod settings;
+pub mod srv;
 mod sync;
 
 pub use autodiscover::{Autodiscover, Confirm, SrvLookup, SrvTarget};
 pub use proto::{DeleteType, Version};
 pub use settings::{EwsSettings, Location, MailboxAccess, Sending, SentItems};
+pub use srv::NameServers;
 
 use std::fmt;
 use std::sync::Arc;
@@ -235,7 +238,8 @@ impl Transport for EwsTransport {
     fn capability(&self) -> Capability {
         let settings = &self.client.settings;
         Capability {
-            notifies: true,
+            notifies: self.client.version() >= Version::Exchange2010Sp1,
+            resumes: true,
             receive: true,
             submit: true,
             stable_ids: true,
@@ -265,8 +269,11 @@ impl Transport for EwsTransport {
         let settings = &self.client.settings;
         let mut session = self.client.session(mailbox).await?;
         let (folder, who) = (folder_of(settings.access, "inbox", mailbox), As::reader(settings.access));
-        let stubs = sync::list(&self.memory, &mut session, folder, who, options.max_messages).await?;
-        Ok(Box::new(EwsInbox::new(session, who, options, stubs)))
+        let resume = options.resume.clone();
+        let (most, memory) = (options.max_messages, &self.memory);
+        let listed = sync::list(memory, &mut session, folder, who, most, resume.as_deref()).await?;
+        let token = listed.changed.then(|| memory.token(&session.place, mailbox)).flatten();
+        Ok(Box::new(EwsInbox::new(session, who, options, listed.stubs, token)))
     }
 
     async fn submit(&self, sender: &Mailbox, message: &Outbound, options: SubmitOptions) -> Result<Receipt> {

@@ -167,3 +167,114 @@ fn found(external: Option<String>, internal: Option<String>) -> Outcome {
     }
     Outcome::Found(EwsUrls { external, internal })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(account: &str) -> Outcome {
+        let text = format!(
+            "<Autodiscover xmlns=\"http://schemas.microsoft.com/exchange/autodiscover/responseschema/2006\"><Response \
+             xmlns=\"http://schemas.microsoft.com/exchange/autodiscover/outlook/responseschema/2006a\">{account}</Response></Autodiscover>"
+        );
+        read_plain(text.as_bytes()).unwrap()
+    }
+
+    fn soap(user: &str) -> Outcome {
+        let text = format!(
+            "<s:Envelope xmlns:s=\"http://schemas.xmlsoap.org/soap/envelope/\" xmlns:a=\"http://schemas.microsoft.com/exchange/2010/Autodiscover\"><s:Body>\
+             <a:GetUserSettingsResponseMessage><a:Response><a:ErrorCode>NoError</a:ErrorCode><a:UserResponses><a:UserResponse>{user}</a:UserResponse></a:UserResponses>\
+             </a:Response></a:GetUserSettingsResponseMessage></s:Body></s:Envelope>"
+        );
+        read_soap(text.as_bytes()).unwrap()
+    }
+
+    fn urls(external: Option<&str>, internal: Option<&str>) -> Outcome {
+        Outcome::Found(EwsUrls {
+            external: external.map(str::to_owned),
+            internal: internal.map(str::to_owned),
+        })
+    }
+
+    #[test]
+    fn the_plain_form() {
+        let protocol =
+            |kind: &str, url: &str| format!("<Protocol><Type>{kind}</Type><EwsUrl>{url}</EwsUrl></Protocol>");
+        for (account, due) in [
+            (
+                format!(
+                    "<Account><Action>settings</Action>{}{}{}</Account>",
+                    protocol("EXCH", "in"),
+                    protocol("EXPR", "out"),
+                    protocol("WEB", "no")
+                ),
+                urls(Some("out"), Some("in")),
+            ),
+            (format!("<Account>{}</Account>", protocol("EXCH", "in")), urls(None, Some("in"))),
+            (
+                "<Account><Action>redirectAddr</Action><RedirectAddr>a@b.test</RedirectAddr></Account>"
+                    .to_owned(),
+                Outcome::RedirectAddress("a@b.test".into()),
+            ),
+            (
+                "<Account><Action>redirectUrl</Action><RedirectUrl>https://x/</RedirectUrl></Account>"
+                    .to_owned(),
+                Outcome::RedirectUrl("https://x/".into()),
+            ),
+            (
+                "<Account><Action>redirectUrl</Action></Account>".to_owned(),
+                Outcome::Refused("a redirect to no URL".into()),
+            ),
+            (
+                "<Account><Action>settings</Action></Account>".to_owned(),
+                Outcome::Refused("the mailbox has no Exchange Web Services".into()),
+            ),
+        ] {
+            assert_eq!(plain(&account), due, "{account}");
+        }
+        let refused = "<Autodiscover xmlns=\"http://schemas.microsoft.com/exchange/autodiscover/responseschema/2006\"><Response><Error><ErrorCode>500</ErrorCode>\
+                       <Message>unknown</Message></Error></Response></Autodiscover>";
+        assert_eq!(read_plain(refused.as_bytes()).unwrap(), Outcome::Refused("500 unknown".into()));
+        for nonsense in ["<html/>", "<Autodiscover/>", ""] {
+            assert!(read_plain(nonsense.as_bytes()).is_err());
+        }
+    }
+
+    #[test]
+    fn the_soap_form() {
+        let setting = |name: &str, url: &str| {
+            format!("<a:UserSetting><a:Name>{name}</a:Name><a:Value>{url}</a:Value></a:UserSetting>")
+        };
+        for (user, due) in [
+            (
+                format!(
+                    "<a:ErrorCode>NoError</a:ErrorCode><a:UserSettings>{}{}</a:UserSettings>",
+                    setting("InternalEwsUrl", "in"),
+                    setting("ExternalEwsUrl", "out")
+                ),
+                urls(Some("out"), Some("in")),
+            ),
+            (
+                "<a:ErrorCode>RedirectAddress</a:ErrorCode><a:RedirectTarget>a@b.test</a:RedirectTarget>"
+                    .to_owned(),
+                Outcome::RedirectAddress("a@b.test".into()),
+            ),
+            (
+                "<a:ErrorCode>RedirectUrl</a:ErrorCode><a:RedirectTarget>https://x/</a:RedirectTarget>"
+                    .to_owned(),
+                Outcome::RedirectUrl("https://x/".into()),
+            ),
+            (
+                "<a:ErrorCode>InvalidUser</a:ErrorCode><a:ErrorMessage>who?</a:ErrorMessage>".to_owned(),
+                Outcome::Refused("InvalidUser: who?".into()),
+            ),
+            (
+                "<a:ErrorCode>NoError</a:ErrorCode>".to_owned(),
+                Outcome::Refused("the mailbox has no Exchange Web Services".into()),
+            ),
+        ] {
+            assert_eq!(soap(&user), due, "{user}");
+        }
+        assert!(read_soap(b"<html/>").is_err());
+    }
+}

@@ -9,10 +9,12 @@
 //! | [`response`] | response messages, faults, items, changes |
 //! | [`rules`] | inbox rules in responses |
 //! | [`autodiscover`] | requests and responses of Autodiscover, both forms |
+//! | [`dns`] | the SRV records of a name |
 //! | [`stream`] | cuts the endless response of `GetStreamingEvents` into envelopes |
 
 pub mod autodiscover;
 pub mod carve;
+pub mod dns;
 pub mod request;
 pub mod response;
 pub mod rules;

@@ -291,3 +291,143 @@ fn header_section(text: &str) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NS: &str = "xmlns:s=\"http://schemas.xmlsoap.org/soap/envelope/\" \
+                      xmlns:m=\"http://schemas.microsoft.com/exchange/services/2006/messages\" \
+                      xmlns:t=\"http://schemas.microsoft.com/exchange/services/2006/types\"";
+
+    fn reply(body: &str) -> Reply {
+        let text = format!("<s:Envelope {NS}><s:Body>{body}</s:Body></s:Envelope>");
+        read(text.as_bytes()).unwrap().unwrap()
+    }
+
+    fn answer(inside: &str) -> Answer {
+        let message = format!(
+            "<m:XResponseMessage ResponseClass=\"Success\"><m:ResponseCode>NoError</m:ResponseCode>{inside}</m:XResponseMessage>"
+        );
+        let text = format!("<m:XResponse><m:ResponseMessages>{message}</m:ResponseMessages></m:XResponse>");
+        reply(&text).answers.remove(0)
+    }
+
+    #[test]
+    fn faults() {
+        let read_fault = |inside: &str| {
+            let text = format!("<s:Envelope {NS}><s:Body><s:Fault>{inside}</s:Fault></s:Body></s:Envelope>");
+            read(text.as_bytes()).unwrap().unwrap_err().problem
+        };
+        let detail = "<detail><e:ResponseCode xmlns:e=\"http://schemas.microsoft.com/exchange/services/2006/errors\"> ErrorServerBusy </e:ResponseCode>\
+                      <t:MessageXml><t:Value Name=\"BackOffMilliseconds\">\r\n 1500 \r\n</t:Value></t:MessageXml></detail>";
+        for (inside, code, text, back_off) in [
+            (
+                format!("<faultcode>a:ErrorX</faultcode><faultstring> busy </faultstring>{detail}"),
+                "ErrorServerBusy",
+                "busy",
+                Some(1500),
+            ),
+            (
+                "<faultcode xmlns:a=\"urn:x\">a:ErrorSchemaValidation</faultcode><faultstring/>".to_owned(),
+                "ErrorSchemaValidation",
+                "",
+                None,
+            ),
+            (String::new(), "", "", None),
+            (detail.replace("1500", "-1"), "ErrorServerBusy", "", None),
+            (
+                detail.replace("1500", "99999999999999"),
+                "ErrorServerBusy",
+                "",
+                Some(LONGEST_RETRY_DELAY.as_millis() as u64),
+            ),
+        ] {
+            let problem = read_fault(&inside);
+            let told = (problem.code.as_str(), problem.text.as_str(), problem.back_off);
+            assert_eq!(told, (code, text, back_off.map(Duration::from_millis)), "{inside}");
+        }
+    }
+
+    #[test]
+    fn each_answer_tells_whether_it_was_done() {
+        let answers = reply(
+            "<m:GetItemResponse><m:ResponseMessages>\
+             <m:GetItemResponseMessage ResponseClass=\"Success\"><m:ResponseCode>NoError</m:ResponseCode><m:Items/></m:GetItemResponseMessage>\
+             <m:GetItemResponseMessage ResponseClass=\"Error\"><m:MessageText>gone</m:MessageText><m:ResponseCode>ErrorItemNotFound</m:ResponseCode></m:GetItemResponseMessage>\
+             <m:GetItemResponseMessage ResponseClass=\"Warning\"><m:ResponseCode>ErrorBatchProcessingStopped</m:ResponseCode></m:GetItemResponseMessage>\
+             <m:GetItemResponseMessage ResponseClass=\"Success\"/>\
+             <m:GetItemResponseMessage/>\
+             </m:ResponseMessages></m:GetItemResponse>",
+        )
+        .answers;
+        let codes: Vec<_> = answers.iter().map(|a| a.problem.as_ref().map(|p| p.code.as_str())).collect();
+        let due = [None, Some("ErrorItemNotFound"), Some("ErrorBatchProcessingStopped"), None, Some("")];
+        assert_eq!(codes, due);
+        assert_eq!(answers[1].problem.as_ref().unwrap().text, "gone");
+    }
+
+    #[test]
+    fn header_sections() {
+        let property = |tag: &str, text: &str| {
+            format!(
+                "<t:ExtendedProperty><t:ExtendedFieldURI PropertyTag=\"{tag}\" PropertyType=\"String\"/><t:Value>{text}</t:Value></t:ExtendedProperty>"
+            )
+        };
+        let fields = "<t:InternetMessageHeaders><t:InternetMessageHeader HeaderName=\"Subject\"> x\n y</t:InternetMessageHeader>\
+                      <t:InternetMessageHeader HeaderName=\"bad name:\">z</t:InternetMessageHeader></t:InternetMessageHeaders>";
+        for (item, due) in [
+            (property("0x7d", "Subject: x\n y\nTo: z\n\n"), Some("Subject: x\r\n y\r\nTo: z\r\n\r\n")),
+            (property("0x007D", "Subject: x\r\n\r\nbody"), Some("Subject: x\r\n\r\n")),
+            (property("125", "Subject: x"), Some("Subject: x\r\n")),
+            (
+                property("0x7d", "Microsoft Mail Internet Headers Version 2.0\nSubject: x\n\n"),
+                Some("Subject: x\r\n\r\n"),
+            ),
+            (format!("{fields}{}", property("0x1035", "no header")), Some("Subject: x  y\r\n\r\n")),
+            (format!("{fields}{}", property("0x7d", " \n")), Some("Subject: x  y\r\n\r\n")),
+            (String::new(), None),
+        ] {
+            let answer = answer(&format!("<m:Items><t:Message>{item}</t:Message></m:Items>"));
+            assert_eq!(answer.headers().as_deref(), due, "{item}");
+        }
+    }
+
+    #[test]
+    fn items_of_every_class_and_what_is_odd() {
+        let answer = answer(
+            "<m:Items><t:Message><t:ItemId Id=\"A=\" ChangeKey=\"K\"/><t:ItemClass>IPM.Note</t:ItemClass><t:DateTimeReceived>2026-11-25T10:00:00+01:00</t:DateTimeReceived>\
+             <t:Size>12</t:Size></t:Message><t:MeetingRequest><t:ItemId Id=\"B=\"/><t:Size>-3</t:Size><t:DateTimeReceived>never</t:DateTimeReceived></t:MeetingRequest>\
+             <t:Unheard><t:ItemId Id=\"\"/></t:Unheard><t:Task/></m:Items>",
+        );
+        let items = answer.items();
+        assert_eq!(items.len(), 2);
+        assert_eq!((items[0].size, items[0].class.as_deref()), (Some(12), Some("IPM.Note")));
+        assert_eq!(items[0].received, "2026-11-25T09:00:00Z".parse().ok());
+        assert_eq!(items[1], Item { id: "B=".to_owned(), ..Item::default() });
+    }
+
+    #[test]
+    fn changes() {
+        let page = answer(
+            "<m:SyncState>S</m:SyncState><m:IncludesLastItemInRange>false</m:IncludesLastItemInRange><m:Changes>\
+             <t:Create><t:Contact><t:ItemId Id=\"A\"/></t:Contact></t:Create><t:Update><t:Message><t:ItemId Id=\"B\"/></t:Message></t:Update>\
+             <t:Delete><t:ItemId Id=\"C\"/></t:Delete><t:ReadFlagChange><t:ItemId Id=\"D\"/><t:IsRead>true</t:IsRead></t:ReadFlagChange><t:New/></m:Changes>",
+        );
+        let changes = page.changes().unwrap();
+        let present: Vec<_> = changes.present.iter().map(|item| item.id.as_str()).collect();
+        assert_eq!((changes.state.as_str(), changes.last), ("S", false));
+        assert_eq!((present, changes.gone), (vec!["A", "B"], vec!["C".to_owned()]));
+        assert!(answer("<m:SyncState/>").changes().is_none());
+        assert!(answer("<m:SyncState>S</m:SyncState>").changes().unwrap().last);
+    }
+
+    #[test]
+    fn what_is_no_answer() {
+        for text in ["", "<a/>", "<html></html>", "<Envelope><Body/></Envelope>"] {
+            assert!(read(text.as_bytes()).is_err(), "{text}");
+        }
+        let empty = format!("<s:Envelope {NS}><s:Body/></s:Envelope>");
+        assert!(read(empty.as_bytes()).is_err());
+    }
+}
