@@ -109,9 +109,16 @@ pub fn report(values: &Values) {
 /// Starts this program as a child and waits for what it tells.
 #[must_use]
 pub fn run(name: &str, args: &[String]) -> Values {
+    run_with(name, args, None)
+}
+
+/// The same with one more variable in its environment.
+#[must_use]
+pub fn run_with(name: &str, args: &[String], variable: Option<(&str, &str)>) -> Values {
     let program = std::env::current_exe().unwrap();
-    let output =
-        Command::new(program).arg("child").arg(name).args(args).stderr(Stdio::inherit()).output().unwrap();
+    let mut command = Command::new(program);
+    command.arg("child").arg(name).args(args).envs(variable).stderr(Stdio::inherit());
+    let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let line = text.lines().find_map(|l| l.strip_prefix("RESULT "));
     let line =

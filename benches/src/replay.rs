@@ -21,8 +21,8 @@ pub struct Replay {
 struct Shared {
     /// The fake's port.
     origin: u16,
-    /// What the fake calls itself in links, and what this server is called.
-    rename: (Vec<u8>, Vec<u8>),
+    /// What the fake calls itself in links.
+    own_base: Vec<u8>,
     notes: Mutex<Notes>,
 }
 
@@ -33,6 +33,8 @@ struct Notes {
     requests: Vec<Arc<[u8]>>,
     recording: bool,
     fetched: usize,
+    /// What this server is called.
+    base: Vec<u8>,
 }
 
 impl Replay {
@@ -46,9 +48,9 @@ impl Replay {
         } else {
             format!("http://127.0.0.1:{port}")
         };
-        let notes = Mutex::new(Notes { recording: true, ..Notes::default() });
-        let rename = (own_base.as_bytes().to_vec(), base.into_bytes());
-        let shared = Arc::new(Shared { origin, rename, notes });
+        let notes = Notes { recording: true, base: base.into_bytes(), ..Notes::default() };
+        let own_base = own_base.as_bytes().to_vec();
+        let shared = Arc::new(Shared { origin, own_base, notes: Mutex::new(notes) });
         let of_threads = Arc::clone(&shared);
         thread::spawn(move || {
             for stream in listener.incoming() {
@@ -72,6 +74,11 @@ impl Replay {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Clients come through a proxy on this port, in clear: links lead there.
+    pub fn behind(&self, port: u16) {
+        self.shared.notes().base = format!("http://127.0.0.1:{port}").into_bytes();
     }
 
     /// The requests since the last time, in the order in which they came, and the bytes of all answers to them.
@@ -150,12 +157,12 @@ impl Shared {
         if memmem::find(&answer[..head], b"json").is_none() {
             return answer;
         }
-        let (from, to) = &self.rename;
+        let (from, to) = (&self.own_base, self.notes().base.clone());
         let mut body = Vec::with_capacity(answer.len());
         let mut rest = &answer[head..];
         while let Some(at) = memmem::find(rest, from) {
             body.extend_from_slice(&rest[..at]);
-            body.extend_from_slice(to);
+            body.extend_from_slice(&to);
             rest = &rest[at + from.len()..];
         }
         body.extend_from_slice(rest);
