@@ -235,7 +235,7 @@ pub trait BodySource: Send {
     /// The next piece; `None` at the end.
     async fn chunk(&mut self) -> Result<Option<Bytes>>;
 
-    /// How many bytes are still to come, where the server has said so.
+    /// How many bytes are still to come, where the server has said so; nobody has checked that.
     fn left(&self) -> Option<u64> {
         None
     }
@@ -248,6 +248,9 @@ pub struct Body {
     cap: u64,
     place: String,
 }
+
+/// So much room is made at the most for a body on the server's word alone, in bytes. What stays unused costs no memory, only addresses.
+const MOST_ROOM: u64 = 32 << 20;
 
 impl Body {
     /// A body of at most `cap` bytes; `place` names the server in errors.
@@ -293,10 +296,9 @@ impl Body {
     /// # Errors
     /// As [`Self::chunk`].
     pub async fn collect(mut self) -> Result<Bytes> {
-        // room that is not used costs nothing but addresses, so the server's word is enough for it; each piece is let go before the next one is
-        // read, so that the connection can read that into the same buffer
-        let announced = self.source.left().map(|left| usize::try_from(left.min(self.left)).unwrap_or(0));
-        let mut all = BytesMut::with_capacity(announced.unwrap_or(0));
+        // each piece is let go before the next one is read, so that the connection can read that into the same buffer
+        let announced = self.source.left().unwrap_or(0).min(self.left).min(MOST_ROOM);
+        let mut all = BytesMut::with_capacity(usize::try_from(announced).unwrap_or(0));
         while let Some(piece) = self.chunk().await? {
             all.extend_from_slice(&piece);
         }

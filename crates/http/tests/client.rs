@@ -185,6 +185,16 @@ async fn faults_by_kind() {
     }
 }
 
+#[tokio::test]
+async fn no_memory_on_the_word_of_a_server() {
+    let begin = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\nshort", u64::MAX / 2);
+    let server = HttpServer::start(move |_| Answer::raw(&begin)).await;
+    let mut request = get(&local(&server));
+    request.max_body_bytes = u64::MAX;
+    let answer = client().send(request).await.unwrap();
+    assert_eq!(answer.body.collect().await.unwrap_err().kind(), K::ConnectionLost);
+}
+
 #[tokio::test(start_paused = true)]
 async fn notifications_may_come_slowly_where_that_is_wanted() {
     let server = HttpServer::start(|_| {

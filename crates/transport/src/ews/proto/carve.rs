@@ -108,6 +108,20 @@ impl Carver {
                 }
                 &input[upto..]
             }
+            // a tag: only its end and values matter
+            State::Markup { from } if self.skeleton.get(from).is_some_and(|b| !matches!(b, b'!' | b'?')) => {
+                let at = memchr::memchr3(b'>', b'"', b'\'', input);
+                let upto = at.map_or(input.len(), |at| at + 1);
+                take(&mut self.skeleton, upto);
+                match at.map(|at| input[at]) {
+                    Some(b'>') => self.tag_ended(from),
+                    Some(quote) if self.skeleton[from] != b'/' => {
+                        self.state = State::Quoted { from, quote };
+                    }
+                    _ => {}
+                }
+                &input[upto..]
+            }
             State::Markup { from } => {
                 let byte = input[0];
                 self.skeleton.push(byte);
@@ -419,6 +433,21 @@ mod tests {
     }
 
     #[test]
+    fn damage_anywhere_in_a_long_content_is_found() {
+        let content: Vec<u8> = (0..=255).collect();
+        let encoded = BASE64_STANDARD.encode(&content);
+        let [before, after] = ["<MimeContent>", "</MimeContent>"];
+        for at in 0..encoded.len() {
+            for (with, found) in
+                [("*", Carved::Damaged), ("\r\n", Carved::Whole(Bytes::from(content.clone())))]
+            {
+                let given = format!("{before}{}{with}{}{after}", &encoded[..at], &encoded[at..]);
+                assert_eq!(carve(given.as_bytes(), 1000, 1000).1, [found], "{with:?} at {at}");
+            }
+        }
+    }
+
+    #[test]
     fn caps() {
         let content = BASE64_STANDARD.encode([b'x'; 100]);
         let given = format!("<MimeContent>{content}</MimeContent><MimeContent>aGk=</MimeContent>");
@@ -437,7 +466,7 @@ mod tests {
         fn what_was_encoded_is_decoded(
             content in prop::collection::vec(any::<u8>(), 0..300),
             piece in 1_usize..80,
-            line in 1_usize..80,
+            line in 1_usize..300,
         ) {
             let encoded = BASE64_STANDARD.encode(&content);
             let lines: Vec<&str> =
