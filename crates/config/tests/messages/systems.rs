@@ -395,10 +395,10 @@ fn options_of_exchange_imap_and_kerberos() {
             "</Name><SaveSentItems>false</SaveSentItems><EnvelopeSender>bounces@a.example</EnvelopeSender>",
         )],
         &[
-            "E.xml:3: warning: profile \"G\": EnvelopeSender has no effect: Exchange sends every message as from its sender \
-         [ignored-element]",
             "E.xml:3: warning: profile \"G\": SaveSentItems has no effect: it belongs to outgoing ExchangeWebServices; Microsoft \
          Graph always keeps a copy of what is sent as it is [ignored-element]",
+            "E.xml:3: warning: profile \"G\": EnvelopeSender has no effect: Exchange sends every message as from its sender \
+         [ignored-element]",
         ],
     );
     let imap = POP.replace("Pop3", "Imap");
