@@ -5,16 +5,25 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-#[cfg(any(feature = "maildir", feature = "pop3", feature = "smtp"))]
+#[cfg(any(
+    feature = "maildir",
+    feature = "pop3",
+    feature = "imap",
+    feature = "smtp",
+    feature = "ews",
+    feature = "graph"
+))]
 use email_router_config::Location;
 
 use email_router_auth::CredentialSource;
 use email_router_config::{Profile, Protocol, SecretStore};
 use email_router_model::{Direction, MailboxId};
 use email_router_transport::Transport;
+#[cfg(feature = "embedded")]
 use email_router_transport::rules::InboxRules;
 
 /// The transport of a profile, with who logs in and the folders of its mailboxes.
+#[cfg_attr(not(any(feature = "ews", feature = "graph")), allow(unused_variables))] // only Exchange takes what they give
 pub(crate) fn transport(
     profile: &Profile,
     direction: Direction,
@@ -36,6 +45,8 @@ pub(crate) fn transport(
 }
 
 /// The inbox rules behind a profile of Exchange.
+#[cfg(feature = "embedded")]
+#[cfg_attr(not(any(feature = "ews", feature = "graph")), allow(unused_variables))] // only Exchange takes what they give
 pub(crate) fn inbox_rules(
     profile: &Profile,
     credentials: Arc<dyn CredentialSource>,

@@ -60,6 +60,7 @@ pub(crate) fn login_hint(words: &str) -> Option<&'static str> {
 }
 
 /// What a person can do where the account may not send as an address: the words of Exchange, at MAIL or behind the data.
+#[cfg(feature = "smtp")]
 pub(crate) fn send_as_hint(words: &str) -> Option<&'static str> {
     const WORDS: [&str; 3] = ["sendasdenied", "5.7.60", "not have permissions to send as this sender"];
     let words = words.to_ascii_lowercase();

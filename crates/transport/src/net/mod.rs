@@ -12,6 +12,7 @@
 pub mod fault;
 #[cfg(feature = "kerberos")]
 mod kerberos;
+#[cfg(any(feature = "pop3", feature = "imap", feature = "smtp"))]
 mod login;
 mod stream;
 mod tls;
@@ -21,10 +22,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use email_router_auth::{CredentialError, CredentialSource, Credentials, SharedCredentials};
+#[cfg(any(feature = "pop3", feature = "imap", feature = "smtp", feature = "ews", feature = "graph"))]
 pub(crate) use email_router_model::Redactor;
 #[cfg(feature = "kerberos")]
 pub use kerberos::{KerberosSettings, KerberosSource};
-pub(crate) use login::{LoginAttempt, login_hint, no_mechanism_hint, send_as_hint};
+#[cfg(feature = "smtp")]
+pub(crate) use login::send_as_hint;
+#[cfg(any(feature = "pop3", feature = "imap", feature = "smtp"))]
+pub(crate) use login::{LoginAttempt, login_hint, no_mechanism_hint};
 pub use stream::Stream;
 pub use tls::TlsConnector;
 pub use wire::{READ_BUFFER, Wire};
