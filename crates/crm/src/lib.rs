@@ -8,6 +8,7 @@
 //! | adapter | feature | what |
 //! |---|---|---|
 //! | [`embedded`] | `embedded` | a complete small CRM in one SQLite file |
+//! | [`dataverse`] | `dataverse` | Dataverse and Dynamics 365 on Microsoft's servers |
 #![warn(missing_docs)]
 
 pub mod activity;
@@ -20,6 +21,8 @@ pub mod token;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "dataverse")]
+pub mod dataverse;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 

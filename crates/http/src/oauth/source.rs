@@ -170,6 +170,20 @@ impl OAuthSource {
         }
     }
 
+    /// A server refused this token: it is dropped where it is the present one, at most once a minute. `true` where another one can be had now.
+    pub fn refuse(&self, credentials: &Credentials) -> bool {
+        let mut state = self.0.lock();
+        let is_present =
+            matches!((&state.token, credentials.token()), (Some(t), Some(refused)) if t.value == *refused);
+        let lately = state.dropped.is_some_and(|at| at.elapsed() < DROP_PAUSE);
+        if is_present && !lately {
+            tracing::debug!(application = %self.0.settings.client_id, "a server refused the access token; the next one is asked for");
+            state.token = None;
+            state.dropped = Some(Instant::now());
+        }
+        !is_present || !lately
+    }
+
     /// What it was made with.
     #[must_use]
     pub fn settings(&self) -> &OAuthSettings {
@@ -184,15 +198,7 @@ impl CredentialSource for OAuthSource {
     }
 
     fn refused(&self, _mailbox: &Mailbox, credentials: &Credentials) {
-        let mut state = self.0.lock();
-        let is_present =
-            matches!((&state.token, credentials.token()), (Some(t), Some(refused)) if t.value == *refused);
-        let lately = state.dropped.is_some_and(|at| at.elapsed() < DROP_PAUSE);
-        if is_present && !lately {
-            tracing::debug!(application = %self.0.settings.client_id, "a mail system refused the access token; the next one is asked for");
-            state.token = None;
-            state.dropped = Some(Instant::now());
-        }
+        self.refuse(credentials);
     }
 }
 
