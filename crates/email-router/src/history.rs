@@ -209,8 +209,7 @@ fn changed_view(view: &OrganizationView, changes: &[PolicyChange]) -> Result<Org
     for change in changes {
         match change {
             PolicyChange::Setting(name, text) => {
-                settings =
-                    email_router_crm::embedded::changed_settings(&settings, name, text).map_err(crm_error)?;
+                settings = email_router_crm::changed_settings(&settings, name, text).map_err(crm_error)?;
             }
             PolicyChange::Filter(address, filter) => {
                 let mut found =

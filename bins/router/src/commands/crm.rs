@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use email_router::OpenOptions;
-use email_router::crm::embedded::Setting;
+use email_router::crm::Setting;
 use email_router::crm::embedded::admin::{
     Admin, Decision, EmailDetails, EmailFilter, EmailRow, Fields, ImportOptions, NewEmail, Recipient,
     RecordFilter,

@@ -40,7 +40,6 @@ use self::writer::{Done, Writer};
 use crate::Result;
 
 pub use self::delivery::RecipientState;
-pub use self::settings::{Setting, changed as changed_settings};
 
 /// One organization in one file. Cloning is cheap; clones share the file.
 #[derive(Clone)]

@@ -17,7 +17,8 @@ use uuid::Uuid;
 
 use super::sql::random_id;
 use super::writer::Done;
-use super::{EmbeddedCrm, Setting, settings, tables, unresolved};
+use super::{EmbeddedCrm, settings, tables, unresolved};
+use crate::Setting;
 use crate::{Attachment, Error, ErrorKind, OrganizationSettings, Result};
 
 pub use self::columns::{ColumnInfo, ColumnKind, TableInfo};
