@@ -31,6 +31,9 @@ pub enum ErrorKind {
     Invalid,
     /// The record is not there.
     NotFound,
+    /// The server does not let us do it: wrong credentials, a missing privilege, a setting of the organization. Never retried until a person
+    /// changes something; concerns all of the organization.
+    Refused,
     /// The disk is full or fails. Retried.
     Storage,
     /// The CRM does not answer. Retried.
@@ -45,7 +48,7 @@ impl Error {
             ErrorKind::Busy | ErrorKind::Storage | ErrorKind::Unreachable => {
                 (Retry::Later(None), Scope::Server)
             }
-            ErrorKind::Damaged => (Retry::Never, Scope::Server),
+            ErrorKind::Damaged | ErrorKind::Refused => (Retry::Never, Scope::Server),
             ErrorKind::Invalid | ErrorKind::NotFound => (Retry::Never, Scope::Message),
         };
         Self { kind, retry, scope, message: message.into(), hint: None, source: None }

@@ -1,0 +1,11 @@
+//! The Web API (OData 4) as a protocol: requests with one identity's login under its limits, errors, pages, batches, text rules. It knows no table.
+
+pub(crate) mod batch;
+pub(crate) mod fault;
+pub(crate) mod literal;
+mod pages;
+mod session;
+
+pub(crate) use self::batch::{Operation, Part};
+pub(crate) use self::pages::{Page, Pages};
+pub(crate) use self::session::{Answer, Ask, Session};
