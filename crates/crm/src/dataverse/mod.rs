@@ -2,7 +2,9 @@
 //!
 //! The wire contract is in `crm-contract.md`; where Microsoft has published nothing, a setting or a probe at connect time decides.
 
+mod organization;
 mod settings;
+mod tables;
 mod web_api;
 
 pub use self::settings::{
