@@ -145,14 +145,15 @@ fn switches(xml: &str) -> Vec<(String, String)> {
             Ok(Event::Start(start)) => {
                 depth += 1;
                 name =
-                    (depth == 2).then(|| String::from_utf8_lossy(start.local_name().as_ref()).into_owned());
+                    (depth == 2).then(|| start.local_name().as_ref().to_owned());
             }
             Ok(Event::End(_)) => {
                 depth -= 1;
                 name = None;
             }
             Ok(Event::Text(text)) => {
-                if let (Some(name), Ok(text)) = (name.take(), text.decode()) {
+                if let Some(name) = name.take() {
+                    let text: &str = text.as_ref();
                     found.push((name, text.trim().to_owned()));
                 }
             }
