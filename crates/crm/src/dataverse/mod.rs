@@ -3,6 +3,7 @@
 //! The wire contract is in `crm-contract.md`; where Microsoft has published nothing, a setting or a probe at connect time decides.
 
 mod organization;
+mod records;
 mod settings;
 mod tables;
 mod web_api;

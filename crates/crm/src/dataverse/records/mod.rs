@@ -1,0 +1,43 @@
+//! Mode B of `crm-contract.md`: the router decides and writes records. What it decides by comes from the mirror, so that deciding costs no request.
+
+mod incoming;
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use email_router_model::{OrganizationId, Timestamp};
+
+use super::mirror::Mirror;
+use super::organization::Organization;
+use super::tables::Tables;
+use super::web_api::Session;
+
+/// An organization whose mail the router decides about.
+#[derive(Debug)]
+pub(crate) struct RouterDecides {
+    pub(super) session: Session,
+    pub(super) tables: Tables,
+    pub(super) mirror: Mirror,
+    /// As it was read last.
+    pub(super) organization: RwLock<Arc<Organization>>,
+    pub(super) id: OrganizationId,
+    /// What the server has been found to allow.
+    pub(super) routes: Routes,
+}
+
+/// What Microsoft has not published and the server has shown (`crm-contract.md` 18); each begins with the usual way.
+#[derive(Debug, Default)]
+pub(crate) struct Routes {
+    /// E-mails are created by POST with their id, since the server refuses PATCH with parties.
+    pub(super) create_by_post: std::sync::atomic::AtomicBool,
+}
+
+impl RouterDecides {
+    /// The organization as it was read last.
+    pub(super) fn organization(&self) -> Arc<Organization> {
+        Arc::clone(&self.organization.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.session.settings().clock.now()
+    }
+}
