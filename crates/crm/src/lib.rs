@@ -35,6 +35,7 @@ pub use activity::{
 };
 pub use contract::{
     Claim, CrmClient, CrmMailbox, Delivered, DeliveryMethod, PendingQuery, Resolution, SendOutcome,
+    ServerSideSync,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use organization::{

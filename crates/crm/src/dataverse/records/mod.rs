@@ -1,10 +1,14 @@
 //! Mode B of `crm-contract.md`: the router decides and writes records. What it decides by comes from the mirror, so that deciding costs no request.
 
+pub(crate) mod directory;
 mod incoming;
+mod lookup;
 
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use email_router_model::{OrganizationId, Timestamp};
+use email_router_model::{OrganizationId, RecordRef, Timestamp};
+use uuid::Uuid;
 
 use super::mirror::Mirror;
 use super::organization::Organization;
@@ -22,6 +26,8 @@ pub(crate) struct RouterDecides {
     pub(super) id: OrganizationId,
     /// What the server has been found to allow.
     pub(super) routes: Routes,
+    /// The record `mailbox` of users and queues, as they were read last.
+    pub(super) default_mailboxes: RwLock<HashMap<RecordRef, Uuid>>,
 }
 
 /// What Microsoft has not published and the server has shown (`crm-contract.md` 18); each begins with the usual way.
@@ -35,6 +41,11 @@ impl RouterDecides {
     /// The organization as it was read last.
     pub(super) fn organization(&self) -> Arc<Organization> {
         Arc::clone(&self.organization.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads what has changed.
+    pub(super) async fn sync(&self) -> crate::Result<()> {
+        self.mirror.sync(&self.session, &self.tables, &self.organization().settings).await
     }
 
     pub(super) fn now(&self) -> Timestamp {
