@@ -8,7 +8,7 @@ use email_router_model::{ActivityId, EmailAddress, MessageId, OrganizationId};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use super::mirror::Mirror;
+use super::mirror::{Mirror, MirrorSize, MirrorVerification};
 use super::organization::{Organization, OrganizationReader};
 use super::probe::OrganizationReport;
 use super::records::RouterDecides;
@@ -17,8 +17,8 @@ use super::tables::Tables;
 use super::web_api::{Session, fault};
 use crate::{
     Attachment, Claim, CrmClient, CrmMailbox, Delivered, DeliveryReport, EmailLookup, EmailSummary, Error,
-    ErrorKind, IncomingEmail, OrganizationSettings, OutgoingEmail, PendingEmail, PendingQuery, Resolution,
-    Result, SendOutcome,
+    ErrorKind, IncomingEmail, OrganizationSettings, OutgoingEmail, PendingEmail, PendingQuery,
+    RecipientReport, Resolution, Result, SendOutcome,
 };
 
 /// `organization.emailconnectionchannel` of an organization whose channel is the Email Router.
@@ -110,6 +110,42 @@ impl DataverseCrm {
         refresh(&self.0.router, &self.0.reader).await
     }
 
+    /// How much the mirror holds.
+    ///
+    /// # Errors
+    /// The mirror cannot be read.
+    pub async fn mirror_size(&self) -> Result<MirrorSize> {
+        self.0.router.mirror.size().await
+    }
+
+    /// Compares names, addresses and states in the mirror with the organization. Costs a request for each 5,000 records.
+    ///
+    /// # Errors
+    /// The server does not answer, or the mirror cannot be read.
+    pub async fn verify_mirror(&self) -> Result<MirrorVerification> {
+        let router = &self.0.router;
+        router.mirror.verify(&router.session, &router.tables).await
+    }
+
+    /// Forgets what the mirror holds, but for notes on mail, and reads it anew.
+    ///
+    /// # Errors
+    /// As [`Self::refresh`].
+    pub async fn rebuild_mirror(&self) -> Result<()> {
+        let _turn = self.0.syncing.lock().await;
+        self.0.router.mirror.rebuild().await?;
+        self.0.router.sync().await
+    }
+
+    /// What is known of the recipients of an outgoing e-mail from delivery reports, in any order.
+    ///
+    /// # Errors
+    /// The mirror cannot be read.
+    pub async fn reported(&self, id: &ActivityId) -> Result<Vec<RecipientReport>> {
+        let note = self.0.router.mirror.note(id).await?.unwrap_or_default();
+        Ok(note.recipients.into_iter().map(|recipient| recipient.last).collect())
+    }
+
     /// The unique name of the organization.
     #[must_use]
     pub fn unique_name(&self) -> String {
@@ -190,6 +226,7 @@ impl RouterDecides {
             id,
             routes: super::records::Routes::default(),
             default_mailboxes: RwLock::default(),
+            own_writes: std::sync::Mutex::default(),
         }
     }
 }

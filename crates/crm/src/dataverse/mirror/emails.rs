@@ -7,7 +7,7 @@ use super::*;
 use crate::{EmailLookup, EmailStatus, EmailSummary, SmartHashes};
 
 /// So many e-mails of each address smart matching compares at the most, as the contract of `EmailLookup::Smart` allows.
-const COMPARED: usize = 500;
+const COMPARED: u32 = 500;
 
 /// An e-mail as the mirror keeps it.
 #[derive(Debug, Clone, PartialEq)]
@@ -124,7 +124,7 @@ fn by(
     let mut statement = conn.prepare_cached(&sql)?;
     let mut found = Vec::new();
     for value in values {
-        let mut rows = statement.query(params![value.as_ref(), limit])?;
+        let mut rows = statement.query(params![value.as_ref(), i64::try_from(limit).unwrap_or(i64::MAX)])?;
         while let Some(row) = rows.next()? {
             found.push(parse(row.get_ref(0)?.as_str()?)?);
         }

@@ -25,6 +25,11 @@ pub(crate) struct Note {
     /// The Message-ID of an outgoing e-mail.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) message_id: Option<MessageId>,
+    /// The tracking token and the subject of an outgoing e-mail, where the CRM does not take them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tracking_token: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) subject: Option<String>,
     /// Not to be sent before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) not_before: Option<Timestamp>,
@@ -144,8 +149,9 @@ impl Note {
                 ..new.clone()
             };
             let key = new.address.key();
-            match self.recipients.iter_mut().find(|known| known.last.address.key() == key) {
-                Some(known) => {
+            match self.recipients.iter().position(|known| known.last.address.key() == key) {
+                Some(place) => {
+                    let known = &mut self.recipients[place];
                     let ended = known.last.action != DeliveryAction::Delayed;
                     if report.at < known.at || (new.action == DeliveryAction::Delayed && ended) {
                         continue;

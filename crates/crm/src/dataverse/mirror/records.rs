@@ -9,7 +9,7 @@ use super::*;
 use crate::Resolution;
 
 /// So many records an address resolves to at the most (`CrmClient::resolve`).
-const MOST_RECORDS: usize = 101;
+const MOST_RECORDS: u32 = 101;
 
 /// A record as the mirror keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
