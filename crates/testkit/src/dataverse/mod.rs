@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
 use serde_json::{Map, Value, json};
+use tokio_rustls::TlsAcceptor;
 
 use crate::http::{Act, Answer, HttpServer, Seen};
 pub use store::Rules;
@@ -92,6 +93,15 @@ pub struct DataverseServer {
 impl DataverseServer {
     /// An organization called `contoso` without users; its token is [`TOKEN`].
     pub async fn start() -> Self {
+        Self::listen(None).await
+    }
+
+    /// The same inside TLS.
+    pub async fn start_tls(acceptor: TlsAcceptor) -> Self {
+        Self::listen(Some(acceptor)).await
+    }
+
+    async fn listen(acceptor: Option<TlsAcceptor>) -> Self {
         let mut store = Store::new();
         let organization = json!({
             "name": "contoso", "emailconnectionchannel": 0, "emailcorrelationenabled": true, "enablesmartmatching": false,
@@ -121,7 +131,7 @@ impl DataverseServer {
             base: String::new(),
         }));
         let serving = Arc::clone(&state);
-        let http = HttpServer::start(move |seen| lock(&serving).serve(seen)).await;
+        let http = HttpServer::listen(0, acceptor, move |seen| lock(&serving).serve(seen)).await;
         lock(&state).base = http.base();
         Self { http, state }
     }
@@ -270,6 +280,15 @@ impl DataverseServer {
     /// Which versions of the Web API there are.
     pub fn set_versions(&self, versions: &[&'static str]) {
         lock(&self.state).versions = versions.to_vec();
+    }
+
+    /// What is wrong with a filter of a set; `None`: nothing.
+    #[must_use]
+    pub fn filter_fault(&self, set: &str, filter: &str) -> Option<String> {
+        let state = lock(&self.state);
+        let table = state.store.table(set)?;
+        let encoded = filter.replace('%', "%25").replace('&', "%26");
+        query::options(&state.store, table, &format!("$filter={encoded}")).err().map(|refused| refused.2)
     }
 
     /// Everybody may ask.
@@ -423,7 +442,7 @@ impl State {
     }
 
     fn read(&mut self, seen: &Seen, resource: &str, query: &str, base: &str) -> Outcome<Reply> {
-        if resource == "WhoAmI" {
+        if matches!(resource, "WhoAmI" | "WhoAmI()") {
             return Ok(Reply::json(json!({
                 "@odata.context": format!("{base}$metadata#Microsoft.Dynamics.CRM.WhoAmIResponse"),
                 "BusinessUnitId": ORGANIZATION, "UserId": ROUTER, "OrganizationId": ORGANIZATION,
