@@ -10,6 +10,10 @@ mod notes;
 mod records;
 mod report;
 pub(crate) mod sync;
+#[cfg(test)]
+mod sync_tests;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
