@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::*;
 use crate::dataverse::records::directory::lookup;
 use crate::dataverse::tables::{EmailTable, StateColumn, Tables};
-use crate::dataverse::web_api::{Page, Pages, Session, fault, literal};
+use crate::dataverse::web_api::{Page, Session, fault, literal};
 use crate::smart::SmartHasher;
 use crate::{EmailStatus, EmailSummary, OrganizationSettings, ParticipationType, Party, SmartHashes};
 

@@ -256,7 +256,10 @@ async fn emails_are_known_as_far_back_as_they_are_remembered_and_deleted_ones_un
     assert_eq!(world.emails(&all).await, ["Middle offer", "New offer"]);
     let found = world
         .mirror
-        .find_emails(&EmailLookup::MessageIds(vec!["<new@x>".parse().unwrap()]), 5)
+        .find_emails(
+            &EmailLookup::MessageIds(vec![email_router_model::MessageId::parse("<new@x>").unwrap()]),
+            5,
+        )
         .await
         .unwrap();
     assert_eq!(found[0].parties.len(), 2);
