@@ -189,14 +189,17 @@ impl Mirror {
             let mut note = before.clone();
             let result = change(&mut note);
             if note != before {
-                note.changed_on = Some(now);
-                let text = serde_json::to_string(&note).map_err(|_| file::bad("note"))?;
-                tx.prepare_cached("INSERT OR REPLACE INTO note (id, changedon, note) VALUES (?1, ?2, ?3)")?
-                    .execute(params![id, now.as_millisecond(), text])?;
+                write(tx, &id, note, now)?;
             }
             Ok(result)
         })
         .await
+    }
+
+    /// Takes a note of another router in, where it is newer than ours.
+    pub(crate) async fn newer_note(&self, id: &ActivityId, theirs: Note) -> Result<()> {
+        let (id, now) = (id.to_string(), self.0.clock.now());
+        self.write(move |tx| take_newer(tx, &id, theirs, now)).await
     }
 
     /// Whether this router delivered the e-mail, or saw it whole in the CRM.
@@ -250,6 +253,30 @@ impl Mirror {
         })
         .await
     }
+}
+
+/// Takes a note of another router in, where it is newer than ours.
+pub(super) fn take_newer(conn: &Connection, id: &str, theirs: Note, now: Timestamp) -> rusqlite::Result<()> {
+    let ours = read(conn, id)?;
+    if ours.as_ref().is_some_and(|ours| ours.changed_on >= theirs.changed_on) {
+        return Ok(());
+    }
+    let (ours, mut note) = (ours.unwrap_or_default(), theirs);
+    // what did not fit into the column
+    note.smart = note.smart.take().or(ours.smart);
+    if note.references.len() < ours.references.len() {
+        note.references = ours.references;
+    }
+    note.delivered_on = note.delivered_on.or(ours.delivered_on);
+    write(conn, id, note, now)
+}
+
+fn write(conn: &Connection, id: &str, mut note: Note, now: Timestamp) -> rusqlite::Result<()> {
+    note.changed_on = Some(now);
+    let text = serde_json::to_string(&note).map_err(|_| file::bad("note"))?;
+    conn.prepare_cached("INSERT OR REPLACE INTO note (id, changedon, note) VALUES (?1, ?2, ?3)")?
+        .execute(params![id, now.as_millisecond(), text])
+        .map(drop)
 }
 
 pub(super) fn read(conn: &Connection, id: &str) -> rusqlite::Result<Option<Note>> {
