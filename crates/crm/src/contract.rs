@@ -120,6 +120,18 @@ pub struct CrmMailbox {
     pub default_queue: Option<RecordRef>,
     /// Disabled users and inactive queues.
     pub disabled: bool,
+    /// Which of its mail server-side synchronization carries; the router must leave that alone, or it happens twice.
+    #[serde(default)]
+    pub server_side_sync: ServerSideSync,
+}
+
+/// What server-side synchronization does for a mailbox (`crm-contract.md` 6.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct ServerSideSync {
+    /// It reads the mailbox: `mailbox.enabledforincomingemail`, and the organization's channel is server-side synchronization.
+    pub incoming: bool,
+    /// It sends the mail: `mailbox.enabledforoutgoingemail`, likewise.
+    pub outgoing: bool,
 }
 
 /// `incomingemaildeliverymethod` and `outgoingemaildeliverymethod`.

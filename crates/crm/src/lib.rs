@@ -35,7 +35,7 @@ pub use activity::{
 };
 pub use contract::{
     Claim, CrmClient, CrmMailbox, Delivered, DeliveryMethod, IncomingCheck, PendingQuery, ReasonCode,
-    Resolution, SendOutcome, Verdict, stand_in_message_id,
+    Resolution, SendOutcome, ServerSideSync, Verdict, stand_in_message_id,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use organization::{

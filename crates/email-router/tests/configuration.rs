@@ -49,6 +49,7 @@ fn queue(n: u128, address: &str) -> CrmMailbox {
         owner: None,
         default_queue: None,
         disabled: false,
+        server_side_sync: Default::default(),
     }
 }
 

@@ -144,8 +144,7 @@ fn switches(xml: &str) -> Vec<(String, String)> {
         match reader.read_event() {
             Ok(Event::Start(start)) => {
                 depth += 1;
-                name =
-                    (depth == 2).then(|| start.local_name().as_ref().to_owned());
+                name = (depth == 2).then(|| start.local_name().as_ref().to_owned());
             }
             Ok(Event::End(_)) => {
                 depth -= 1;

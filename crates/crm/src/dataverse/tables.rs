@@ -57,7 +57,7 @@ impl EmailTable {
     }
 }
 
-/// A column of the table `email`.
+/// A column of a table that is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Column {
     /// Characters, where it is a text.
@@ -72,15 +72,18 @@ struct Column {
 pub(crate) struct Tables {
     sets: HashMap<String, (String, String, String)>,
     email_tables: Vec<EmailTable>,
-    email: HashMap<String, Column>,
+    columns: HashMap<String, HashMap<String, Column>>,
     /// By table, lookup and the table it points to: the name that `@odata.bind` takes.
     lookups: HashMap<(String, String, String), String>,
 }
 
 /// What `EntityDefinitions` is asked for.
 const DEFINITION: &str = "LogicalName,EntitySetName,PrimaryIdAttribute,PrimaryNameAttribute,ChangeTrackingEnabled,OwnershipType,IsActivityParty";
+/// Tables whose columns are written.
+const WRITTEN: [&str; 4] = ["email", "activitymimeattachment", "contact", "lead"];
 /// Tables whose lookups are written.
-const REFERENCING: [&str; 4] = ["email", "activityparty", "queueitem", "activitymimeattachment"];
+const REFERENCING: [&str; 6] =
+    ["email", "activityparty", "queueitem", "activitymimeattachment", "contact", "lead"];
 
 impl Tables {
     pub(crate) async fn read(session: &Session) -> Result<Self> {
@@ -105,7 +108,9 @@ impl Tables {
                 tables.email_tables.push(table);
             }
         }
-        tables.email = email_columns(session).await?;
+        for table in WRITTEN {
+            tables.columns.insert(table.to_owned(), columns(session, table).await?);
+        }
         for table in REFERENCING {
             let path = format!(
                 "EntityDefinitions(LogicalName='{table}')/ManyToOneRelationships?$select=ReferencingAttribute,ReferencedEntity,\
@@ -159,9 +164,9 @@ impl Tables {
         Ok(true)
     }
 
-    /// Sets a column of an e-mail, as far as the organization has it and takes it; texts are cut to its length.
-    pub(crate) fn set(&self, row: &mut Map<String, Value>, name: &str, value: Value) {
-        let Some(column) = self.email.get(name).filter(|column| column.create || column.update) else {
+    /// Sets a column of a row of this table, as far as the organization has it and takes it; texts are cut to its length.
+    pub(crate) fn set(&self, row: &mut Map<String, Value>, table: &str, name: &str, value: Value) {
+        let Some(column) = self.column(table, name).filter(|column| column.create || column.update) else {
             return;
         };
         let value = match (value, column.max_length) {
@@ -171,14 +176,18 @@ impl Tables {
         row.insert(name.to_owned(), value);
     }
 
+    fn column(&self, table: &str, name: &str) -> Option<&Column> {
+        self.columns.get(table)?.get(name)
+    }
+
     /// Whether e-mails have this column and it can be read.
     pub(crate) fn email_has(&self, name: &str) -> bool {
-        self.email.get(name).is_some_and(|column| column.read)
+        self.column("email", name).is_some_and(|column| column.read)
     }
 
     /// Length of a text column of e-mails, in UTF-16 units.
     pub(crate) fn email_length(&self, name: &str) -> Option<usize> {
-        self.email.get(name)?.max_length
+        self.column("email", name)?.max_length
     }
 
     /// Of these columns of an e-mail those that can be read, for `$select`; lookups are named as they are read (`_x_value`).
@@ -246,11 +255,12 @@ async fn email_table(session: &Session, row: &Value) -> Result<Option<EmailTable
     }))
 }
 
-async fn email_columns(session: &Session) -> Result<HashMap<String, Column>> {
-    let doing = "reading which columns an e-mail has";
+async fn columns(session: &Session, table: &str) -> Result<HashMap<String, Column>> {
+    let doing = format!("reading which columns the table {table} has");
+    let base = format!("EntityDefinitions(LogicalName='{table}')/Attributes");
     let mut columns = HashMap::new();
-    let path = "EntityDefinitions(LogicalName='email')/Attributes?$select=LogicalName,IsValidForCreate,IsValidForUpdate,IsValidForRead";
-    for row in session.pages(path, &[], doing).all(10_000).await? {
+    let path = format!("{base}?$select=LogicalName,IsValidForCreate,IsValidForUpdate,IsValidForRead");
+    for row in session.pages(path, &[], &doing).all(10_000).await? {
         if let Some(name) = row.get("LogicalName").and_then(Value::as_str) {
             let is = |what: &str| row.get(what).and_then(Value::as_bool).unwrap_or(true);
             let (create, update) = (is("IsValidForCreate"), is("IsValidForUpdate"));
@@ -258,12 +268,11 @@ async fn email_columns(session: &Session) -> Result<HashMap<String, Column>> {
             columns.insert(name.to_owned(), column);
         }
     }
-    let path = "EntityDefinitions(LogicalName='email')/Attributes/Microsoft.Dynamics.CRM.StringAttributeMetadata?$select=LogicalName,MaxLength";
-    for row in session.pages(path, &[], doing).all(10_000).await? {
+    let path = format!("{base}/Microsoft.Dynamics.CRM.StringAttributeMetadata?$select=LogicalName,MaxLength");
+    for row in session.pages(path, &[], &doing).all(10_000).await? {
         let length = row.get("MaxLength").and_then(Value::as_u64).and_then(|most| usize::try_from(most).ok());
-        if let Some(column) =
-            row.get("LogicalName").and_then(Value::as_str).and_then(|name| columns.get_mut(name))
-        {
+        let name = row.get("LogicalName").and_then(Value::as_str);
+        if let Some(column) = name.and_then(|name| columns.get_mut(name)) {
             column.max_length = length;
         }
     }

@@ -63,6 +63,7 @@ pub(super) fn mailboxes(conn: &Connection) -> DbResult<Vec<CrmMailbox>> {
                 owner: reference(r, 8)?,
                 default_queue: r.get::<_, Option<Id>>(11)?.map(|id| RecordRef::new("queue", id.0)),
                 disabled: r.get(10)?,
+                server_side_sync: Default::default(),
             })
         })?;
         for row in rows {

@@ -207,6 +207,7 @@ impl TableCrm {
                     owner: text("owner").map(|o| reference(&o.to_owned())),
                     default_queue: text("default_queue").map(|q| reference(&q.to_owned())),
                     disabled: row.get("disabled").and_then(Value::as_bool).unwrap_or(false),
+                    server_side_sync: Default::default(),
                 }
             })
             .collect();

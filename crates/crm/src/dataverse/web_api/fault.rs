@@ -27,6 +27,8 @@ pub(crate) mod code {
     pub(crate) const ATTACHMENT_BLOCKED: i32 = hex(0x8004_3e09);
     pub(crate) const ISV_ABORTED: i32 = hex(0x8004_0265);
     pub(crate) const INVALID_STATE: i32 = hex(0x8004_0233);
+    /// No such function, action or table of the Web API.
+    pub(crate) const RESOURCE_NOT_FOUND: i32 = hex(0x8006_0888);
     pub(crate) const SQL_TIMEOUT: i32 = hex(0x8004_4151);
     pub(crate) const GENERIC_SQL: i32 = hex(0x8004_4150);
     /// More requests, more execution time, more at once than one identity may have (11.3).

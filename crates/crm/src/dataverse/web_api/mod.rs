@@ -8,4 +8,4 @@ mod session;
 
 pub(crate) use self::batch::{Operation, Part};
 pub(crate) use self::pages::{Page, Pages};
-pub(crate) use self::session::{Answer, Ask, Session};
+pub(crate) use self::session::{Answer, Ask, Session, place};

@@ -1,0 +1,157 @@
+//! What is known of an organization, in one SQLite file, so that deciding about a message costs no request: addresses, the e-mails that can be answered, and
+//! notes on e-mails that Dataverse has no columns for.
+//!
+//! All but the notes can be read anew from the organization at any time. What answered `Ok` is on disk (`synchronous=FULL`): a note must not be lost, and a
+//! page of rows costs one transaction.
+
+mod emails;
+mod file;
+mod notes;
+mod records;
+mod report;
+pub(crate) mod sync;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use email_router_model::{Clock, Timestamp};
+use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior};
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+pub(crate) use self::emails::MirrorEmail;
+pub(crate) use self::notes::Note;
+pub(crate) use self::records::MirrorRecord;
+pub use self::report::{MirrorDifference, MirrorSize, MirrorTable, MirrorVerification};
+use crate::{Error, ErrorKind, Result};
+
+/// Most reading connections.
+const MAX_READERS: usize = 4;
+/// What the mirror says is verified when it could not ask for changes for so many periods.
+const STALE_AFTER: u32 = 10;
+
+/// The file. Cloning is cheap; clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Mirror(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    file: PathBuf,
+    clock: Arc<dyn Clock>,
+    writer: Mutex<Connection>,
+    readers: Mutex<Vec<Connection>>,
+    reading: Arc<Semaphore>,
+}
+
+impl Mirror {
+    /// Opens the file, or makes it, readable for its owner only.
+    ///
+    /// # Errors
+    /// The file is damaged, of a newer version, or cannot be written.
+    pub(crate) async fn open(file: &Path, clock: Arc<dyn Clock>) -> Result<Self> {
+        let path = file.to_path_buf();
+        blocking(move || {
+            let writer = file::connect(&path).map_err(|cause| file::explain(&path, cause))?;
+            Ok(Self(Arc::new(Inner {
+                file: path,
+                clock,
+                writer: Mutex::new(writer),
+                readers: Mutex::default(),
+                reading: Arc::new(Semaphore::new(MAX_READERS)),
+            })))
+        })
+        .await
+    }
+
+    /// Makes it the mirror of this organization; `true` when it was empty or another one's, of which nothing is kept.
+    pub(crate) async fn bind(&self, organization: Uuid) -> Result<bool> {
+        self.write(move |tx| {
+            let id = organization.to_string();
+            if file::value(tx, "organization")?.as_deref() == Some(&id) {
+                return Ok(false);
+            }
+            file::empty(tx)?;
+            tx.execute_batch("DELETE FROM note; DELETE FROM counter;")?;
+            file::set_value(tx, "organization", &id)?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Forgets all but the notes; the next reading of changes reads everything.
+    pub(crate) async fn rebuild(&self) -> Result<()> {
+        self.write(|tx| {
+            let organization = file::value(tx, "organization")?;
+            file::empty(tx)?;
+            match organization {
+                Some(id) => file::set_value(tx, "organization", &id),
+                None => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// Whether it could not ask for changes for long, so that what it says has to be verified.
+    pub(crate) async fn stale(&self, now: Timestamp, period: Duration) -> bool {
+        let read = self.read(|conn| file::value(conn, "synced")).await;
+        let synced = read.ok().flatten().and_then(|text| text.parse::<Timestamp>().ok());
+        let Some(synced) = synced else { return true };
+        let patience = period.saturating_mul(STALE_AFTER).max(Duration::from_secs(60));
+        now.duration_since(synced).try_into().is_ok_and(|age: Duration| age > patience)
+    }
+
+    /// When changes were read the last time.
+    pub(crate) async fn synced_now(&self) -> Result<()> {
+        let now = self.0.clock.now().to_string();
+        self.write(move |tx| file::set_value(tx, "synced", &now)).await
+    }
+
+    async fn read<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let inner = Arc::clone(&self.0);
+        let permit = Arc::clone(&inner.reading).acquire_owned().await.map_err(|_| stopped())?;
+        blocking(move || {
+            let idle = inner.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let done = idle.map_or_else(|| file::connect(&inner.file), Ok).and_then(|conn| {
+                let result = work(&conn)?;
+                inner.readers.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
+                Ok(result)
+            });
+            drop(permit);
+            done.map_err(|cause| file::explain(&inner.file, cause))
+        })
+        .await
+    }
+
+    async fn write<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let inner = Arc::clone(&self.0);
+        blocking(move || {
+            let mut conn = inner.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            let done = (|| {
+                // another program (`email-router mirror`) may write, too
+                let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+                let result = work(&tx)?;
+                tx.commit()?;
+                Ok(result)
+            })();
+            done.map_err(|cause| file::explain(&inner.file, cause))
+        })
+        .await
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(stopped()))
+}
+
+fn stopped() -> Error {
+    Error::new(ErrorKind::Busy, "the mirror was closed before it finished the request")
+}
