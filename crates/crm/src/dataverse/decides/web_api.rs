@@ -124,10 +124,11 @@ impl OrganizationService for WebApiService {
 
     async fn create(&self, table: &str, values: &[(&str, Cell)]) -> Result<Uuid> {
         let doing = format!("making a row of the table {table}");
-        let body = Value::Object(body(values));
-        let answer =
-            self.act(&set(table), &body, |ask| ask.header("prefer", "return=representation"), &doing).await?;
-        self.id(&answer, primary_id(table), &doing)
+        let ask = Ask::new(Method::POST, set(table), doing.clone()).json(&Value::Object(body(values)));
+        let answer = self.session.send(ask).await?;
+        let place = answer.headers.get("odata-entityid").and_then(|value| value.to_str().ok());
+        let id = place.and_then(|place| place.rsplit_once('(')?.1.strip_suffix(')'));
+        id.and_then(|id| Uuid::parse_str(id).ok()).ok_or_else(|| self.missing(&doing, "OData-EntityId"))
     }
 
     async fn update(&self, table: &str, id: Uuid, values: &[(&str, Cell)]) -> Result<()> {
