@@ -4,11 +4,15 @@
 //! What Microsoft has not published is a rule ([`Rules`]) that a test switches.
 
 mod batch;
+mod fetch;
 mod filter;
+mod messages;
 mod metadata;
 mod query;
 mod schema;
+mod soap;
 mod store;
+mod xml;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -362,8 +366,17 @@ impl Reply {
 impl State {
     fn serve(&mut self, seen: &Seen) -> Answer {
         let target = seen.target.clone();
+        let is_soap = target == soap::PATH;
         let (path, version) = match target.strip_prefix("/api/data/v").and_then(|rest| rest.split_once('/')) {
             Some((version, path)) => (path.to_owned(), version.to_owned()),
+            None if is_soap => {
+                // the operation, or the message that is executed, tells requests apart
+                let text = seen.text();
+                let name = text.split_once("<a:RequestName>").and_then(|(_, rest)| rest.split('<').next());
+                let action = seen.header("soapaction").unwrap_or_default().trim_matches('"');
+                let operation = action.rsplit('/').next().unwrap_or_default();
+                (format!("soap/{}", name.unwrap_or(operation)), String::new())
+            }
             None => {
                 return Answer::new(404).body(
                     "text/html",
@@ -394,6 +407,14 @@ impl State {
             return Answer::new(401)
                 .header("WWW-Authenticate", challenge)
                 .body("text/plain", "HTTP Error 401 - Unauthorized: Access is denied");
+        }
+        if is_soap {
+            let answer = self.soap(seen);
+            return match fault {
+                Some(Fault::Lost) => Answer::acts(vec![Act::Close]),
+                Some(Fault::Half(bytes)) => answer.cut(bytes),
+                _ => answer,
+            };
         }
         if !self.versions.contains(&version.as_str()) {
             let reply = Reply::of(refused(
@@ -465,6 +486,23 @@ impl State {
                 .collect();
             return Ok(Reply::json(json!({ "RolePrivileges": rows })));
         }
+        if let Some(call) = resource.strip_prefix("CheckIncomingEmail(") {
+            let parameters = called(call, query)?;
+            messages::exactly(&parameters, &["MessageId", "Subject", "From", "To", "Cc", "Bcc"])?;
+            let (yes, reason) = messages::check(&self.store, &parameters)?;
+            return Ok(Reply::json(json!({
+                "@odata.context": format!("{base}$metadata#Microsoft.Dynamics.CRM.CheckIncomingEmailResponse"),
+                "ShouldDeliver": yes, "ReasonCode": reason,
+            })));
+        }
+        if let Some(xml) = query.strip_prefix("fetchXml=") {
+            let page = fetch::run(&self.store, &query::decode(xml))?;
+            if page.table.set != resource {
+                return refused(400, 0x8004_0203, "the query is about another table");
+            }
+            self.allowed(page.table.name, "Read")?;
+            return Ok(Reply::json(fetch::json_of(&self.store, &page)));
+        }
         let prefer: Vec<&str> = seen
             .headers
             .iter()
@@ -511,6 +549,33 @@ impl State {
             return self.send_email(email, &body);
         }
         match resource {
+            "emails/Microsoft.Dynamics.CRM.DeliverIncomingEmail" => {
+                let id = messages::deliver(&mut self.store, &body)?;
+                Ok(Reply::json(json!({
+                    "@odata.context": format!("{base}$metadata#emails/$entity"),
+                    "@odata.type": "#Microsoft.Dynamics.CRM.email", "activityid": id,
+                })))
+            }
+            "BackgroundSendEmail" => {
+                let query = &body.get("Query").cloned().unwrap_or_default();
+                if query["@odata.type"] != "Microsoft.Dynamics.CRM.FetchExpression" {
+                    return refused(400, 0x8004_8d19, "Query must be of a type that derives from QueryBase");
+                }
+                let text = query["Query"].as_str().unwrap_or_default();
+                let (page, attached) = messages::background_send(&mut self.store, text)?;
+                let rows: Vec<Value> = page
+                    .rows
+                    .iter()
+                    .map(|found| fetch::row_json(&self.store, page.table.id, found))
+                    .collect();
+                Ok(Reply::json(json!({ "EntityCollection": rows, "HasAttachments": attached })))
+            }
+            "GetTrackingTokenEmail" => {
+                messages::exactly(&body, &["Subject"])?;
+                let caller = seen.header("mscrmcallerid");
+                let token = messages::tracking_token(&mut self.store, caller, &self.denied)?;
+                Ok(Reply::json(json!({ "TrackingToken": token })))
+            }
             "InitializeAttachmentBlocksUpload" | "UploadBlock" | "CommitAttachmentBlocksUpload"
                 if self.store.rules.no_blocks =>
             {
@@ -718,6 +783,27 @@ impl State {
         }
         self.one(request, &path, base)
     }
+}
+
+/// The parameters of a function's call: `Name=@p1,Other=@p2)` and `@p1='...'&@p2='...'`.
+fn called(call: &str, query: &str) -> Outcome<Map<String, Value>> {
+    let bad =
+        |words: &str| refused(400, 0x8006_0888, format!("Bad Request - Error in query syntax: {words}"));
+    let Some(names) = call.strip_suffix(')') else { return bad(call) };
+    let mut parameters = Map::new();
+    for pair in names.split(',') {
+        let Some((name, alias)) = pair.split_once('=').filter(|(_, alias)| alias.starts_with('@')) else {
+            return bad(pair);
+        };
+        let value = query.split('&').find_map(|given| given.strip_prefix(alias)?.strip_prefix('='));
+        let Some(value) = value.map(query::decode) else { return bad(alias) };
+        let inside = value.strip_prefix('\'').and_then(|value| value.strip_suffix('\''));
+        let Some(text) = inside.filter(|text| !text.replace("''", "").contains('\'')) else {
+            return bad(&value);
+        };
+        parameters.insert(name.to_owned(), json!(text.replace("''", "'")));
+    }
+    Ok(parameters)
 }
 
 /// Set and key of a resource.

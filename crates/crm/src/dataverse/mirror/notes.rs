@@ -24,7 +24,13 @@ pub(crate) struct Note {
     /// Received, and whole in the CRM since then, as far as this router knows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) delivered_on: Option<Timestamp>,
-    /// The Message-ID of an outgoing e-mail.
+    /// Where the CRM decides: the id that it gave a received e-mail whose note this is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) activity: Option<Uuid>,
+    /// Where the CRM decides: a delivery was begun and its answer is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) begun_on: Option<Timestamp>,
+    /// The Message-ID of an outgoing e-mail; where the CRM decides also of one whose delivery was begun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) message_id: Option<MessageId>,
     /// The tracking token and the subject of an outgoing e-mail, where the CRM does not take them.
