@@ -344,7 +344,7 @@ fn delivering(runtime: &Runtime) {
         let requests: Vec<Vec<u8>> =
             sent.iter().filter(|request| !request.body.is_empty()).map(on_the_wire).collect();
         let start = Instant::now();
-        raw::http_read(port, None, &requests, CALLERS, Keep::Count);
+        let _ = raw::http_read(port, None, &requests, CALLERS, Keep::Count);
         bare.push(count as f64 / start.elapsed().as_secs_f64());
         assert_eq!(world.delete_emails(), count, "the bare client made the same");
         let (speed, sent) = runtime.block_on(world.handle_all(messages(round, count, 1), 1));
