@@ -287,6 +287,7 @@ section! {
         outgoing_path "OutgoingPath",
         delete_messages_after_processing "DeleteMessagesAfterProcessing",
         process_emails_received_after "ProcessEmailsReceivedAfter",
+        loaded_record "LoadedRecord",
     }
     lists {}
     sections {}
