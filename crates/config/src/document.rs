@@ -341,7 +341,8 @@ impl Document {
         records: &[(&str, Vec<(&str, &str)>)],
     ) -> Result<(), EditError> {
         for (name, children) in records {
-            if let Some(bad) = [name].into_iter().chain(children.iter().map(|(n, _)| n)).find(|n| !is_name(n)) {
+            if let Some(bad) = [name].into_iter().chain(children.iter().map(|(n, _)| n)).find(|n| !is_name(n))
+            {
                 return Err(EditError::Path(shorten(bad)));
             }
             if let Some((bad, _)) = children.iter().find(|(_, v)| v.chars().any(char::is_control)) {
@@ -553,12 +554,7 @@ fn element(names: &[&str], value: &str, indent: &str, style: &Style) -> String {
     }
 }
 
-fn all_records(
-    names: &[&str],
-    records: &[(&str, Vec<(&str, &str)>)],
-    indent: &str,
-    style: &Style,
-) -> String {
+fn all_records(names: &[&str], records: &[(&str, Vec<(&str, &str)>)], indent: &str, style: &Style) -> String {
     let Style { line_end, unit } = style;
     let deeper = format!("{indent}{unit}");
     if let [outer, rest @ ..] = names {

@@ -6,6 +6,7 @@
 //! | your own transports or CRM | [`engine::router::Router`] with a [`engine::router::Plan`] of your own |
 //! | to check every mailbox | [`access`] |
 //! | to bring past mail in | [`backfill`] |
+//! | the users and queues of the CRM, and their mailboxes in the configuration | [`load_data`] |
 //! | inbox rules that forward to the forward mailbox | [`rules`] |
 //!
 //! | feature (all on by default) | without it |
@@ -27,6 +28,8 @@ mod credentials;
 pub mod error;
 #[cfg(all(feature = "embedded", feature = "maildir"))]
 pub mod history;
+#[cfg(feature = "embedded")]
+pub mod load_data;
 pub mod logging;
 pub mod metrics;
 #[cfg(feature = "embedded")]

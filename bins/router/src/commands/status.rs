@@ -71,7 +71,7 @@ pub(crate) async fn run(global: &Global) -> email_router::Result<ExitCode> {
 }
 
 /// A mailbox that is not served, as a line.
-pub(crate) fn not_served(Unserved { mailbox, direction, reason }: &Unserved) -> String {
+pub(crate) fn not_served(Unserved { mailbox, direction, reason, .. }: &Unserved) -> String {
     let direction = direction.map(|d| format!(" {d}")).unwrap_or_default();
     format!("NOT SERVED {mailbox}{direction}: {reason}")
 }

@@ -341,6 +341,8 @@ pub struct MailboxSettings {
     pub outgoing_profile: Option<String>,
     /// Not worked on, and passed over by test access.
     pub disabled: bool,
+    /// Load Data wrote it (`LoadedRecord`).
+    pub loaded: bool,
     /// Where its own password is, for user-specified credentials.
     pub password: Option<SecretRef>,
     /// The Maildir it is read from, in place of the profile's.
@@ -510,6 +512,7 @@ impl Settings {
                 .clone()
                 .filter(|_| kind != MailboxKind::Forward),
             disabled: false,
+            loaded: false,
             password: None,
             path: None,
             outgoing_path: None,

@@ -154,7 +154,7 @@ impl Service {
     }
 
     pub(super) fn announce_unserved(&self, unserved: &[Unserved]) {
-        for Unserved { mailbox, direction, reason } in unserved {
+        for Unserved { mailbox, direction, reason, .. } in unserved {
             tracing::warn!(%mailbox, reason, "not served");
             let both = [ProviderDirection::Incoming, ProviderDirection::Outgoing];
             let directions: &[ProviderDirection] = match direction {
