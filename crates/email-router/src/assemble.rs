@@ -190,6 +190,10 @@ fn assemble_with(
                 Err(reason) => out.unserved.push(not(Some(Direction::Incoming), reason)),
                 // its mail comes by the forward mailbox, so its own mailbox is not read, and nothing is wrong with that
                 Ok(_) if record.incoming == DeliveryMethod::ForwardMailbox => {}
+                Ok(_) if record.server_side_sync.incoming => out.unserved.push(not(
+                    Some(Direction::Incoming),
+                    format!("server-side synchronization of the CRM reads this mailbox too (enabledforincomingemail of the mailbox record of {}), so each message would be there twice; disable that, or set IncomingProfile to None", record.name),
+                )),
                 Ok(_) if record.incoming != DeliveryMethod::EmailRouter => out.unserved.push(not(
                     Some(Direction::Incoming),
                     format!("{} does not receive through the router in the CRM (incomingemaildeliverymethod is {}, not 2)", record.name, record.incoming.code()),
@@ -203,6 +207,10 @@ fn assemble_with(
         if let (Some(built), Some(profile)) = (outgoing, settings.profile_of(mailbox, Direction::Outgoing)) {
             match built {
                 Err(reason) => out.unserved.push(not(Some(Direction::Outgoing), reason)),
+                Ok(_) if record.server_side_sync.outgoing => out.unserved.push(not(
+                    Some(Direction::Outgoing),
+                    format!("server-side synchronization of the CRM sends for this mailbox too (enabledforoutgoingemail of the mailbox record of {}), so each message would go out twice; disable that, or set OutgoingProfile to None", record.name),
+                )),
                 Ok(_) if record.outgoing != DeliveryMethod::EmailRouter => out.unserved.push(not(
                     Some(Direction::Outgoing),
                     format!("{} does not send through the router in the CRM (outgoingemaildeliverymethod is {}, not 2)", record.name, record.outgoing.code()),
