@@ -2,19 +2,13 @@
 
 use std::sync::Arc;
 
-#[cfg(feature = "embedded")]
-use email_router_config::{Deployment, SecretStore};
-#[cfg(feature = "embedded")]
-use email_router_crm::{CrmClient as _, CrmMailbox, embedded::EmbeddedCrm};
+use email_router_config::SecretStore;
 use email_router_model::{Classified, Mailbox, MailboxKind};
-#[cfg(feature = "embedded")]
-use email_router_model::{SystemClock, SystemEntropy};
 use email_router_transport::{Access, ErrorKind, Probe, ProbeStep, TlsFault, Transport};
 use futures_util::StreamExt;
 use serde::Serialize;
 
-#[cfg(feature = "embedded")]
-use crate::{Error, assemble::assemble, service};
+use crate::{Error, assemble::assemble, registry, service};
 
 /// One mailbox to check, in the directions that are configured.
 #[derive(Debug, Clone)]
@@ -95,13 +89,16 @@ impl AccessResult {
 ///
 /// # Errors
 /// [`Error::Configuration`] with all findings; [`Error::Request`] for a name that no mailbox has; the CRM's errors.
-#[cfg(feature = "embedded")]
 pub async fn targets(path: &std::path::Path, only: &[String]) -> Result<Vec<AccessTarget>, Error> {
     let settings = service::settings(path)?;
     let secrets = SecretStore::new(settings.router.secret_key_file.clone());
     let mut all = Vec::new();
     for deployment in &settings.deployments {
-        let listed = if deployment.load_mailboxes { listed(deployment).await? } else { Vec::new() };
+        let listed = if deployment.load_mailboxes {
+            registry::listed(&settings, deployment, &secrets).await?
+        } else {
+            Vec::new()
+        };
         all.extend(assemble(&settings, deployment, &listed, &secrets).targets);
     }
     if only.is_empty() {
@@ -116,15 +113,6 @@ pub async fn targets(path: &std::path::Path, only: &[String]) -> Result<Vec<Acce
         }
     }
     Ok(targets)
-}
-
-/// The users and queues of a deployment; none of one that this version does not serve.
-#[cfg(feature = "embedded")]
-pub(crate) async fn listed(deployment: &Deployment) -> Result<Vec<CrmMailbox>, Error> {
-    let Some(file) = service::crm_file(deployment) else { return Ok(Vec::new()) };
-    let file = file.to_owned();
-    let open = move || EmbeddedCrm::open_to_look(file, Arc::new(SystemClock), Arc::new(SystemEntropy));
-    Ok(service::blocking(open).await??.mailboxes().await?)
 }
 
 /// Checks the targets, at most `at_once` at the same time, and calls `done` after each. The rows come back in the order of the targets.

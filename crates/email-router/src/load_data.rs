@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use email_router_config::{Deployment, Finding, SecretStore, Settings};
-use email_router_crm::{CrmClient, CrmMailbox, embedded::EmbeddedCrm};
+use email_router_crm::CrmMailbox;
 use email_router_engine::decide::OrganizationView;
 use email_router_model::{
     Clock, Direction, EmailAddress, MailboxKind, SystemClock, SystemEntropy, Timestamp,
@@ -20,7 +20,8 @@ use serde::Serialize;
 pub use diff::{ChangedField, MailboxChange, WhatChanged, diff, plain};
 
 use crate::assemble::Unserved;
-use crate::service::{self, blocking, crm_file};
+use crate::registry::{self, CrmOptions};
+use crate::service;
 use crate::{Error, Result};
 
 /// What [`load`] shall do.
@@ -190,7 +191,8 @@ type Answer<'a> = (&'a Deployment, Result<OrganizationView>);
 pub async fn load(path: &Path, options: &LoadOptions) -> Result<LoadReport> {
     let mut settings = service::settings(path)?;
     let chosen: Vec<Deployment> = chosen(&settings, options.deployment.as_deref())?;
-    let asked = chosen.iter().map(|deployment| async move { (deployment, ask(deployment).await) });
+    let before = &settings;
+    let asked = chosen.iter().map(|d| async move { (d, ask(before, d, options).await) });
     let answers: Vec<Answer<'_>> = futures_util::future::join_all(asked).await;
 
     let memory_file = memory::file(&settings);
@@ -246,23 +248,17 @@ fn chosen(settings: &Settings, only: Option<&str>) -> Result<Vec<Deployment>> {
     })
 }
 
-async fn ask(deployment: &Deployment) -> Result<OrganizationView> {
-    let crm = connect(deployment).await?;
-    Ok(OrganizationView::load(&*crm).await?)
-}
-
-/// The CRM of a deployment, to look at.
-async fn connect(deployment: &Deployment) -> Result<Arc<dyn CrmClient>> {
-    let Some(file) = crm_file(deployment) else {
-        return Err(Error::Request(format!(
-            "this version serves deployments of type Embedded only, and {} is of type {}",
-            deployment.name,
-            deployment.target.deployment_type()
-        )));
-    };
-    let file = file.to_owned();
-    let open = move || EmbeddedCrm::open_to_look(file, Arc::new(SystemClock), Arc::new(SystemEntropy));
-    Ok(Arc::new(blocking(open).await??))
+/// Asks the CRM of a deployment, without creating anything.
+async fn ask(
+    settings: &Settings,
+    deployment: &Deployment,
+    options: &LoadOptions,
+) -> Result<OrganizationView> {
+    let secrets = SecretStore::new(settings.router.secret_key_file.clone());
+    let (clock, entropy) = (Arc::clone(&options.clock), Arc::new(SystemEntropy));
+    let crm =
+        registry::crm(settings, deployment, &secrets, &CrmOptions { look: true, clock, entropy }).await?;
+    Ok(OrganizationView::load(&*crm.client).await?)
 }
 
 /// The warnings as text.

@@ -1,6 +1,12 @@
 //! Which adapter serves a profile; the one place that knows all adapters. A profile whose adapter was compiled out answers with the
 //! feature to enable.
 
+mod crm;
+#[cfg(feature = "dataverse")]
+mod dataverse;
+
+pub(crate) use crm::{Crm, CrmOptions, crm, listed};
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +25,6 @@ use email_router_auth::CredentialSource;
 use email_router_config::{Profile, Protocol, SecretStore};
 use email_router_model::{Direction, MailboxId};
 use email_router_transport::Transport;
-#[cfg(feature = "embedded")]
 use email_router_transport::rules::InboxRules;
 
 /// The transport of a profile, with who logs in and the folders of its mailboxes.
@@ -45,7 +50,6 @@ pub(crate) fn transport(
 }
 
 /// The inbox rules behind a profile of Exchange.
-#[cfg(feature = "embedded")]
 #[cfg_attr(not(any(feature = "ews", feature = "graph")), allow(unused_variables))] // only Exchange takes what they give
 pub(crate) fn inbox_rules(
     profile: &Profile,

@@ -114,6 +114,8 @@ impl OrganizationView {
             Some("has an address that is not approved")
         } else if !matches!(mailbox.incoming, DeliveryMethod::EmailRouter | DeliveryMethod::ForwardMailbox) {
             Some("does not get its mail through the router")
+        } else if mailbox.server_side_sync.incoming && mailbox.incoming == DeliveryMethod::EmailRouter {
+            Some("gets its mail by server-side synchronization too")
         } else {
             None
         }
