@@ -93,6 +93,14 @@ pub(crate) enum Command {
     Status,
     /// Load the users and queues of the CRM: how each is served, why one is not, what changed since the last load.
     LoadData(LoadDataArgs),
+    /// What is kept of organizations on servers, so that deciding about a message costs no request: addresses, e-mails, notes.
+    Mirror {
+        /// Which deployment; without it each that is on a server.
+        #[arg(long, global = true)]
+        deployment: Option<String>,
+        #[command(subcommand)]
+        action: MirrorAction,
+    },
     /// Messages that could not be routed.
     Quarantine {
         #[command(subcommand)]
@@ -260,6 +268,17 @@ pub(crate) struct Which {
     /// All items of this class (`quarantine list` shows it).
     #[arg(long)]
     pub(crate) class: Option<String>,
+}
+
+/// Actions of `mirror`. Each first reads what changed in the organization, as the router does, and may run beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub(crate) enum MirrorAction {
+    /// How much it holds.
+    Size,
+    /// Compare it with the organization and name what differs (exit code 4): a request for each 5,000 records.
+    Verify,
+    /// Read all of it anew. Until that is done the old rows answer, for a router that runs too.
+    Rebuild,
 }
 
 /// Actions of `secret`.

@@ -210,3 +210,100 @@ fn with_direction(Unserved { direction, reason, .. }: &Unserved) -> String {
         Some(Direction::Outgoing) => format!("not sent for: {reason}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use email_router_config::check;
+    use email_router_crm::{Approval, FilteringMethod, OrganizationSettings, ServerSideSync};
+    use email_router_model::{EmailAddress, OrganizationId};
+
+    use super::*;
+
+    const TEXT: &str = r#"<Configuration>
+  <ConfigurationProfiles>
+    <ConfigurationProfile><Name>in</Name><Direction>Incoming</Direction><ServerType>Maildir</ServerType><Path>in</Path></ConfigurationProfile>
+    <ConfigurationProfile><Name>pop</Name><Direction>Incoming</Direction><ServerType>Pop3</ServerType><AuthenticationType>ClearText</AuthenticationType>
+      <EmailServer>pop.example</EmailServer><AccessCredentials>UserSpecified</AccessCredentials><UseSsl>true</UseSsl></ConfigurationProfile>
+  </ConfigurationProfiles>
+  <Deployments><Deployment><Name>crm</Name><Type>Embedded</Type><Path>crm.sqlite</Path><LoadMailboxes>true</LoadMailboxes>
+    <DefaultIncomingProfile>PROFILE</DefaultIncomingProfile></Deployment></Deployments>
+  <Mailboxes>FILE</Mailboxes>
+</Configuration>"#;
+
+    fn queue(n: u8, address: &str) -> CrmMailbox {
+        CrmMailbox {
+            record: RecordRef::new("queue", uuid::Uuid::from_u128(n.into())),
+            kind: MailboxKind::Queue,
+            name: format!("Queue {n}"),
+            address: EmailAddress::parse(address).ok(),
+            incoming: DeliveryMethod::EmailRouter,
+            outgoing: DeliveryMethod::None,
+            approval: Approval::Approved,
+            filter: FilteringMethod::All,
+            owner: None,
+            default_queue: None,
+            disabled: false,
+            server_side_sync: ServerSideSync::default(),
+        }
+    }
+
+    fn judged(profile: &str, file: &str, listed: Vec<CrmMailbox>) -> Rows {
+        let text = TEXT.replace("PROFILE", profile).replace("FILE", file);
+        let (settings, findings) = check(&text, Path::new("/nowhere/EmailAgent.xml"));
+        let settings = settings.unwrap_or_else(|| panic!("{findings:#?}"));
+        let view =
+            OrganizationView::new(OrganizationId::from_url("x"), OrganizationSettings::default(), listed);
+        let secrets = SecretStore::new(settings.router.secret_key_file.clone());
+        rows(&settings, &settings.deployments[0], &view, &secrets)
+    }
+
+    fn reasons(profile: &str, file: &str, listed: Vec<CrmMailbox>) -> Vec<(RowState, String)> {
+        let rows = judged(profile, file, listed).rows;
+        rows.into_iter().map(|r| (r.state, r.reason.unwrap_or_default())).collect()
+    }
+
+    #[track_caller]
+    fn needs(row: &(RowState, String), text: &str) {
+        assert!(row.0 == RowState::NeedsAttention && row.1.contains(text), "{row:?}");
+    }
+
+    #[test]
+    fn what_assembling_says_is_the_reason() {
+        // one folder for all: the second would read what the first reads
+        let mut synced = queue(3, "three@example.com");
+        synced.server_side_sync.incoming = true;
+        let found = reasons("in", "", vec![queue(1, "one@example.com"), queue(2, "two@example.com")]);
+        assert_eq!(found[0], (RowState::Served, String::new()));
+        needs(&found[1], "not read: it would read the same messages as crm/one@example.com");
+        needs(&reasons("in", "", vec![synced])[0], "server-side synchronization");
+        needs(&reasons("pop", "", vec![queue(1, "one@example.com")])[0], "UserSpecified");
+    }
+
+    #[test]
+    fn of_two_records_with_one_address_one_is_served_whoever_lists_it() {
+        let two = || vec![queue(1, "one@example.com"), queue(2, "ONE@example.com")];
+        for file in ["", "<Queue><Name>One</Name><EmailAddress>one@example.com</EmailAddress></Queue>"] {
+            let found = reasons("in", file, two());
+            assert_eq!(found[0].0, RowState::Served, "{file}");
+            needs(&found[1], "has the address of the queue");
+        }
+    }
+
+    #[test]
+    fn what_the_file_has_and_the_crm_has_not_is_named() {
+        let file = "<Queue><Name>One</Name><EmailAddress>one@example.com</EmailAddress></Queue>
+            <Queue><Name>Off</Name><EmailAddress>off@example.com</EmailAddress><Disabled>true</Disabled></Queue>
+            <Queue><Name>No</Name><EmailAddress>no@example.com</EmailAddress><IncomingProfile>None</IncomingProfile></Queue>";
+        let found = judged("in", file, vec![queue(1, "off@example.com"), queue(2, "no@example.com")]);
+        assert_eq!(found.unmatched.len(), 1);
+        assert_eq!(found.unmatched[0].mailbox.as_str(), "crm/one@example.com");
+        assert_eq!((found.rows[0].state, found.rows[0].listed), (RowState::Off, Listed::ByHand));
+        let no = &found.rows[1];
+        needs(
+            &(no.state, no.reason.clone().unwrap()),
+            "give the mailbox an IncomingProfile in the configuration",
+        );
+    }
+}
