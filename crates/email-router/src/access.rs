@@ -95,7 +95,7 @@ pub async fn targets(path: &std::path::Path, only: &[String]) -> Result<Vec<Acce
     let mut all = Vec::new();
     for deployment in &settings.deployments {
         let listed = if deployment.load_mailboxes {
-            registry::listed(&settings, deployment, &secrets).await?
+            registry::listed(deployment, &secrets).await?
         } else {
             Vec::new()
         };

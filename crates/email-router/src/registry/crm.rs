@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use email_router_config::{Deployment, DeploymentTarget, SecretStore, Settings};
+use email_router_config::{Deployment, DeploymentTarget, SecretStore};
 #[cfg(feature = "dataverse")]
 use email_router_crm::dataverse::DataverseCrm;
 #[cfg(feature = "embedded")]
@@ -28,16 +28,14 @@ pub(crate) struct Crm {
     pub(crate) embedded: Option<EmbeddedCrm>,
     #[cfg(feature = "dataverse")]
     pub(crate) dataverse: Option<DataverseCrm>,
+    /// Who logs in to the server.
+    #[cfg(feature = "dataverse")]
+    pub(crate) login: Option<Arc<super::dataverse::CurrentLogin>>,
 }
 
 /// The CRM of a deployment: the file opened, or the server connected.
 #[cfg_attr(not(feature = "dataverse"), allow(unused_variables))] // only servers take what they give
-pub(crate) async fn crm(
-    settings: &Settings,
-    deployment: &Deployment,
-    secrets: &SecretStore,
-    options: &CrmOptions,
-) -> Result<Crm> {
+pub(crate) async fn crm(deployment: &Deployment, secrets: &SecretStore, options: &CrmOptions) -> Result<Crm> {
     match &deployment.target {
         #[cfg(feature = "embedded")]
         DeploymentTarget::Embedded { path } => {
@@ -47,38 +45,37 @@ pub(crate) async fn crm(
                 embedded: Some(crm),
                 #[cfg(feature = "dataverse")]
                 dataverse: None,
+                #[cfg(feature = "dataverse")]
+                login: None,
             })
         }
         #[cfg(not(feature = "embedded"))]
         DeploymentTarget::Embedded { .. } => Err(not_built(deployment, "embedded")),
         #[cfg(feature = "dataverse")]
-        DeploymentTarget::Server { .. } => {
-            let settings = super::dataverse::settings(settings, deployment, secrets, options).await?;
+        DeploymentTarget::Server(server) => {
+            let (settings, login) = super::dataverse::settings(deployment, server, secrets, options).await?;
             let crm = DataverseCrm::connect(settings).await?;
             Ok(Crm {
                 client: Arc::new(crm.clone()),
                 #[cfg(feature = "embedded")]
                 embedded: None,
                 dataverse: Some(crm),
+                login: Some(login),
             })
         }
         #[cfg(not(feature = "dataverse"))]
-        DeploymentTarget::Server { .. } => Err(not_built(deployment, "dataverse")),
+        DeploymentTarget::Server(_) => Err(not_built(deployment, "dataverse")),
     }
 }
 
 /// The users and queues of a deployment that loads its mailboxes; nothing is made or changed.
-pub(crate) async fn listed(
-    settings: &Settings,
-    deployment: &Deployment,
-    secrets: &SecretStore,
-) -> Result<Vec<CrmMailbox>> {
+pub(crate) async fn listed(deployment: &Deployment, secrets: &SecretStore) -> Result<Vec<CrmMailbox>> {
     let options = CrmOptions {
         look: true,
         clock: Arc::new(email_router_model::SystemClock),
         entropy: Arc::new(email_router_model::SystemEntropy),
     };
-    Ok(crm(settings, deployment, secrets, &options).await?.client.mailboxes().await?)
+    Ok(crm(deployment, secrets, &options).await?.client.mailboxes().await?)
 }
 
 #[cfg(not(all(feature = "embedded", feature = "dataverse")))]

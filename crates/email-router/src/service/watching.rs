@@ -144,10 +144,11 @@ impl Service {
         plan: &watch::Sender<Arc<Plan>>,
     ) -> bool {
         let Some(deployment) = settings.deployment(organization.name()) else { return true };
+        let secrets = SecretStore::new(settings.router.secret_key_file.clone());
+        organization.renew_login(deployment, &secrets).await;
         match organization.crm().mailboxes().await {
             Ok(listed) => {
                 organization.router().renew_view().await;
-                let secrets = SecretStore::new(settings.router.secret_key_file.clone());
                 let assembled = organization.assembler().assemble(settings, deployment, &listed, &secrets);
                 self.announce_unserved(&assembled.unserved);
                 organization.set_unserved(assembled.unserved);
