@@ -5,7 +5,7 @@ mod crm;
 #[cfg(feature = "dataverse")]
 mod dataverse;
 
-pub(crate) use crm::{Crm, CrmOptions, crm, listed};
+pub(crate) use crm::{Crm, CrmOptions, crm, listed, probe};
 
 use std::collections::HashMap;
 use std::path::PathBuf;
