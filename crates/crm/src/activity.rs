@@ -357,7 +357,8 @@ pub struct EmailSummary {
     pub smart: SmartHashes,
 }
 
-/// What to look for among the e-mails of the CRM. Every look-up costs O(log n) in their number.
+/// What to look for among the e-mails of the CRM. Every look-up costs O(log n) in their number. An adapter that answers from a mirror may name an e-mail that
+/// was deleted lately; delivering what points to it fails with an error that may be tried again, and then it is not named any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EmailLookup {

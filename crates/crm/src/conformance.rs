@@ -49,6 +49,15 @@ pub trait Fixture: Send + Sync {
     async fn send(&self, email: &Seed) -> Result<ActivityId>;
     /// Deletes an e-mail, as a person would; `false` when this CRM does not remember deletions.
     async fn delete_email(&self, id: ActivityId) -> Result<bool>;
+    /// Whether [`CrmClient::find_emails`] may name an e-mail that a person deleted a moment ago: a mirror learns of that when the e-mail is used. Whoever
+    /// delivers what points to it is then told to decide again.
+    fn finds_what_was_deleted_lately(&self) -> bool {
+        false
+    }
+    /// Whether the adapter itself does what `resolvesimilarunresolvedemailaddress` asks for; on a server that is the server's affair.
+    fn resolves_similar_parties(&self) -> bool {
+        true
+    }
     /// The active items of a queue.
     async fn queue_items(&self, queue: &RecordRef) -> Result<Vec<ActivityId>>;
     /// What is known of the recipients of an outgoing e-mail from delivery reports, in any order.
@@ -329,8 +338,8 @@ async fn a_delivery_is_found_again(f: &dyn Fixture) -> Result<()> {
     let mut email = received(f, "<m1@x>")?;
     email.queues = vec![help.id];
     email.parties.push(party(ParticipationType::To, Some(&help), "help@fabrikam.example")?);
-    email.regarding = Some(RecordRef::new("account", Uuid::from_u128(7)));
-    email.owner = Some(RecordRef::new("systemuser", Uuid::from_u128(8)));
+    email.regarding = Some(f.add_contact("Bob", "bob@elsewhere.example").await?);
+    email.owner = Some(f.add_user("Ann", "ann@elsewhere.example", true).await?);
     assert!(!crm.exists(&email.activity_id).await?);
     assert_eq!(crm.deliver_incoming(email.clone()).await?, Delivered::Created);
     assert!(crm.exists(&email.activity_id).await?);
@@ -424,7 +433,8 @@ async fn a_deleted_email_does_not_come_back(f: &dyn Fixture) -> Result<()> {
     if f.delete_email(email.activity_id).await? {
         assert!(crm.exists(&email.activity_id).await?);
         assert_eq!(crm.deliver_incoming(email.clone()).await?, Delivered::AlreadyThere);
-        assert_eq!(crm.find_emails(&EmailLookup::Ids(vec![email.activity_id]), 10).await?, []);
+        let found = crm.find_emails(&EmailLookup::Ids(vec![email.activity_id]), 10).await?;
+        assert!(found.is_empty() || f.finds_what_was_deleted_lately());
     }
     Ok(())
 }

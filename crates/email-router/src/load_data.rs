@@ -191,8 +191,9 @@ type Answer<'a> = (&'a Deployment, Result<OrganizationView>);
 pub async fn load(path: &Path, options: &LoadOptions) -> Result<LoadReport> {
     let mut settings = service::settings(path)?;
     let chosen: Vec<Deployment> = chosen(&settings, options.deployment.as_deref())?;
-    let before = &settings;
-    let asked = chosen.iter().map(|d| async move { (d, ask(before, d, options).await) });
+    let secrets = SecretStore::new(settings.router.secret_key_file.clone());
+    let store = &secrets;
+    let asked = chosen.iter().map(|d| async move { (d, ask(d, store, options).await) });
     let answers: Vec<Answer<'_>> = futures_util::future::join_all(asked).await;
 
     let memory_file = memory::file(&settings);
@@ -204,7 +205,6 @@ pub async fn load(path: &Path, options: &LoadOptions) -> Result<LoadReport> {
     } else {
         None
     };
-    let secrets = SecretStore::new(settings.router.secret_key_file.clone());
     let mut deployments = Vec::with_capacity(answers.len());
     for (deployment, answer) in &answers {
         let mut load = DeploymentLoad {
@@ -248,16 +248,14 @@ fn chosen(settings: &Settings, only: Option<&str>) -> Result<Vec<Deployment>> {
     })
 }
 
-/// Asks the CRM of a deployment, without creating anything.
+/// Asks the CRM of a deployment, without creating anything in it.
 async fn ask(
-    settings: &Settings,
     deployment: &Deployment,
+    secrets: &SecretStore,
     options: &LoadOptions,
 ) -> Result<OrganizationView> {
-    let secrets = SecretStore::new(settings.router.secret_key_file.clone());
     let (clock, entropy) = (Arc::clone(&options.clock), Arc::new(SystemEntropy));
-    let crm =
-        registry::crm(settings, deployment, &secrets, &CrmOptions { look: true, clock, entropy }).await?;
+    let crm = registry::crm(deployment, secrets, &CrmOptions { look: true, clock, entropy }).await?;
     Ok(OrganizationView::load(&*crm.client).await?)
 }
 

@@ -111,7 +111,7 @@ fn chosen<'a>(settings: &'a Settings, named: Option<&str>) -> Result<Vec<&'a Dep
 async fn one(settings: &Settings, deployment: &Deployment, task: MirrorTask) -> Result<MirrorOutcome> {
     let secrets = SecretStore::new(settings.router.secret_key_file.clone());
     let options = CrmOptions { look: false, clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) };
-    let crm = registry::crm(settings, deployment, &secrets, &options).await?;
+    let crm = registry::crm(deployment, &secrets, &options).await?;
     let Some(crm) = &crm.dataverse else {
         return Err(Error::Request(format!("deployment {} has no mirror", deployment.name)));
     };

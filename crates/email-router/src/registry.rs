@@ -5,7 +5,7 @@ mod crm;
 #[cfg(feature = "dataverse")]
 mod dataverse;
 
-pub(crate) use crm::{Crm, CrmOptions, crm, listed};
+pub(crate) use crm::{Crm, CrmOptions, crm, listed, probe};
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -198,9 +198,7 @@ pub(crate) fn http_client(
     profile: &Profile,
     secrets: &SecretStore,
 ) -> Result<Arc<dyn email_router_http::HttpService>, String> {
-    use email_router_config::Proxy as Wanted;
-    use email_router_http::{HttpClient, HttpSettings, Proxy};
-    let mut settings = HttpSettings::default();
+    let mut settings = email_router_http::HttpSettings::default();
     settings.extra_ca_files.clone_from(&profile.extra_ca_files);
     settings.connect_timeout = profile.connection_timeout;
     if let Some(timeout) = profile.operation_timeout {
@@ -209,7 +207,19 @@ pub(crate) fn http_client(
     settings.max_idle_connections = profile.max_connections as usize;
     settings.max_connections_per_login = profile.max_connections as usize;
     settings.allow_cleartext_password = profile.allow_clear_text_without_tls;
-    settings.proxy = match &profile.options.proxy {
+    http(settings, &profile.options.proxy, secrets)
+}
+
+/// The client for https with these settings, through this proxy.
+#[cfg(feature = "http")]
+fn http(
+    mut settings: email_router_http::HttpSettings,
+    proxy: &email_router_config::Proxy,
+    secrets: &SecretStore,
+) -> Result<Arc<dyn email_router_http::HttpService>, String> {
+    use email_router_config::Proxy as Wanted;
+    use email_router_http::{HttpClient, Proxy};
+    settings.proxy = match proxy {
         Wanted::System => Proxy::System,
         Wanted::None => Proxy::None,
         Wanted::Url { url, login } => {

@@ -107,7 +107,7 @@ pub async fn rule_targets(config: &Path, request: RuleRequest<'_>) -> Result<Rul
         .deployment(&forward.deployment)
         .ok_or_else(|| Error::Request(format!("there is no deployment {}", forward.deployment)))?;
     let secrets = SecretStore::new(settings.router.secret_key_file.clone());
-    let listed = registry::listed(&settings, deployment, &secrets).await?;
+    let listed = registry::listed(deployment, &secrets).await?;
     let mut chosen = chosen(&settings, deployment, &listed, request)?;
     // whatever their mail is read by, if at all: their rules are reached by this one
     for mailbox in &mut chosen {

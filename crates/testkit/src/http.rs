@@ -132,6 +132,14 @@ impl Answer {
         self.header("Connection", "close").then(Act::Close)
     }
 
+    /// The same answer, of whose body only so many bytes come; then the connection is closed.
+    #[must_use]
+    pub fn cut(self, body_bytes: usize) -> Self {
+        let whole = self.bytes(false);
+        let head = whole.windows(4).position(|end| end == b"\r\n\r\n").map_or(whole.len(), |at| at + 4);
+        Self::raw(&whole[..whole.len().min(head + body_bytes)])
+    }
+
     fn bytes(&self, head_only: bool) -> Vec<u8> {
         let mut out = format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status)).into_bytes();
         for (name, value) in &self.headers {

@@ -11,6 +11,7 @@
 //! | [`http`] | a small HTTP/1.1 server with answers from a closure |
 //! | [`oauth`] | a token service as that of Microsoft Entra ID |
 //! | [`tnef`] | a writer of TNEF streams (`winmail.dat`), after [MS-OXTNEF] |
+//! | [`dataverse`] | a strict Dataverse organization in memory, after the reference of its Web API |
 //! | [`graph`] | a strict Microsoft Graph with mailboxes in memory, after its public reference |
 //! | [`imap`] | a small well-behaved IMAP server with folders, after RFC 3501 and its common extensions |
 //! | [`ews`] | a small Exchange: Web Services and Autodiscover over mailboxes in memory |
@@ -19,6 +20,7 @@
 // a test server that cannot start or a broken script is a failed test: panicking says so at once
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+pub mod dataverse;
 pub mod ews;
 pub mod graph;
 pub mod http;

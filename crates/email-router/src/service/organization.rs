@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use email_router_config::SecretStore;
+#[cfg(feature = "dataverse")]
+use email_router_config::DeploymentTarget;
+use email_router_config::{Deployment, SecretStore};
 #[cfg(feature = "dataverse")]
 use email_router_crm::dataverse::DataverseCrm;
 #[cfg(feature = "embedded")]
@@ -137,10 +139,24 @@ impl Organization {
     /// How it stands with the access tokens of the applications that its profiles and its CRM use; none without OAuth 2.0.
     #[must_use]
     pub fn access_tokens(&self) -> Vec<AccessToken> {
+        let tokens = Vec::new();
         #[cfg(feature = "http")]
-        return self.assembler.access_tokens();
-        #[cfg(not(feature = "http"))]
-        Vec::new()
+        let tokens = [tokens, self.assembler.access_tokens()].concat();
+        #[cfg(feature = "dataverse")]
+        let tokens = [tokens, self.adapter.login.iter().filter_map(|l| l.access_token()).collect()].concat();
+        tokens
+    }
+
+    /// Reads the secrets of its login to a server anew.
+    pub(super) async fn renew_login(&self, deployment: &Deployment, secrets: &SecretStore) {
+        #[cfg(feature = "dataverse")]
+        if let (Some(login), DeploymentTarget::Server(server)) = (&self.adapter.login, &deployment.target)
+            && let Err(error) = login.renew(server, secrets).await
+        {
+            tracing::error!(%error, deployment = self.name, "the login to the CRM could not be read again; the one in use stays");
+        }
+        #[cfg(not(feature = "dataverse"))]
+        let _ = (deployment, secrets);
     }
 
     pub(super) fn set_unserved(&self, unserved: Vec<Unserved>) {
@@ -273,7 +289,6 @@ impl Service {
         let secrets = SecretStore::new(settings.router.secret_key_file.clone());
         let options = &self.options;
         let adapter = registry::crm(
-            &settings,
             deployment,
             &secrets,
             &CrmOptions {

@@ -147,6 +147,8 @@ impl Service {
         due: bool,
     ) -> bool {
         let Some(deployment) = settings.deployment(organization.name()) else { return true };
+        let secrets = SecretStore::new(settings.router.secret_key_file.clone());
+        organization.renew_login(deployment, &secrets).await;
         let known = organization.listed();
         let asked = match organization.crm().mailboxes().await {
             Ok(listed) => {
@@ -163,7 +165,6 @@ impl Service {
             }
         };
         if asked || due {
-            let secrets = SecretStore::new(settings.router.secret_key_file.clone());
             let listed = organization.listed();
             let assembled = organization.assembler().assemble(settings, deployment, &listed, &secrets);
             self.announce_unserved(&assembled.unserved);

@@ -65,7 +65,13 @@ impl RouterDecides {
         self.mirror.apply_emails(vec![self.mirrored(&email)], None).await?;
         if let Some(new) = &email.new_sender {
             self.mirror
-                .add_record(&new.record, &new.name, &new.address, new.owner.as_ref(), self.now())
+                .add_record(
+                    &new.record,
+                    &fault::one_line(&new.name),
+                    &new.address,
+                    new.owner.as_ref(),
+                    self.now(),
+                )
                 .await?;
         }
         self.mirror.delivered(&id).await?;
@@ -356,8 +362,11 @@ impl RouterDecides {
             .header("If-Match", "*")
             .json(json!({ "statecode": status.state_code(), "statuscode": status.code() }));
         let mut operations = vec![close];
-        for queue in &email.queues {
-            operations.push(self.queue_item(email.activity_id, *queue)?);
+        for (n, queue) in email.queues.iter().enumerate() {
+            // one active item per object and queue
+            if !email.queues[..n].contains(queue) {
+                operations.push(self.queue_item(email.activity_id, *queue)?);
+            }
         }
         Ok(operations)
     }
