@@ -2,8 +2,8 @@
 # setup.sh [--bench]: install what the peer scripts start (Dovecot, Samba's ntlm_auth, MIT Kerberos, Postfix, Apache with mod_auth_gssapi and gss-ntlmssp,
 # OpenSSL, DavMail, swaks, GNU tnef) with apt, only what is missing, without letting any daemon start by itself; with --bench also the clients that the
 # benchmarks compare with (mpop, fdm, fetchmail). Needs root or sudo without a password where something is missing. Then put the Python packages
-# of the peers (pyspnego, MSAL, azure-identity, exchangelib) into a virtual environment of our own: PEERS_VENV, default peers-venv in the target folder; and those
-# from npm (Microsoft's client of Graph) into a folder of our own: PEERS_NODE, default peers-node there.
+# of the peers (pyspnego, MSAL, azure-identity, exchangelib, Microsoft's SDK for Dataverse, odata-query) into a virtual environment of our own: PEERS_VENV, default peers-venv in the target folder; and those
+# from npm (Microsoft's client of Graph, dynamics-web-api) into a folder of our own: PEERS_NODE, default peers-node there.
 # Exit code 77 = cannot be done on this machine.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd -P)
@@ -76,7 +76,7 @@ fi
 [ -z "${SETUP_APT_ONLY:-}" ] || exit 0
 
 # what comes from PyPI, each at the version the tests were written with; the file beside it says what is installed
-python_packages=(pyspnego==0.12.4 msal==1.39.0 azure-identity==1.27.0 exchangelib==5.6.0)
+python_packages=(pyspnego==0.12.4 msal==1.39.0 azure-identity==1.27.0 exchangelib==5.6.0 PowerPlatform-Dataverse-Client==1.1.0 odata-query==0.10.0)
 root=$(cd "$here/../.." && pwd -P)
 venv=${PEERS_VENV:-${CARGO_TARGET_DIR:-$root/target}/peers-venv}
 make_venv() {
@@ -90,7 +90,7 @@ make_venv() {
 make_venv
 
 # and what comes from npm
-node_packages=(@microsoft/microsoft-graph-client@3.0.7)
+node_packages=(@microsoft/microsoft-graph-client@3.0.7 dynamics-web-api@2.5.0)
 node=${PEERS_NODE:-${CARGO_TARGET_DIR:-$root/target}/peers-node}
 make_node() {
   [ "$(cat "$node/installed" 2>/dev/null)" != "${node_packages[*]}" ] || return 0

@@ -43,6 +43,10 @@ pub trait CrmClient: Debug + Display + Send + Sync + 'static {
     /// Whether an incoming e-mail with this id exists; says so also of one that a person deleted, where the CRM keeps that.
     async fn exists(&self, id: &ActivityId) -> Result<bool>;
 
+    /// What the CRM says about a message before it is delivered, where the CRM decides (`CheckIncomingEmail`, `crm-contract.md` 2.1). Its header
+    /// section is enough. Where the router decides the answer is [`Verdict::RouterDecides`], without a call.
+    async fn check_incoming(&self, message: &IncomingCheck) -> Result<Verdict>;
+
     /// Creates the e-mail with parties, attachments, status Received and queue items, all or nothing, if none with its id exists. With
     /// them a record for an unknown sender ([`IncomingEmail::new_sender`]), unless one with its id is there; with
     /// `resolvesimilarunresolvedemailaddress` parties of earlier e-mails that have its address and no record become that record, soon
@@ -185,6 +189,110 @@ pub struct Resolution {
     pub created_on: Timestamp,
 }
 
+/// What a CRM that decides is told of a message before it is delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IncomingCheck {
+    /// Its Message-ID; of a message without one what [`stand_in_message_id`] makes of the activity's id.
+    pub message_id: MessageId,
+    /// Its subject.
+    pub subject: String,
+    /// Its sender.
+    pub from: EmailAddress,
+    /// The addresses of To.
+    pub to: Vec<EmailAddress>,
+    /// Of Cc.
+    pub cc: Vec<EmailAddress>,
+    /// Of Bcc, where the message has them.
+    pub bcc: Vec<EmailAddress>,
+}
+
+/// The Message-ID under which a message without one is known to a CRM that wants one (`crm-contract.md` 7.4): made from the id of its activity,
+/// which is made from its content. `None` never happens for an id.
+#[must_use]
+pub fn stand_in_message_id(id: ActivityId) -> Option<MessageId> {
+    MessageId::parse(&format!("<{id}@email-router.invalid>"))
+}
+
+/// Who decides about a message, and how the CRM decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The router does.
+    RouterDecides,
+    /// The CRM wants it.
+    Deliver(ReasonCode),
+    /// The CRM does not want it.
+    Discard(ReasonCode),
+}
+
+/// Why an incoming message was accepted or not; the codes of `CheckIncomingEmailResponse.ReasonCode` (`crm-contract.md` 2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ReasonCode {
+    /// -1: it was not looked at, or for a reason that Microsoft gives no number.
+    Unknown,
+    /// 0: an incoming e-mail with this Message-ID exists.
+    Duplicate,
+    /// 1: recipients exist, but no filter accepts.
+    NoCorrelationMatch,
+    /// 2: it answers an e-mail of the CRM.
+    CorrelationMatch,
+    /// 3: no recipient is a user or queue.
+    NoRecipientMatch,
+    /// 4: mail between users.
+    InternalEmailReject,
+    /// 5: accepted because of the sender.
+    SenderMatch,
+    /// 6: a recipient accepts everything.
+    AcceptAll,
+    /// 7: there is no valid sender.
+    InvalidSender,
+}
+
+impl ReasonCode {
+    /// Microsoft's number.
+    #[must_use]
+    pub const fn code(self) -> i32 {
+        match self {
+            Self::Unknown => -1,
+            Self::Duplicate => 0,
+            Self::NoCorrelationMatch => 1,
+            Self::CorrelationMatch => 2,
+            Self::NoRecipientMatch => 3,
+            Self::InternalEmailReject => 4,
+            Self::SenderMatch => 5,
+            Self::AcceptAll => 6,
+            Self::InvalidSender => 7,
+        }
+    }
+
+    /// The reason with this number; of a number that is not published [`Self::Unknown`].
+    #[must_use]
+    pub const fn from_code(code: i64) -> Self {
+        match code {
+            0 => Self::Duplicate,
+            1 => Self::NoCorrelationMatch,
+            2 => Self::CorrelationMatch,
+            3 => Self::NoRecipientMatch,
+            4 => Self::InternalEmailReject,
+            5 => Self::SenderMatch,
+            6 => Self::AcceptAll,
+            7 => Self::InvalidSender,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// Whether a message with this reason is delivered.
+    #[must_use]
+    pub const fn delivers(self) -> bool {
+        matches!(self, Self::CorrelationMatch | Self::SenderMatch | Self::AcceptAll)
+    }
+}
+
+impl std::fmt::Display for ReasonCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self:?} ({})", self.code())
+    }
+}
+
 /// What [`CrmClient::deliver_incoming`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -270,6 +378,9 @@ impl CrmClient for Arc<dyn CrmClient> {
     }
     async fn exists(&self, id: &ActivityId) -> Result<bool> {
         (**self).exists(id).await
+    }
+    async fn check_incoming(&self, message: &IncomingCheck) -> Result<Verdict> {
+        (**self).check_incoming(message).await
     }
     async fn deliver_incoming(&self, email: IncomingEmail) -> Result<Delivered> {
         (**self).deliver_incoming(email).await

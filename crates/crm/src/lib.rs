@@ -34,8 +34,8 @@ pub use activity::{
     RecipientReport, SmartHashes, SmartQuery,
 };
 pub use contract::{
-    Claim, CrmClient, CrmMailbox, Delivered, DeliveryMethod, PendingQuery, Resolution, SendOutcome,
-    ServerSideSync,
+    Claim, CrmClient, CrmMailbox, Delivered, DeliveryMethod, IncomingCheck, PendingQuery, ReasonCode,
+    Resolution, SendOutcome, ServerSideSync, Verdict, stand_in_message_id,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use organization::{

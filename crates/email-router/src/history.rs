@@ -326,6 +326,13 @@ impl CrmClient for Past {
     async fn exists(&self, id: &ActivityId) -> email_router_crm::Result<bool> {
         if Some(*id) == self.own { Ok(false) } else { self.crm.exists(id).await }
     }
+    async fn check_incoming(
+        &self,
+        _: &email_router_crm::IncomingCheck,
+    ) -> email_router_crm::Result<email_router_crm::Verdict> {
+        // a CRM that decides says what it makes of the message now, which is that it has it
+        Ok(email_router_crm::Verdict::RouterDecides)
+    }
     async fn deliver_incoming(&self, _: IncomingEmail) -> email_router_crm::Result<Delivered> {
         self.read_only()
     }

@@ -1,60 +1,8 @@
 //! The record of a decision: every step in the order it was taken, so that a person can see why.
 
+pub use email_router_crm::ReasonCode;
 use email_router_model::{ActivityId, MessageId, RecordRef};
 use serde::{Deserialize, Serialize};
-
-/// Why an incoming message was accepted or not; the codes of `CheckIncomingEmailResponse.ReasonCode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum ReasonCode {
-    /// -1: it was not looked at, or for a reason that Microsoft gives no number.
-    Unknown,
-    /// 0: an incoming e-mail with this Message-ID exists.
-    Duplicate,
-    /// 1: recipients exist, but no filter accepts.
-    NoCorrelationMatch,
-    /// 2: it answers an e-mail of the CRM.
-    CorrelationMatch,
-    /// 3: no recipient is a user or queue.
-    NoRecipientMatch,
-    /// 4: mail between users.
-    InternalEmailReject,
-    /// 5: accepted because of the sender.
-    SenderMatch,
-    /// 6: a recipient accepts everything.
-    AcceptAll,
-    /// 7: there is no valid sender.
-    InvalidSender,
-}
-
-impl ReasonCode {
-    /// Microsoft's number.
-    #[must_use]
-    pub const fn code(self) -> i32 {
-        match self {
-            Self::Unknown => -1,
-            Self::Duplicate => 0,
-            Self::NoCorrelationMatch => 1,
-            Self::CorrelationMatch => 2,
-            Self::NoRecipientMatch => 3,
-            Self::InternalEmailReject => 4,
-            Self::SenderMatch => 5,
-            Self::AcceptAll => 6,
-            Self::InvalidSender => 7,
-        }
-    }
-
-    /// Whether a message with this reason is delivered.
-    #[must_use]
-    pub const fn delivers(self) -> bool {
-        matches!(self, Self::CorrelationMatch | Self::SenderMatch | Self::AcceptAll)
-    }
-}
-
-impl std::fmt::Display for ReasonCode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{self:?} ({})", self.code())
-    }
-}
 
 /// How a message ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -6,6 +6,17 @@ use crate::{EmailSummary, SmartQuery};
 
 const ROOT: &str = "01d5a1b2c3d4000102030405060708090a0b0c0d0e0f";
 
+/// Where the CRM decides, conversations and smart matching are its own affair: the router keeps nothing for them, so nothing is found.
+async fn found_by_the_crm_alone(f: &dyn Fixture, lookups: &[EmailLookup]) -> Result<bool> {
+    if f.decides() == Decides::Router {
+        return Ok(false);
+    }
+    for lookup in lookups {
+        assert_eq!(f.crm().find_emails(lookup, 10).await?, [], "{lookup:?}");
+    }
+    Ok(true)
+}
+
 async fn find(f: &dyn Fixture, lookup: &EmailLookup) -> Result<Vec<ActivityId>> {
     Ok(f.crm().find_emails(lookup, 10).await?.iter().map(|e| e.activity_id).collect())
 }
@@ -45,6 +56,10 @@ pub(super) async fn an_email_is_found_by_its_conversation(f: &dyn Fixture) -> Re
     other.conversation_index = Some(ROOT.replacen("01", "02", 1));
     other.conversation_id = Some("aaqkad0=".to_owned());
     f.crm().deliver_incoming(other).await?;
+    let root = EmailLookup::ConversationRoot(ROOT.to_owned());
+    if found_by_the_crm_alone(f, &[root, EmailLookup::ConversationId("AAQkAD0=".to_owned())]).await? {
+        return Ok(());
+    }
     assert_eq!(find(f, &EmailLookup::ConversationRoot(ROOT.to_owned())).await?, expected, "newest first");
     assert_eq!(find(f, &EmailLookup::ConversationRoot(ROOT[..20].to_owned())).await?, [], "no root");
     assert_eq!(find(f, &EmailLookup::ConversationRoot(ROOT.replace('a', "c"))).await?, []);
@@ -66,6 +81,9 @@ pub(super) async fn smart_matching_compares_words_and_addresses(f: &dyn Fixture)
     hashed(f, "no addresses", &[1, 2, 3], &[]).await?;
     let smart = |q: SmartQuery| EmailLookup::Smart(q);
     let usual = query(&[1, 2, 3], &[10, 20]);
+    if found_by_the_crm_alone(f, &[smart(usual.clone())]).await? {
+        return Ok(());
+    }
     assert_eq!(find(f, &smart(usual.clone())).await?, [plain]);
     let one_word = SmartQuery { delta: 1, ..usual.clone() };
     assert_eq!(find(f, &smart(one_word.clone())).await?, [other, longer, plain]);
@@ -93,6 +111,9 @@ pub(super) async fn smart_matching_does_not_look_back_for_ever(f: &dyn Fixture) 
     let old = hashed(f, "old", &[1, 2], &[10, 20]).await?;
     let between = f.now();
     let new = hashed(f, "new", &[1, 2], &[10, 20]).await?;
+    if found_by_the_crm_alone(f, &[EmailLookup::Smart(query(&[1, 2], &[10, 20]))]).await? {
+        return Ok(());
+    }
     for delta in [0, 1] {
         let all = SmartQuery { delta, ..query(&[1, 2], &[10, 20]) };
         assert_eq!(find(f, &EmailLookup::Smart(all.clone())).await?, [new, old]);
@@ -107,6 +128,9 @@ pub(super) async fn smart_matching_finds_the_rare_among_many(f: &dyn Fixture) ->
     let meant = hashed(f, "meant", &[1], &[5, 7]).await?;
     for n in 0..60 {
         hashed(f, &format!("n{n}"), &[1], &[5, 1000 + n]).await?;
+    }
+    if found_by_the_crm_alone(f, &[EmailLookup::Smart(query(&[1], &[5, 7]))]).await? {
+        return Ok(());
     }
     for delta in [0, 1] {
         let lookup = EmailLookup::Smart(SmartQuery { delta, ..query(&[1], &[5, 7]) });
@@ -144,6 +168,9 @@ pub(super) async fn an_answer_to_an_outgoing_email_is_matched(f: &dyn Fixture) -
     let lookup = EmailLookup::Smart(SmartQuery { hashes: answer, ..query(&[], &[]) });
     for _ in 0..2 {
         f.crm().prepare_outgoing(&id, &mid("<first@r>")?, false).await?;
+        if found_by_the_crm_alone(f, std::slice::from_ref(&lookup)).await? {
+            continue;
+        }
         assert_eq!(find(f, &lookup).await?, [id]);
     }
     Ok(())

@@ -17,8 +17,8 @@ use super::tables::Tables;
 use super::web_api::{Session, fault};
 use crate::{
     Attachment, Claim, CrmClient, CrmMailbox, Delivered, DeliveryReport, EmailLookup, EmailSummary, Error,
-    ErrorKind, IncomingEmail, OrganizationSettings, OutgoingEmail, PendingEmail, PendingQuery,
-    RecipientReport, Resolution, Result, SendOutcome,
+    ErrorKind, IncomingCheck, IncomingEmail, OrganizationSettings, OutgoingEmail, PendingEmail, PendingQuery,
+    RecipientReport, Resolution, Result, SendOutcome, Verdict,
 };
 
 /// `organization.emailconnectionchannel` of an organization whose channel is the Email Router.
@@ -251,6 +251,9 @@ impl CrmClient for DataverseCrm {
     }
     async fn exists(&self, id: &ActivityId) -> Result<bool> {
         self.0.router.exists(id).await
+    }
+    async fn check_incoming(&self, _: &IncomingCheck) -> Result<Verdict> {
+        Ok(Verdict::RouterDecides)
     }
     async fn deliver_incoming(&self, email: IncomingEmail) -> Result<Delivered> {
         self.0.router.deliver_incoming(email).await

@@ -9,8 +9,8 @@ use super::writer::Done;
 use super::{EmbeddedCrm, delivery, incoming, lookup, outgoing, settings, unresolved};
 use crate::{
     Attachment, Claim, CrmClient, CrmMailbox, Delivered, DeliveryReport, EmailLookup, EmailSummary,
-    IncomingEmail, OrganizationSettings, OutgoingEmail, PendingEmail, PendingQuery, Resolution, Result,
-    SendOutcome,
+    IncomingCheck, IncomingEmail, OrganizationSettings, OutgoingEmail, PendingEmail, PendingQuery, Resolution,
+    Result, SendOutcome, Verdict,
 };
 
 #[async_trait]
@@ -41,6 +41,10 @@ impl CrmClient for EmbeddedCrm {
     async fn exists(&self, id: &ActivityId) -> Result<bool> {
         let id = *id;
         self.read(move |conn| lookup::exists(conn, id)).await
+    }
+
+    async fn check_incoming(&self, _: &IncomingCheck) -> Result<Verdict> {
+        Ok(Verdict::RouterDecides)
     }
 
     async fn deliver_incoming(&self, email: IncomingEmail) -> Result<Delivered> {

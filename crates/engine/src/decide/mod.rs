@@ -3,6 +3,9 @@
 //! The order of the steps is `crm-contract.md` 13.1. A decision needs only the header section, writes nothing, and depends on nothing
 //! but the message, the [`OrganizationView`], and what the CRM answers; the order of the CRM's answers does not matter.
 //!
+//! Where the CRM itself decides ([`CrmClient::check_incoming`]), its word is the verdict; the other steps are taken all the same, and say in the
+//! record what this router makes of the message.
+//!
 //! | file | what |
 //! |---|---|
 //! | `recipients.rs` | which users and queues the message is for |
@@ -33,7 +36,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use email_router_crm::{
-    AutomaticMail, CorrelationMethod, CrmClient, CrmMailbox, DeliveryReport, IncomingEmail, NewSender, Party,
+    AutomaticMail, CorrelationMethod, CrmClient, CrmMailbox, DeliveryReport, IncomingCheck, IncomingEmail,
+    NewSender, Party, Verdict as CrmVerdict, stand_in_message_id,
 };
 use email_router_model::{ActivityId, Direction, EmailAddress, Mailbox, RecordRef};
 use tokio::time::Instant;
@@ -42,7 +46,7 @@ pub use correlate::Hit;
 pub use view::OrganizationView;
 
 use crate::guard::{Automatic, AutomaticKind};
-use crate::message::{Content, Message};
+use crate::message::{Content, Message, Participant};
 use crate::ports::CorrelationIndex;
 use crate::record::{DecisionRecord, ReasonCode, Step, Verdict};
 use crate::reference::{OwnMail, ReferenceSigner};
@@ -244,25 +248,43 @@ impl Decider {
             let because = "it is rights-managed (RestrictIRMEmailItems)".to_owned();
             return Ok(draft.discard(ReasonCode::Unknown, because, trace));
         }
+        // where the CRM decides, what follows only explains
+        let decided = match self.ask_crm(&draft, from, &mut trace).await? {
+            CrmVerdict::Discard(reason) => {
+                let because = format!("the CRM does not want it: {reason}");
+                return Ok(draft.discard(reason, because, trace));
+            }
+            CrmVerdict::Deliver(reason) => Some(reason),
+            CrmVerdict::RouterDecides => None,
+        };
         // 3, 4: for a user or queue
         let resolved = self.resolve(view, message, from).await?;
         let recipients = recipients::recipients(view, mailbox, message, &resolved, &mut trace);
         if recipients.mailboxes.is_empty() {
             let because = "no recipient is a user or queue that gets its mail through the router".to_owned();
-            return Ok(draft.discard(ReasonCode::NoRecipientMatch, because, trace));
+            if decided.is_none() {
+                return Ok(draft.discard(ReasonCode::NoRecipientMatch, because, trace));
+            }
+            trace.overruled(&because);
         }
         let mailbox_owner = recipients.read.and_then(owner::mailbox_owner);
         let sender = parties::sender(&resolved, from, mailbox_owner, view.settings());
         trace.step("sender", sender.how.as_str());
         if view.settings().override_v5_sender_conflict_resolution && resolved.count(from) > 1 {
             let because = "several records have the sender's address (OverrideV5SenderConflictResolution)";
-            return Ok(draft.discard(ReasonCode::NoCorrelationMatch, because.to_owned(), trace));
+            if decided.is_none() {
+                return Ok(draft.discard(ReasonCode::NoCorrelationMatch, because.to_owned(), trace));
+            }
+            trace.overruled(because);
         }
         // 5: not mail between users, where the organization ignores that
         let (settings, sent) = (view.settings(), known.sent);
         let internal = internal::refusal(settings, from, &sender, &resolved, &recipients, sent, &mut trace);
         if let Some(because) = internal {
-            return Ok(draft.discard(ReasonCode::InternalEmailReject, because, trace));
+            if decided.is_none() {
+                return Ok(draft.discard(ReasonCode::InternalEmailReject, because, trace));
+            }
+            trace.overruled(&because);
         }
         // 6: what it answers, unless no filter asks
         let question = self.question(&draft, &sender, &resolved);
@@ -273,16 +295,51 @@ impl Decider {
         }
         // 7: the filters
         let hit = correlation.as_ref().and_then(Correlation::counting);
-        let Some((accepting, reason)) = filter::accept(view, &deciding, &sender, hit, &mut trace) else {
-            let because = "none of the recipients' filters accepts it".to_owned();
-            return Ok(draft.discard(ReasonCode::NoCorrelationMatch, because, trace));
+        let accepted = filter::accept(view, &deciding, &sender, hit, &mut trace);
+        let (accepting, why) = match (decided, accepted) {
+            (Some(reason), accepted) => {
+                if accepted.is_none() {
+                    trace.overruled("none of the recipients' filters accepts it");
+                }
+                (accepted.map(|(mailbox, _)| mailbox), (reason, format!("the CRM wants it: {reason}")))
+            }
+            (None, Some((mailbox, reason))) => (Some(mailbox), (reason, accepted_because(mailbox, reason))),
+            (None, None) => {
+                let because = "none of the recipients' filters accepts it".to_owned();
+                return Ok(draft.discard(ReasonCode::NoCorrelationMatch, because, trace));
+            }
         };
         let correlation = match correlation {
             Some(correlation) => correlation,
             None => correlate::correlate(&question, &*self.index, &mut trace).await?,
         };
-        let why = (reason, accepted_because(accepting, reason));
-        Ok(draft.deliver(why, Some(accepting), (from, &question), &recipients, correlation, trace))
+        Ok(draft.deliver(why, accepting, (from, &question), &recipients, correlation, trace))
+    }
+
+    /// What the CRM says, where it decides. It wants a Message-ID: of a message without one it is not asked before its identity is known, and
+    /// then the message is read whole.
+    async fn ask_crm(&self, draft: &Draft<'_>, from: &EmailAddress, trace: &mut Trace) -> Result<CrmVerdict> {
+        let message = draft.message;
+        let stand_in = || draft.activity_id.and_then(stand_in_message_id);
+        let Some(message_id) = message.message_id.clone().or_else(stand_in) else {
+            return Ok(CrmVerdict::RouterDecides);
+        };
+        let addresses = |field: &[Participant]| field.iter().filter_map(|p| p.address.clone()).collect();
+        let question = IncomingCheck {
+            message_id,
+            subject: message.subject.clone(),
+            from: from.clone(),
+            to: addresses(&message.to),
+            cc: addresses(&message.cc),
+            bcc: addresses(&message.bcc),
+        };
+        let verdict = self.crm.check_incoming(&question).await?;
+        match verdict {
+            CrmVerdict::RouterDecides => {}
+            CrmVerdict::Deliver(reason) => trace.step("CheckIncomingEmail", format!("deliver: {reason}")),
+            CrmVerdict::Discard(reason) => trace.step("CheckIncomingEmail", format!("discard: {reason}")),
+        }
+        Ok(verdict)
     }
 
     /// The e-mails this message already is: the received one by its derived id, or with its Message-ID where another program made it; the sent
@@ -507,6 +564,11 @@ impl Trace {
 
     fn new(timed: bool) -> Self {
         Self { steps: Vec::new(), since: timed.then(Instant::now) }
+    }
+
+    /// What this router would have refused a message for that the CRM wants.
+    fn overruled(&mut self, because: &str) {
+        self.step("overruled by the CRM", because);
     }
 
     fn step(&mut self, rule: impl Into<String>, found: impl Into<String>) {

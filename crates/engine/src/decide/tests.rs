@@ -130,6 +130,7 @@ fn table() -> Table {
 /// A CRM that knows what the table says. The order of its answers can be turned.
 #[derive(Debug)]
 struct TableCrm {
+    verdict: email_router_crm::Verdict,
     names: HashMap<String, RecordRef>,
     records: Vec<(Resolution, Vec<EmailAddress>)>,
     mailboxes: Vec<CrmMailbox>,
@@ -261,6 +262,7 @@ impl TableCrm {
             email.smart = hasher.hashes(&email.subject, addresses);
         }
         Self {
+            verdict: email_router_crm::Verdict::RouterDecides,
             names,
             records,
             mailboxes,
@@ -330,6 +332,12 @@ impl CrmClient for TableCrm {
     }
     async fn exists(&self, id: &ActivityId) -> CrmResult<bool> {
         Ok(self.delivered.contains(id))
+    }
+    async fn check_incoming(
+        &self,
+        _: &email_router_crm::IncomingCheck,
+    ) -> CrmResult<email_router_crm::Verdict> {
+        Ok(self.verdict)
     }
     async fn deliver_incoming(&self, _: IncomingEmail) -> CrmResult<Delivered> {
         only_incoming()
@@ -582,6 +590,38 @@ fn questions_to_the_crm() {
         let (_, crm, _) = run(&table, case, TableCrm::new(&table, case), &whole(&table, case));
         let asked = (crm.resolve_calls.load(Ordering::SeqCst), crm.find_calls.load(Ordering::SeqCst));
         assert_eq!(asked, (resolve, find), "{name}");
+    }
+}
+
+/// Where the CRM decides, its word is the verdict; only what is no mail, is there already or is not tracked at all is not asked about.
+#[test]
+fn the_word_of_a_crm_that_decides() {
+    use email_router_crm::Verdict as Said;
+    let table = table();
+    for case in table.cases.iter().filter(|case| !case.release) {
+        let message = whole(&table, case);
+        let hear =
+            |verdict| run(&table, case, TableCrm { verdict, ..TableCrm::new(&table, case) }, &message).0;
+        let alone = hear(Said::RouterDecides);
+        let unasked =
+            matches!(alone.reason, ReasonCode::Unknown | ReasonCode::Duplicate | ReasonCode::InvalidSender);
+        let (wanted, refused) = (
+            hear(Said::Deliver(ReasonCode::SenderMatch)),
+            hear(Said::Discard(ReasonCode::InternalEmailReject)),
+        );
+        let text = format!("{}\n{}\n{}", case.name, wanted.record, refused.record);
+        if unasked {
+            assert_eq!((wanted.reason, refused.reason), (alone.reason, alone.reason), "{text}");
+            continue;
+        }
+        assert_eq!((wanted.verdict, wanted.reason), (Verdict::Deliver, ReasonCode::SenderMatch), "{text}");
+        assert_eq!(
+            (refused.verdict, refused.reason),
+            (Verdict::Discard, ReasonCode::InternalEmailReject),
+            "{text}"
+        );
+        let overruled = |d: &Decision| d.record.steps.iter().any(|s| s.rule == "overruled by the CRM");
+        assert_eq!(overruled(&wanted), alone.verdict == Verdict::Discard, "{text}");
     }
 }
 

@@ -239,6 +239,12 @@ impl CrmClient for TestCrm {
     async fn exists(&self, _: &ActivityId) -> email_router_crm::Result<bool> {
         Ok(false)
     }
+    async fn check_incoming(
+        &self,
+        _: &email_router_crm::IncomingCheck,
+    ) -> email_router_crm::Result<email_router_crm::Verdict> {
+        Ok(email_router_crm::Verdict::RouterDecides)
+    }
     async fn deliver_incoming(&self, _: IncomingEmail) -> email_router_crm::Result<Delivered> {
         Ok(Delivered::AlreadyThere)
     }
@@ -378,6 +384,12 @@ impl CrmClient for FusedCrm {
     }
     async fn exists(&self, id: &ActivityId) -> email_router_crm::Result<bool> {
         self.inner.exists(id).await
+    }
+    async fn check_incoming(
+        &self,
+        message: &email_router_crm::IncomingCheck,
+    ) -> email_router_crm::Result<email_router_crm::Verdict> {
+        self.inner.check_incoming(message).await
     }
     async fn deliver_incoming(&self, email: IncomingEmail) -> email_router_crm::Result<Delivered> {
         self.inner.deliver_incoming(email).await

@@ -268,6 +268,12 @@ impl CrmClient for MortalCrm {
     async fn exists(&self, id: &ActivityId) -> Answer<bool> {
         alive!(self, "exists", self.inner.exists(id))
     }
+    async fn check_incoming(
+        &self,
+        message: &email_router_crm::IncomingCheck,
+    ) -> Answer<email_router_crm::Verdict> {
+        self.inner.check_incoming(message).await
+    }
     async fn deliver_incoming(&self, email: IncomingEmail) -> Answer<Delivered> {
         alive!(self, "deliver_incoming", self.inner.deliver_incoming(email))
     }

@@ -494,6 +494,9 @@ impl CrmClient for MemoryCrm {
             |data, _| Ok(data.deleted.contains(id) || data.emails.iter().any(|e| e.id == *id)),
         )
     }
+    async fn check_incoming(&self, _: &email_router_crm::IncomingCheck) -> Result<email_router_crm::Verdict> {
+        Ok(email_router_crm::Verdict::RouterDecides)
+    }
     async fn deliver_incoming(&self, email: IncomingEmail) -> Result<Delivered> {
         let takes = {
             let mut pace = self.pace.lock().unwrap();

@@ -72,7 +72,7 @@ fn parts(content_type: &str, body: &[u8]) -> Result<Vec<(Head, Vec<u8>)>, String
             part = Some(Vec::new());
         } else if let Some(part) = &mut part {
             part.extend_from_slice(&rest[..end + 2]);
-        } else {
+        } else if !line.is_empty() {
             return Err("text before the first boundary".to_owned());
         }
         rest = after;
@@ -85,6 +85,9 @@ fn split(part: &[u8]) -> Result<(Head, Vec<u8>), String> {
     let mut rest = part;
     loop {
         let Some(end) = rest.windows(2).position(|two| two == b"\r\n") else {
+            if rest.is_empty() && !head.is_empty() {
+                return Ok((head, Vec::new())); // the line end before the boundary is the empty line, too
+            }
             return Err("a part without an empty line after its header".to_owned());
         };
         let (line, after) = (&rest[..end], &rest[end + 2..]);

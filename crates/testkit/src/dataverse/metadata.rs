@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::filter;
 use super::query::decode;
 use super::schema::{Kind, Table};
 use super::store::{Outcome, Store, no_set, refused};
@@ -40,13 +41,24 @@ pub(super) fn all_privileges(store: &Store) -> Vec<String> {
 
 /// The answer to a request for metadata; `path` begins with `EntityDefinitions`.
 pub(super) fn answer(store: &Store, path: &str, query: &str, untracked: &[String]) -> Outcome<Value> {
-    let select = query
-        .split('&')
-        .find_map(|pair| pair.strip_prefix("$select="))
-        .map(|names| decode(names).split(',').map(str::to_owned).collect::<Vec<_>>());
+    let option = |name: &str| {
+        query
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .find(|(n, _)| decode(n) == name)
+            .map(|(_, v)| decode(v))
+    };
+    let select = option("$select").map(|names| names.split(',').map(str::to_owned).collect::<Vec<_>>());
+    let filter = option("$filter").map(|text| filter::parse(&text));
+    let filter = filter.transpose().or_else(|words| refused(400, 0x8006_0888, words))?;
     let Some(rest) = path.strip_prefix("EntityDefinitions") else { return no_set(path) };
     if rest.is_empty() {
-        let rows = store.tables.iter().map(|table| definition(table, select.as_deref(), untracked));
+        let wanted = |table: &&Table| {
+            let row = definition(table, None, untracked).unwrap_or_default();
+            filter.as_ref().is_none_or(|f| f.matches(&|name| row[name].clone(), &|_| Vec::new()))
+        };
+        let tables = store.tables.iter().filter(wanted);
+        let rows = tables.map(|table| definition(table, select.as_deref(), untracked));
         return Ok(json!({ "value": rows.collect::<Outcome<Vec<_>>>()? }));
     }
     let Some((name, rest)) = rest.strip_prefix("(LogicalName='").and_then(|rest| rest.split_once("')"))
@@ -62,6 +74,8 @@ pub(super) fn answer(store: &Store, path: &str, query: &str, untracked: &[String
         "/Attributes/Microsoft.Dynamics.CRM.StringAttributeMetadata" => {
             rows(table, select.as_deref(), |kind| matches!(kind, Kind::Text(..)))
         }
+        // no column of these tables is a choice with labels
+        "/Attributes/Microsoft.Dynamics.CRM.PicklistAttributeMetadata" => Ok(json!({ "value": [] })),
         "/ManyToOneRelationships" => relationships(table, select.as_deref()),
         other => no_set(other),
     }

@@ -4,11 +4,15 @@
 //! What Microsoft has not published is a rule ([`Rules`]) that a test switches.
 
 mod batch;
+mod fetch;
 mod filter;
+mod messages;
 mod metadata;
 mod query;
 mod schema;
+mod soap;
 mod store;
+mod xml;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
 use serde_json::{Map, Value, json};
+use tokio_rustls::TlsAcceptor;
 
 use crate::http::{Act, Answer, HttpServer, Seen};
 pub use store::Rules;
@@ -92,6 +97,15 @@ pub struct DataverseServer {
 impl DataverseServer {
     /// An organization called `contoso` without users; its token is [`TOKEN`].
     pub async fn start() -> Self {
+        Self::listen(None).await
+    }
+
+    /// The same inside TLS.
+    pub async fn start_tls(acceptor: TlsAcceptor) -> Self {
+        Self::listen(Some(acceptor)).await
+    }
+
+    async fn listen(acceptor: Option<TlsAcceptor>) -> Self {
         let mut store = Store::new();
         let organization = json!({
             "name": "contoso", "emailconnectionchannel": 0, "emailcorrelationenabled": true, "enablesmartmatching": false,
@@ -121,7 +135,7 @@ impl DataverseServer {
             base: String::new(),
         }));
         let serving = Arc::clone(&state);
-        let http = HttpServer::start(move |seen| lock(&serving).serve(seen)).await;
+        let http = HttpServer::listen(0, acceptor, move |seen| lock(&serving).serve(seen)).await;
         lock(&state).base = http.base();
         Self { http, state }
     }
@@ -272,6 +286,15 @@ impl DataverseServer {
         lock(&self.state).versions = versions.to_vec();
     }
 
+    /// What is wrong with a filter of a set; `None`: nothing.
+    #[must_use]
+    pub fn filter_fault(&self, set: &str, filter: &str) -> Option<String> {
+        let state = lock(&self.state);
+        let table = state.store.table(set)?;
+        let encoded = filter.replace('%', "%25").replace('&', "%26");
+        query::options(&state.store, table, &format!("$filter={encoded}")).err().map(|refused| refused.2)
+    }
+
     /// Everybody may ask.
     pub fn let_everybody_in(&self) {
         lock(&self.state).anonymous = true;
@@ -343,8 +366,17 @@ impl Reply {
 impl State {
     fn serve(&mut self, seen: &Seen) -> Answer {
         let target = seen.target.clone();
+        let is_soap = target == soap::PATH;
         let (path, version) = match target.strip_prefix("/api/data/v").and_then(|rest| rest.split_once('/')) {
             Some((version, path)) => (path.to_owned(), version.to_owned()),
+            None if is_soap => {
+                // the operation, or the message that is executed, tells requests apart
+                let text = seen.text();
+                let name = text.split_once("<a:RequestName>").and_then(|(_, rest)| rest.split('<').next());
+                let action = seen.header("soapaction").unwrap_or_default().trim_matches('"');
+                let operation = action.rsplit('/').next().unwrap_or_default();
+                (format!("soap/{}", name.unwrap_or(operation)), String::new())
+            }
             None => {
                 return Answer::new(404).body(
                     "text/html",
@@ -375,6 +407,14 @@ impl State {
             return Answer::new(401)
                 .header("WWW-Authenticate", challenge)
                 .body("text/plain", "HTTP Error 401 - Unauthorized: Access is denied");
+        }
+        if is_soap {
+            let answer = self.soap(seen);
+            return match fault {
+                Some(Fault::Lost) => Answer::acts(vec![Act::Close]),
+                Some(Fault::Half(bytes)) => answer.cut(bytes),
+                _ => answer,
+            };
         }
         if !self.versions.contains(&version.as_str()) {
             let reply = Reply::of(refused(
@@ -423,7 +463,7 @@ impl State {
     }
 
     fn read(&mut self, seen: &Seen, resource: &str, query: &str, base: &str) -> Outcome<Reply> {
-        if resource == "WhoAmI" {
+        if matches!(resource, "WhoAmI" | "WhoAmI()") {
             return Ok(Reply::json(json!({
                 "@odata.context": format!("{base}$metadata#Microsoft.Dynamics.CRM.WhoAmIResponse"),
                 "BusinessUnitId": ORGANIZATION, "UserId": ROUTER, "OrganizationId": ORGANIZATION,
@@ -445,6 +485,23 @@ impl State {
                 .map(|name| json!({ "Depth": "Global", "PrivilegeId": metadata::privilege_id(name), "BusinessUnitId": ORGANIZATION }))
                 .collect();
             return Ok(Reply::json(json!({ "RolePrivileges": rows })));
+        }
+        if let Some(call) = resource.strip_prefix("CheckIncomingEmail(") {
+            let parameters = called(call, query)?;
+            messages::exactly(&parameters, &["MessageId", "Subject", "From", "To", "Cc", "Bcc"])?;
+            let (yes, reason) = messages::check(&self.store, &parameters)?;
+            return Ok(Reply::json(json!({
+                "@odata.context": format!("{base}$metadata#Microsoft.Dynamics.CRM.CheckIncomingEmailResponse"),
+                "ShouldDeliver": yes, "ReasonCode": reason,
+            })));
+        }
+        if let Some(xml) = query.strip_prefix("fetchXml=") {
+            let page = fetch::run(&self.store, &query::decode(xml))?;
+            if page.table.set != resource {
+                return refused(400, 0x8004_0203, "the query is about another table");
+            }
+            self.allowed(page.table.name, "Read")?;
+            return Ok(Reply::json(fetch::json_of(&self.store, &page)));
         }
         let prefer: Vec<&str> = seen
             .headers
@@ -492,6 +549,33 @@ impl State {
             return self.send_email(email, &body);
         }
         match resource {
+            "emails/Microsoft.Dynamics.CRM.DeliverIncomingEmail" => {
+                let id = messages::deliver(&mut self.store, &body)?;
+                Ok(Reply::json(json!({
+                    "@odata.context": format!("{base}$metadata#emails/$entity"),
+                    "@odata.type": "#Microsoft.Dynamics.CRM.email", "activityid": id,
+                })))
+            }
+            "BackgroundSendEmail" => {
+                let query = &body.get("Query").cloned().unwrap_or_default();
+                if query["@odata.type"] != "Microsoft.Dynamics.CRM.FetchExpression" {
+                    return refused(400, 0x8004_8d19, "Query must be of a type that derives from QueryBase");
+                }
+                let text = query["Query"].as_str().unwrap_or_default();
+                let (page, attached) = messages::background_send(&mut self.store, text)?;
+                let rows: Vec<Value> = page
+                    .rows
+                    .iter()
+                    .map(|found| fetch::row_json(&self.store, page.table.id, found))
+                    .collect();
+                Ok(Reply::json(json!({ "EntityCollection": rows, "HasAttachments": attached })))
+            }
+            "GetTrackingTokenEmail" => {
+                messages::exactly(&body, &["Subject"])?;
+                let caller = seen.header("mscrmcallerid");
+                let token = messages::tracking_token(&mut self.store, caller, &self.denied)?;
+                Ok(Reply::json(json!({ "TrackingToken": token })))
+            }
             "InitializeAttachmentBlocksUpload" | "UploadBlock" | "CommitAttachmentBlocksUpload"
                 if self.store.rules.no_blocks =>
             {
@@ -699,6 +783,27 @@ impl State {
         }
         self.one(request, &path, base)
     }
+}
+
+/// The parameters of a function's call: `Name=@p1,Other=@p2)` and `@p1='...'&@p2='...'`.
+fn called(call: &str, query: &str) -> Outcome<Map<String, Value>> {
+    let bad =
+        |words: &str| refused(400, 0x8006_0888, format!("Bad Request - Error in query syntax: {words}"));
+    let Some(names) = call.strip_suffix(')') else { return bad(call) };
+    let mut parameters = Map::new();
+    for pair in names.split(',') {
+        let Some((name, alias)) = pair.split_once('=').filter(|(_, alias)| alias.starts_with('@')) else {
+            return bad(pair);
+        };
+        let value = query.split('&').find_map(|given| given.strip_prefix(alias)?.strip_prefix('='));
+        let Some(value) = value.map(query::decode) else { return bad(alias) };
+        let inside = value.strip_prefix('\'').and_then(|value| value.strip_suffix('\''));
+        let Some(text) = inside.filter(|text| !text.replace("''", "").contains('\'')) else {
+            return bad(&value);
+        };
+        parameters.insert(name.to_owned(), json!(text.replace("''", "'")));
+    }
+    Ok(parameters)
 }
 
 /// Set and key of a resource.

@@ -275,7 +275,7 @@ fn in_order(a: &Value, b: &Value) -> Ordering {
     }
 }
 
-/// Without percent-encoding; `+` stays itself, as in paths.
+/// Without percent-encoding; `+` is a space, as in forms: who means a plus sign writes `%2B` (11.7).
 pub(super) fn decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);
@@ -287,7 +287,7 @@ pub(super) fn decode(text: &str) -> String {
                 at += 3;
             }
             None => {
-                out.push(bytes[at]);
+                out.push(if bytes[at] == b'+' { b' ' } else { bytes[at] });
                 at += 1;
             }
         }

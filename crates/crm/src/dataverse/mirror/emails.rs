@@ -23,9 +23,24 @@ impl Mirror {
         emails: Vec<MirrorEmail>,
         watermark: Option<Timestamp>,
     ) -> Result<()> {
+        self.apply_email_page(emails, Vec::new(), watermark).await
+    }
+
+    /// The same, with notes of other routers, in one transaction.
+    pub(super) async fn apply_email_page(
+        &self,
+        emails: Vec<MirrorEmail>,
+        theirs: Vec<(ActivityId, Note)>,
+        watermark: Option<Timestamp>,
+    ) -> Result<()> {
+        let now = self.0.clock.now();
         self.write(move |tx| {
+            for (id, note) in theirs {
+                notes::take_newer(tx, &id.to_string(), note, now)?;
+            }
+            let generation = file::email_generation(tx)?;
             for email in emails {
-                put(tx, email)?;
+                put(tx, email, generation)?;
             }
             match watermark {
                 Some(at) => file::set_value(tx, "emails", &at.to_string()),
@@ -39,6 +54,23 @@ impl Mirror {
     pub(super) async fn watermark(&self) -> Result<Option<Timestamp>> {
         let text = self.read(|conn| file::value(conn, "emails")).await?;
         Ok(text.and_then(|text| text.parse().ok()))
+    }
+
+    /// All e-mails were read: after a rebuild, those that were not among them are forgotten.
+    pub(super) async fn end_emails(&self) -> Result<()> {
+        if self.read(|conn| file::value(conn, "emails-read-anew")).await?.is_none() {
+            return Ok(());
+        }
+        self.write(|tx| {
+            let generation = file::email_generation(tx)?;
+            tx.execute(
+                "DELETE FROM smart WHERE id IN (SELECT id FROM email WHERE generation < ?1)",
+                [generation],
+            )?;
+            tx.execute("DELETE FROM email WHERE generation < ?1", [generation])?;
+            tx.execute("DELETE FROM meta WHERE name = 'emails-read-anew'", []).map(drop)
+        })
+        .await
     }
 
     /// Forgets an e-mail that is gone; whether it was known. That this router delivered it stays known.
@@ -174,7 +206,7 @@ fn parse(summary: &str) -> rusqlite::Result<EmailSummary> {
     serde_json::from_str(summary).map_err(|_| file::bad("summary"))
 }
 
-fn put(conn: &Connection, mut email: MirrorEmail) -> rusqlite::Result<()> {
+fn put(conn: &Connection, mut email: MirrorEmail, generation: i64) -> rusqlite::Result<()> {
     let id = email.summary.activity_id.to_string();
     if let Some(note) = notes::read(conn, &id)? {
         note.complete(&mut email.summary);
@@ -184,8 +216,8 @@ fn put(conn: &Connection, mut email: MirrorEmail) -> rusqlite::Result<()> {
     let root = summary.conversation_index.as_ref().and_then(|index| index.get(..EmailLookup::ROOT_DIGITS));
     let created = summary.created_on.as_millisecond();
     conn.prepare_cached(
-        "INSERT INTO email (id, createdon, messageid, token, root, conversationid, status, summary)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT INTO email (id, createdon, messageid, token, root, conversationid, status, summary, generation)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?
     .execute(params![
         id,
@@ -195,7 +227,8 @@ fn put(conn: &Connection, mut email: MirrorEmail) -> rusqlite::Result<()> {
         root,
         summary.conversation_id,
         email.status.code(),
-        serde_json::to_string(summary).map_err(|_| file::bad("summary"))?
+        serde_json::to_string(summary).map_err(|_| file::bad("summary"))?,
+        generation
     ])?;
     if !summary.smart.words.is_empty() {
         let digest = subject(&summary.smart);

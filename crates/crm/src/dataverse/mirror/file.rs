@@ -14,14 +14,14 @@ const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 -- where to ask for the changes of a table; `reading`: the generation of a full reading that has not ended
 CREATE TABLE IF NOT EXISTS source (tablename TEXT PRIMARY KEY, link TEXT, generation INTEGER NOT NULL DEFAULT 0, reading INTEGER,
-    resume TEXT, readon INTEGER) WITHOUT ROWID;
+    resume TEXT, readon INTEGER, since INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS record (tablename TEXT NOT NULL, id TEXT NOT NULL, name TEXT NOT NULL, ownertable TEXT, owner TEXT,
     active INTEGER NOT NULL, createdon INTEGER NOT NULL, generation INTEGER NOT NULL, PRIMARY KEY (tablename, id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS address (address TEXT NOT NULL, tablename TEXT NOT NULL, id TEXT NOT NULL,
     PRIMARY KEY (address, tablename, id)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS address_record ON address (tablename, id);
 CREATE TABLE IF NOT EXISTS email (id TEXT PRIMARY KEY, createdon INTEGER NOT NULL, messageid TEXT, token TEXT, root TEXT, conversationid TEXT,
-    status INTEGER NOT NULL, summary TEXT NOT NULL) WITHOUT ROWID;
+    status INTEGER NOT NULL, summary TEXT NOT NULL, generation INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS email_messageid ON email (messageid, createdon) WHERE messageid IS NOT NULL;
 CREATE INDEX IF NOT EXISTS email_token ON email (token, createdon) WHERE token IS NOT NULL;
 CREATE INDEX IF NOT EXISTS email_root ON email (root, createdon) WHERE root IS NOT NULL;
@@ -100,6 +100,11 @@ pub(super) fn set_value(conn: &Connection, name: &str, value: &str) -> rusqlite:
     conn.prepare_cached("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)")?
         .execute((name, value))
         .map(drop)
+}
+
+/// The generation of e-mails: those that a reading of all of them leaves in an older one are gone.
+pub(super) fn email_generation(conn: &Connection) -> rusqlite::Result<i64> {
+    Ok(value(conn, "email-generation")?.and_then(|text| text.parse().ok()).unwrap_or_default())
 }
 
 /// Everything but notes and counters.

@@ -10,7 +10,12 @@ mod notes;
 mod records;
 mod report;
 pub(crate) mod sync;
+#[cfg(test)]
+mod sync_tests;
+#[cfg(test)]
+mod tests;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -42,6 +47,8 @@ struct Inner {
     writer: Mutex<Connection>,
     readers: Mutex<Vec<Connection>>,
     reading: Arc<Semaphore>,
+    /// Tables that the organization does not let us read, so that each is told once.
+    forbidden: Mutex<HashSet<String>>,
 }
 
 impl Mirror {
@@ -59,6 +66,7 @@ impl Mirror {
                 writer: Mutex::new(writer),
                 readers: Mutex::default(),
                 reading: Arc::new(Semaphore::new(MAX_READERS)),
+                forbidden: Mutex::default(),
             })))
         })
         .await
@@ -79,15 +87,16 @@ impl Mirror {
         .await
     }
 
-    /// Forgets all but the notes; the next reading of changes reads everything.
+    /// The next reading of changes reads everything anew, and what it does not come across is forgotten then. Until it has ended the old rows answer:
+    /// an empty mirror would say of every sender that nobody knows him.
     pub(crate) async fn rebuild(&self) -> Result<()> {
         self.write(|tx| {
-            let organization = file::value(tx, "organization")?;
-            file::empty(tx)?;
-            match organization {
-                Some(id) => file::set_value(tx, "organization", &id),
-                None => Ok(()),
-            }
+            tx.execute_batch(
+                "UPDATE source SET link = NULL, reading = NULL, resume = NULL, readon = NULL, since = NULL;
+                 DELETE FROM meta WHERE name = 'emails';",
+            )?;
+            file::set_value(tx, "email-generation", &(file::email_generation(tx)? + 1).to_string())?;
+            file::set_value(tx, "emails-read-anew", "1")
         })
         .await
     }

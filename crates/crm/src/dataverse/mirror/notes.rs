@@ -5,7 +5,9 @@ use rusqlite::params;
 use serde::{Deserialize, Serialize};
 
 use super::*;
-use crate::{DeliveryAction, DeliveryReport, EmailSummary, IncomingEmail, RecipientReport, SmartHashes};
+use crate::{
+    DeliveryAction, DeliveryReport, EmailSummary, IncomingEmail, RecipientReport, SendOutcome, SmartHashes,
+};
 
 /// Most recipients, and most reports, that are kept for one e-mail. Whoever can guess a Message-ID can send reports about it.
 const MAX_KEPT: usize = 1000;
@@ -22,7 +24,13 @@ pub(crate) struct Note {
     /// Received, and whole in the CRM since then, as far as this router knows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) delivered_on: Option<Timestamp>,
-    /// The Message-ID of an outgoing e-mail.
+    /// Where the CRM decides: the id that it gave a received e-mail whose note this is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) activity: Option<Uuid>,
+    /// Where the CRM decides: a delivery was begun and its answer is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) begun_on: Option<Timestamp>,
+    /// The Message-ID of an outgoing e-mail; where the CRM decides also of one whose delivery was begun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) message_id: Option<MessageId>,
     /// The tracking token and the subject of an outgoing e-mail, where the CRM does not take them.
@@ -109,6 +117,12 @@ impl Note {
         fits(&note).unwrap_or_default()
     }
 
+    /// Sets the time of a change: later than what was before, whatever the clock says, so that the newer one can be told.
+    pub(crate) fn touch(&mut self, before: &Self, now: Timestamp) {
+        let least = before.changed_on.and_then(|at| at.checked_add(std::time::Duration::from_nanos(1)).ok());
+        self.changed_on = Some(least.map_or(now, |least| least.max(now)));
+    }
+
     /// What a column has; anything else is no note.
     pub(crate) fn from_json(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok()
@@ -127,6 +141,23 @@ impl Note {
         }
         if let Some(smart) = &self.smart {
             summary.smart = smart.clone();
+        }
+    }
+
+    /// Keeps what became of an attempt to send.
+    pub(crate) fn finish(&mut self, outcome: &SendOutcome) {
+        match outcome.clone() {
+            SendOutcome::Sent { refused, .. } => {
+                (self.in_doubt, self.not_before) = (None, None);
+                self.refused = refused;
+            }
+            SendOutcome::Retry { not_before, reason } => {
+                (self.not_before, self.reason) = (Some(not_before), Some(reason));
+            }
+            SendOutcome::Failed { reason } => self.reason = Some(reason),
+            SendOutcome::InDoubt { reason } => {
+                self.in_doubt.get_or_insert(reason);
+            }
         }
     }
 
@@ -189,14 +220,21 @@ impl Mirror {
             let mut note = before.clone();
             let result = change(&mut note);
             if note != before {
-                note.changed_on = Some(now);
-                let text = serde_json::to_string(&note).map_err(|_| file::bad("note"))?;
-                tx.prepare_cached("INSERT OR REPLACE INTO note (id, changedon, note) VALUES (?1, ?2, ?3)")?
-                    .execute(params![id, now.as_millisecond(), text])?;
+                // a note of another router comes with its own time
+                if note.changed_on == before.changed_on {
+                    note.touch(&before, now);
+                }
+                write(tx, &id, &note, now)?;
             }
             Ok(result)
         })
         .await
+    }
+
+    /// Takes a note of another router in, where it is newer than ours.
+    pub(crate) async fn newer_note(&self, id: &ActivityId, theirs: Note) -> Result<()> {
+        let (id, now) = (id.to_string(), self.0.clock.now());
+        self.write(move |tx| take_newer(tx, &id, theirs, now)).await
     }
 
     /// Whether this router delivered the e-mail, or saw it whole in the CRM.
@@ -250,6 +288,29 @@ impl Mirror {
         })
         .await
     }
+}
+
+/// Takes a note of another router in, where it is newer than ours.
+pub(super) fn take_newer(conn: &Connection, id: &str, theirs: Note, now: Timestamp) -> rusqlite::Result<()> {
+    let ours = read(conn, id)?;
+    if ours.as_ref().is_some_and(|ours| ours.changed_on >= theirs.changed_on) {
+        return Ok(());
+    }
+    let (ours, mut note) = (ours.unwrap_or_default(), theirs);
+    // what did not fit into the column
+    note.smart = note.smart.take().or(ours.smart);
+    if note.references.len() < ours.references.len() {
+        note.references = ours.references;
+    }
+    note.delivered_on = note.delivered_on.or(ours.delivered_on);
+    write(conn, id, note, now)
+}
+
+fn write(conn: &Connection, id: &str, note: &Note, now: Timestamp) -> rusqlite::Result<()> {
+    let text = serde_json::to_string(note).map_err(|_| file::bad("note"))?;
+    conn.prepare_cached("INSERT OR REPLACE INTO note (id, changedon, note) VALUES (?1, ?2, ?3)")?
+        .execute(params![id, now.as_millisecond(), text])
+        .map(drop)
 }
 
 pub(super) fn read(conn: &Connection, id: &str) -> rusqlite::Result<Option<Note>> {

@@ -1,7 +1,5 @@
 //! Records that have addresses.
 
-use std::collections::HashSet;
-
 use email_router_model::{EmailAddress, RecordRef};
 use rusqlite::params;
 
@@ -33,6 +31,8 @@ pub(super) struct Source {
     pub(super) resume: Option<String>,
     /// When it was read in full, milliseconds.
     pub(super) read_on: Option<i64>,
+    /// Where changes are not told: all that was modified before, by the clock of the organization, is known.
+    pub(super) since: Option<Timestamp>,
 }
 
 impl Mirror {
@@ -40,13 +40,18 @@ impl Mirror {
         let table = table.to_owned();
         self.read(move |conn| {
             let source = conn
-                .prepare_cached("SELECT link, reading, resume, readon FROM source WHERE tablename = ?1")?
+                .prepare_cached(
+                    "SELECT link, reading, resume, readon, since FROM source WHERE tablename = ?1",
+                )?
                 .query_row([table], |row| {
                     Ok(Source {
                         link: row.get(0)?,
                         reading: row.get(1)?,
                         resume: row.get(2)?,
                         read_on: row.get(3)?,
+                        since: row
+                            .get::<_, Option<i64>>(4)?
+                            .and_then(|ms| Timestamp::from_millisecond(ms).ok()),
                     })
                 })
                 .optional()?;
@@ -55,14 +60,15 @@ impl Mirror {
         .await
     }
 
-    /// Begins a full reading: rows that it does not come across are forgotten at its end. Until then the old ones answer.
-    pub(super) async fn begin_full(&self, table: &str) -> Result<()> {
-        let table = table.to_owned();
+    /// Begins a full reading: rows that it does not come across are forgotten at its end. Until then the old ones answer. `since`: what is modified later
+    /// is asked for by time, since no changes are told.
+    pub(super) async fn begin_full(&self, table: &str, since: Option<Timestamp>) -> Result<()> {
+        let (table, since) = (table.to_owned(), since.map(Timestamp::as_millisecond));
         self.write(move |tx| {
             tx.execute("INSERT OR IGNORE INTO source (tablename) VALUES (?1)", [&table])?;
             tx.execute(
-                "UPDATE source SET generation = generation + 1, reading = generation + 1, resume = NULL WHERE tablename = ?1",
-                [&table],
+                "UPDATE source SET generation = generation + 1, reading = generation + 1, resume = NULL, since = ?2 WHERE tablename = ?1",
+                params![table, since],
             )?;
             Ok(())
         })
@@ -78,10 +84,7 @@ impl Mirror {
     ) -> Result<()> {
         let table = table.to_owned();
         self.write(move |tx| {
-            let generation: i64 =
-                tx.query_row("SELECT generation FROM source WHERE tablename = ?1", [&table], |row| {
-                    row.get(0)
-                })?;
+            let generation = generation(tx, &table)?;
             for row in &rows {
                 put(tx, &table, row, generation)?;
             }
@@ -113,28 +116,50 @@ impl Mirror {
         .await
     }
 
-    /// Takes in changes, and where to ask for the next ones.
+    /// Takes in changes, and where to ask for the next ones: a link, or the time of the last one.
     pub(super) async fn apply_changes(
         &self,
         table: &str,
         rows: Vec<MirrorRecord>,
         deleted: Vec<Uuid>,
         link: Option<String>,
+        since: Option<Timestamp>,
     ) -> Result<()> {
-        let table = table.to_owned();
+        let (table, since) = (table.to_owned(), since.map(Timestamp::as_millisecond));
         self.write(move |tx| {
-            let generation: i64 = tx
-                .query_row("SELECT generation FROM source WHERE tablename = ?1", [&table], |row| row.get(0))
-                .optional()?
-                .unwrap_or_default();
+            let generation = generation(tx, &table)?;
             for row in &rows {
                 put(tx, &table, row, generation)?;
             }
             for id in deleted {
                 remove(tx, &table, &id.to_string())?;
             }
-            if link.is_some() {
-                tx.execute("UPDATE source SET link = ?2 WHERE tablename = ?1", params![table, link])?;
+            tx.execute(
+                "UPDATE source SET link = coalesce(?2, link), since = coalesce(?3, since) WHERE tablename = ?1",
+                params![table, link, since],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Forgets tables that are none of these: the organization has them no more, or they lost their addresses.
+    pub(super) async fn keep_tables(&self, names: HashSet<String>) -> Result<()> {
+        let known = |conn: &Connection| -> rusqlite::Result<Vec<String>> {
+            // a table whose reading never began may have records that the router made
+            let mut statement = conn.prepare_cached("SELECT tablename FROM source")?;
+            statement.query_map([], |row| row.get(0))?.collect()
+        };
+        let gone: Vec<String> =
+            self.read(known).await?.into_iter().filter(|name| !names.contains(name)).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.write(move |tx| {
+            for name in gone {
+                for table in ["address", "record", "source"] {
+                    tx.execute(&format!("DELETE FROM {table} WHERE tablename = ?1"), [&name])?;
+                }
             }
             Ok(())
         })
@@ -165,7 +190,7 @@ impl Mirror {
             let known = tx
                 .prepare_cached("SELECT 1 FROM record WHERE tablename = ?1 AND id = ?2")?
                 .exists(params![table, row.id.to_string()])?;
-            if known { Ok(()) } else { put(tx, &table, &row, i64::MAX) }
+            if known { Ok(()) } else { put(tx, &table, &row, generation(tx, &table)?) }
         })
         .await
     }
@@ -196,24 +221,15 @@ impl Mirror {
         })
         .await
     }
+}
 
-    /// Name and addresses of a record, where the mirror knows it.
-    pub(crate) async fn record(&self, record: &RecordRef) -> Result<Option<(String, Vec<String>)>> {
-        let (table, id) = (record.table.clone(), record.id.to_string());
-        self.read(move |conn| {
-            let name: Option<String> = conn
-                .prepare_cached("SELECT name FROM record WHERE tablename = ?1 AND id = ?2")?
-                .query_row(params![table, id], |row| row.get(0))
-                .optional()?;
-            let Some(name) = name else { return Ok(None) };
-            let mut statement = conn.prepare_cached(
-                "SELECT address FROM address WHERE tablename = ?1 AND id = ?2 ORDER BY address",
-            )?;
-            let addresses = statement.query_map(params![table, id], |row| row.get(0))?;
-            Ok(Some((name, addresses.collect::<rusqlite::Result<_>>()?)))
-        })
-        .await
-    }
+/// Of rows that are taken in now.
+fn generation(conn: &Connection, table: &str) -> rusqlite::Result<i64> {
+    let generation = conn
+        .prepare_cached("SELECT generation FROM source WHERE tablename = ?1")?
+        .query_row([table], |row| row.get(0))
+        .optional()?;
+    Ok(generation.unwrap_or_default())
 }
 
 fn put(conn: &Connection, table: &str, row: &MirrorRecord, generation: i64) -> rusqlite::Result<()> {

@@ -5,11 +5,10 @@ use std::time::Duration;
 use email_router_model::{ActivityId, EmailAddress, MessageId, RecordRef};
 use serde_json::Value;
 
-use super::records::Source;
 use super::*;
 use crate::dataverse::records::directory::lookup;
 use crate::dataverse::tables::{EmailTable, StateColumn, Tables};
-use crate::dataverse::web_api::{Page, Pages, Session, fault, literal};
+use crate::dataverse::web_api::{Page, Session, fault, literal};
 use crate::smart::SmartHasher;
 use crate::{EmailStatus, EmailSummary, OrganizationSettings, ParticipationType, Party, SmartHashes};
 
@@ -23,6 +22,9 @@ const TRACK: &str = "odata.track-changes";
 const OVERLAP: Duration = Duration::from_secs(120);
 /// A table without change tracking is read anew so often, since deleted rows are not told.
 const FULL_READING: Duration = Duration::from_secs(24 * 3600);
+
+/// Tables that every organization has and whose addresses the router cannot do without.
+const CORE: [&str; 5] = ["systemuser", "queue", "contact", "account", "lead"];
 
 /// What an e-mail is read with.
 pub(crate) const EMAIL_COLUMNS: [&str; 15] = [
@@ -54,68 +56,92 @@ impl Mirror {
         settings: &OrganizationSettings,
     ) -> Result<()> {
         for table in tables.email_tables() {
-            self.sync_table(session, table).await?;
+            match self.sync_table(session, table).await {
+                Err(error)
+                    if fault::has_status(&error, 403) && !CORE.contains(&table.logical_name.as_str()) =>
+                {
+                    self.forbidden(&table.logical_name, &error);
+                }
+                other => other?,
+            }
         }
+        let names = tables.email_tables().iter().map(|table| table.logical_name.clone()).collect();
+        self.keep_tables(names).await?;
         self.sync_emails(session, tables, settings).await?;
         self.synced_now().await
     }
 
+    /// An organization has many tables, some of them of products that the router's user has no business with: one that cannot be read does not stop
+    /// the mail.
+    fn forbidden(&self, table: &str, error: &Error) {
+        let mut told = self.0.forbidden.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.insert(table.to_owned()) {
+            tracing::warn!(
+                table,
+                "senders and recipients of this table stay unresolved, since its addresses cannot be read: {error}"
+            );
+        }
+    }
+
     async fn sync_table(&self, session: &Session, table: &EmailTable) -> Result<()> {
         let source = self.source(&table.logical_name).await?;
-        match source {
-            Source { reading: None, link: Some(link), .. } => {
-                match self.changes(session, table, link).await {
-                    Err(error) if fault::is_expired_token(&error) => {
-                        tracing::info!(
-                            table = table.logical_name,
-                            "changes cannot be asked for any more; all is read anew"
-                        );
-                        self.full(session, table, None).await
-                    }
-                    other => other,
+        if source.reading.is_some() && source.resume.is_some() {
+            return match self.full(session, table, source.resume, table.change_tracking).await {
+                // the server has forgotten where we were
+                Err(error)
+                    if fault::of(&error).is_some_and(|fault| matches!(fault.status, 400 | 404 | 410)) =>
+                {
+                    self.full(session, table, None, table.change_tracking).await
                 }
-            }
-            Source { reading: None, link: None, read_on: Some(read_on), .. } => {
-                let now = self.0.clock.now();
-                let age = Timestamp::from_millisecond(read_on).ok().map(|at| now.duration_since(at));
-                let due =
-                    age.and_then(|age| Duration::try_from(age).ok()).is_none_or(|age| age > FULL_READING);
-                if due || table.change_tracking {
-                    self.full(session, table, None).await
-                } else {
-                    self.recent(session, table, now).await
+                other => other,
+            };
+        }
+        if source.reading.is_none() && source.link.is_some() {
+            return match self.changes(session, table, source.link.unwrap_or_default()).await {
+                Err(error) if fault::is_expired_token(&error) => {
+                    tracing::info!(
+                        table = table.logical_name,
+                        "changes cannot be asked for any more; all is read anew"
+                    );
+                    self.full(session, table, None, true).await
                 }
-            }
-            Source { reading: Some(_), resume: Some(resume), .. } => {
-                match self.full(session, table, Some(resume)).await {
-                    // the server has forgotten where we were
-                    Err(error)
-                        if fault::of(&error).is_some_and(|fault| matches!(fault.status, 400 | 404 | 410)) =>
-                    {
-                        self.full(session, table, None).await
-                    }
-                    other => other,
-                }
-            }
-            _ => self.full(session, table, None).await,
+                other => other,
+            };
+        }
+        let age = source.read_on.and_then(|at| Timestamp::from_millisecond(at).ok());
+        let age = age.and_then(|at| Duration::try_from(self.0.clock.now().duration_since(at)).ok());
+        let fresh = source.reading.is_none() && age.is_some_and(|age| age <= FULL_READING);
+        match (fresh, source.since) {
+            (true, Some(since)) => self.recent(session, table, since).await,
+            // it was to tell changes, and gave no link to ask for them
+            (true, None) => self.full(session, table, None, false).await,
+            (false, _) => self.full(session, table, None, table.change_tracking).await,
         }
     }
 
     /// All rows, from the beginning or where an earlier reading was interrupted.
-    async fn full(&self, session: &Session, table: &EmailTable, resume: Option<String>) -> Result<()> {
+    async fn full(
+        &self,
+        session: &Session,
+        table: &EmailTable,
+        resume: Option<String>,
+        tracked: bool,
+    ) -> Result<()> {
         let name = &table.logical_name;
+        let doing = format!("reading the addresses of the table {name}");
         let mut prefer = vec![RECORDS, ANNOTATIONS];
-        if table.change_tracking {
+        if tracked {
             prefer.push(TRACK);
         }
         let path = match resume {
             Some(link) => link,
             None => {
-                self.begin_full(name).await?;
+                let since = if tracked { None } else { Some(self.newest(session, table, &doing).await?) };
+                self.begin_full(name, since).await?;
                 format!("{}?$select={}", table.entity_set, table.select())
             }
         };
-        let mut pages = session.pages(path, &prefer, &format!("reading the addresses of the table {name}"));
+        let mut pages = session.pages(path, &prefer, &doing);
         while let Some(page) = pages.next().await? {
             let Page { rows, next_link, delta_link } = page;
             let (records, _) = parse_records(table, &rows);
@@ -127,36 +153,45 @@ impl Mirror {
         Ok(())
     }
 
+    /// When the table was modified last, by the clock of the organization, which may be another than ours.
+    async fn newest(&self, session: &Session, table: &EmailTable, doing: &str) -> Result<Timestamp> {
+        let path = format!("{}?$select=modifiedon&$orderby=modifiedon%20desc&$top=1", table.entity_set);
+        let rows = session.pages(path, &[], doing).all(1).await?;
+        Ok(rows.first().and_then(|row| time(row, "modifiedon")).unwrap_or(Timestamp::UNIX_EPOCH))
+    }
+
     async fn changes(&self, session: &Session, table: &EmailTable, link: String) -> Result<()> {
         let name = &table.logical_name;
         let doing = format!("asking for changes of the table {name}");
-        let pages = session.pages(link, &[RECORDS, ANNOTATIONS, TRACK], &doing);
-        self.apply_pages(table, pages).await
-    }
-
-    async fn apply_pages(&self, table: &EmailTable, mut pages: Pages) -> Result<()> {
+        let mut pages = session.pages(link, &[RECORDS, ANNOTATIONS, TRACK], &doing);
         while let Some(page) = pages.next().await? {
             let (records, deleted) = parse_records(table, &page.rows);
             if !records.is_empty() || !deleted.is_empty() || page.delta_link.is_some() {
-                self.apply_changes(&table.logical_name, records, deleted, page.delta_link).await?;
+                self.apply_changes(name, records, deleted, page.delta_link, None).await?;
             }
         }
         Ok(())
     }
 
-    /// What was modified lately, where a table tells no changes: since the last turn that succeeded, with a margin.
-    async fn recent(&self, session: &Session, table: &EmailTable, now: Timestamp) -> Result<()> {
-        let synced = self.read(|conn| file::value(conn, "synced")).await?;
-        let since = synced.and_then(|text| text.parse().ok()).unwrap_or(now);
-        let since = Timestamp::saturating_sub(since, 2 * OVERLAP).unwrap_or(since);
+    /// What was modified lately, where a table tells no changes, with a margin.
+    async fn recent(&self, session: &Session, table: &EmailTable, mut since: Timestamp) -> Result<()> {
         let path = format!(
-            "{}?$select={}&$filter=modifiedon%20ge%20{}",
+            "{}?$select={},modifiedon&$filter=modifiedon%20ge%20{}&$orderby=modifiedon%20asc",
             table.entity_set,
             table.select(),
-            literal::time(since)
+            literal::time(since.saturating_sub(OVERLAP).unwrap_or(since))
         );
         let doing = format!("asking for changes of the table {}", table.logical_name);
-        self.apply_pages(table, session.pages(path, &[RECORDS, ANNOTATIONS], &doing)).await
+        let mut pages = session.pages(path, &[RECORDS, ANNOTATIONS], &doing);
+        while let Some(page) = pages.next().await? {
+            let (records, _) = parse_records(table, &page.rows);
+            if !records.is_empty() {
+                since =
+                    page.rows.iter().filter_map(|row| time(row, "modifiedon")).fold(since, Timestamp::max);
+                self.apply_changes(&table.logical_name, records, Vec::new(), None, Some(since)).await?;
+            }
+        }
+        Ok(())
     }
 
     /// E-mails: change tracking allows no filter, so all mail ever would have to be read to begin with it; changes are asked for by time
@@ -193,7 +228,7 @@ impl Mirror {
         let mut pages = session.pages(path, &[EMAILS, ANNOTATIONS], "asking for changes of e-mails");
         let mut seen = watermark;
         while let Some(page) = pages.next().await? {
-            let mut emails = Vec::with_capacity(page.rows.len());
+            let (mut emails, mut theirs) = (Vec::with_capacity(page.rows.len()), Vec::new());
             for row in &page.rows {
                 seen = seen.max(time(row, "modifiedon"));
                 if let Some(note) = note_column
@@ -202,35 +237,19 @@ impl Mirror {
                     .and_then(Note::from_json)
                     && let Some(id) = id(row, "activityid")
                 {
-                    self.newer_note(&ActivityId::from_uuid(id), note).await?;
+                    theirs.push((ActivityId::from_uuid(id), note));
                 }
                 emails.extend(parse_email(row, hashed.then_some(&hasher)));
             }
             // only a reading that came to its end may skip what it has read: pages are in the order of changes, so each is one
-            self.apply_emails(emails, seen).await?;
+            self.apply_email_page(emails, theirs, seen).await?;
         }
         if seen.is_none() {
             // an organization without e-mails
-            self.apply_emails(Vec::new(), Some(now)).await?;
+            self.apply_emails(Vec::new(), Some(oldest)).await?;
         }
+        self.end_emails().await?;
         self.prune(oldest).await
-    }
-
-    /// Takes a note of another router in, where it is newer than ours.
-    pub(crate) async fn newer_note(&self, id: &ActivityId, theirs: Note) -> Result<()> {
-        if self.note(id).await?.is_some_and(|ours| ours.changed_on >= theirs.changed_on) {
-            return Ok(());
-        }
-        self.update_note(id, move |note| {
-            let ours = std::mem::replace(note, theirs);
-            // what did not fit into the column
-            note.smart = note.smart.take().or(ours.smart);
-            if note.references.len() < ours.references.len() {
-                note.references = ours.references;
-            }
-            note.delivered_on = note.delivered_on.or(ours.delivered_on);
-        })
-        .await
     }
 }
 

@@ -1,9 +1,12 @@
 //! Mode B of `crm-contract.md`: the router decides and writes records. What it decides by comes from the mirror, so that deciding costs no request.
 
+mod attachments;
 pub(crate) mod directory;
 mod incoming;
 mod lookup;
 mod outgoing;
+mod prepare;
+mod reports;
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;

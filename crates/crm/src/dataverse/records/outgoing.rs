@@ -6,34 +6,25 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-use bytes::Bytes;
 use email_router_http::Method;
-use email_router_model::{ActivityId, EmailAddress, MessageId, RecordRef, Timestamp};
-use serde_json::{Map, Value, json};
+use email_router_model::{ActivityId, RecordRef, Timestamp};
+use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::RouterDecides;
-use super::directory::{id, lookup};
-use crate::dataverse::mirror::sync::{EMAIL_COLUMNS, PARTY_COLUMNS, parse_email, parties};
-use crate::dataverse::mirror::{MirrorEmail, Note};
+use super::directory::id;
 use crate::dataverse::web_api::fault::{self, code};
 use crate::dataverse::web_api::{Ask, literal};
-use crate::smart::SmartHasher;
-use crate::token::{TokenFormat, append_token, ends_with_token};
 use crate::{
-    Attachment, Claim, DeliveryReport, EmailLookup, EmailStatus, Error, ErrorKind, OrganizationSettings,
-    OutgoingEmail, ParticipationType, Party, PendingEmail, PendingQuery, Priority, Result, SendOutcome,
+    Claim, EmailStatus, Error, ErrorKind, ParticipationType, PendingEmail, PendingQuery, Priority, Result,
+    SendOutcome,
 };
 
 /// Senders of one query: its URL must not grow without end.
 const SENDERS: usize = 15;
 const PAGE: &str = "odata.maxpagesize=250";
-const ANNOTATIONS: &str = "odata.include-annotations=\"Microsoft.Dynamics.CRM.lookuplogicalname,OData.Community.Display.V1.FormattedValue\"";
-/// Once around the counter of Dynamics' default width, 999.
-const MAX_TOKENS_TRIED: u32 = 999;
 /// How often a change is begun anew because somebody else changed the row meanwhile.
-const RACES: u32 = 5;
+pub(super) const RACES: u32 = 5;
 /// Of so many e-mails our own changes are remembered.
 const MOST_REMEMBERED: usize = 10_000;
 
@@ -107,15 +98,24 @@ impl RouterDecides {
     }
 
     fn pending_path(&self, senders: &[&RecordRef], query: &PendingQuery) -> String {
-        let by: Vec<_> =
-            senders.iter().map(|sender| format!("_emailsender_value eq {}", sender.id)).collect();
+        let any_of = |column: &str| {
+            let each: Vec<_> = senders.iter().map(|sender| format!("{column} eq {}", sender.id)).collect();
+            each.join(" or ")
+        };
+        let (by, expand) = if self.tables.email_has("emailsender") {
+            (any_of("_emailsender_value"), "")
+        } else {
+            // old versions have the party only
+            let party = any_of("p/_partyid_value");
+            let by = format!("email_activity_parties/any(p:p/participationtypemask eq 1 and ({party}))");
+            (by, "&$expand=email_activity_parties($select=participationtypemask,_partyid_value)")
+        };
         // half of what a timestamp can hold; Duration::MAX would overflow the subtraction
         let patience = query.stale_after.min(Duration::from_secs(100_000_000_000));
         let stale = query.now.checked_sub(patience).unwrap_or(Timestamp::UNIX_EPOCH);
         let filter = format!(
-            "directioncode eq true and ({}) and ((statuscode eq 6 and (delayedemailsendtime eq null or delayedemailsendtime le {})) \
+            "directioncode eq true and ({by}) and ((statuscode eq 6 and (delayedemailsendtime eq null or delayedemailsendtime le {})) \
              or (statuscode eq 7 and modifiedon lt {}))",
-            by.join(" or "),
             literal::iso(query.now),
             literal::iso(stale)
         );
@@ -129,7 +129,7 @@ impl RouterDecides {
         ];
         columns.extend(self.session.settings().note_column.as_deref());
         format!(
-            "emails?$select={}&$filter={}&$orderby=deliveryprioritycode%20desc,modifiedon%20asc",
+            "emails?$select={}&$filter={}&$orderby=deliveryprioritycode%20desc,modifiedon%20asc{expand}",
             self.tables.email_select(&columns),
             literal::encode(&filter)
         )
@@ -141,9 +141,7 @@ impl RouterDecides {
         senders: &[&RecordRef],
         query: &PendingQuery,
     ) -> Result<Option<PendingEmail>> {
-        let (Some(activity), Some(sender)) = (id(row, "activityid"), id(row, "_emailsender_value")) else {
-            return Ok(None);
-        };
+        let (Some(activity), Some(sender)) = (id(row, "activityid"), sender_of(row)) else { return Ok(None) };
         let Some(sender) = senders.iter().find(|known| known.id == sender) else { return Ok(None) };
         let activity_id = ActivityId::from_uuid(activity);
         if let Some(theirs) = self.column_note(row) {
@@ -152,7 +150,8 @@ impl RouterDecides {
         let stale =
             row.get("statuscode").and_then(Value::as_u64) == Some(u64::from(EmailStatus::Sending.code()));
         if let Some(note) = self.mirror.note(&activity_id).await?
-            && (note.in_doubt.is_some() || (!stale && note.not_before.is_some_and(|at| at > query.now)))
+            // who put an e-mail in doubt back into Pending Send has decided
+            && (if stale { note.in_doubt.is_some() } else { note.not_before.is_some_and(|at| at > query.now) })
         {
             return Ok(None);
         }
@@ -228,10 +227,14 @@ impl RouterDecides {
         };
         let row =
             json!({ "statecode": 1, "statuscode": EmailStatus::Sending.code(), "deliveryattempts": attempt });
-        match self.patch(&email.activity_id, &row, Some(version), "claiming an e-mail").await {
+        let id = &email.activity_id;
+        match self.session.send(change(id, &row, Some(version), "claiming an e-mail")).await {
             Ok(_) => {
-                self.own_writes.lock().unwrap_or_else(PoisonError::into_inner).remove(&email.activity_id);
-                self.change_note(&email.activity_id, |note| note.not_before = None).await?;
+                self.own_writes.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+                let note = self.mirror.note(id).await?.unwrap_or_default();
+                if note.not_before.is_some() || note.in_doubt.is_some() {
+                    self.change_note(id, |note| (note.not_before, note.in_doubt) = (None, None)).await?;
+                }
                 Ok(Claim::Taken { attempt })
             }
             Err(error) if fault::has_status(&error, 412) || error.kind() == ErrorKind::NotFound => {
@@ -241,30 +244,16 @@ impl RouterDecides {
         }
     }
 
-    /// Changes an e-mail, if it is still the one with this version; gives the new version where the server tells.
-    async fn patch(
+    /// Changes an e-mail if it is still the one with this version. Who listed it before can still claim it, since the change is ours.
+    pub(super) async fn patch_own(
         &self,
         id: &ActivityId,
         row: &Value,
-        version: Option<u64>,
+        version: u64,
         doing: &str,
-    ) -> Result<Option<u64>> {
-        let condition = version.map_or("*".to_owned(), |version| format!("W/\"{version}\""));
-        let mut ask = Ask::new(Method::PATCH, format!("emails({id})?$select=activityid"), doing)
-            .json(row)
-            .header("if-match", &condition)
-            .header("prefer", "return=representation");
-        if version.is_none() {
-            ask = ask.harmless(); // the same values again
-        }
-        let answer = self.session.send(ask).await?;
-        Ok(answer.json().ok().as_ref().and_then(self::version))
-    }
-
-    /// The same, of an e-mail that waits: who listed it before can still claim it.
-    async fn patch_own(&self, id: &ActivityId, row: &Value, version: u64, doing: &str) -> Result<()> {
-        let after = self.patch(id, row, Some(version), doing).await?;
-        if let Some(after) = after {
+    ) -> Result<()> {
+        let answer = self.session.send(change(id, row, Some(version), doing)).await?;
+        if let Some(after) = answer.json().ok().as_ref().and_then(self::version) {
             let mut own = self.own_writes.lock().unwrap_or_else(PoisonError::into_inner);
             if own.len() >= MOST_REMEMBERED {
                 own.clear(); // who listed one of these claims it in the next turn
@@ -279,401 +268,61 @@ impl RouterDecides {
         Ok(())
     }
 
-    /// An outgoing e-mail as it is in the CRM, with its parties.
-    async fn outgoing_row(&self, id: &ActivityId) -> Result<Value> {
-        let mut columns = EMAIL_COLUMNS.to_vec();
-        columns.extend([
-            "description",
-            "mimetype",
-            "prioritycode",
-            "deliveryreceiptrequested",
-            "readreceiptrequested",
-            "deliveryattempts",
-            "_parentactivityid_value",
-        ]);
-        columns.extend(self.session.settings().note_column.as_deref());
-        let path = format!(
-            "emails({id})?$select={}&$expand=email_activity_parties($select={PARTY_COLUMNS})",
-            self.tables.email_select(&columns)
-        );
-        let ask = Ask::new(Method::GET, path, "reading an e-mail").header("prefer", ANNOTATIONS);
-        let row = self.session.send(ask).await?.json()?;
-        if row.get("directioncode").and_then(Value::as_bool) == Some(false) {
-            return Err(invalid(id, "was received, it cannot be sent"));
-        }
-        if let Some(theirs) = self.column_note(&row) {
-            self.mirror.newer_note(id, theirs).await?;
-        }
-        Ok(row)
-    }
-
-    pub(crate) async fn outgoing_email(&self, id: &ActivityId) -> Result<OutgoingEmail> {
-        let row = self.outgoing_row(id).await?;
-        self.outgoing_of(id, &row).await
-    }
-
-    async fn outgoing_of(&self, id: &ActivityId, row: &Value) -> Result<OutgoingEmail> {
-        let text = |name: &str| row.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let number = |name: &str| row.get(name).and_then(Value::as_u64).unwrap_or_default();
-        let is = |name: &str| row.get(name).and_then(Value::as_bool).unwrap_or(false);
-        let note = self.mirror.note(id).await?.unwrap_or_default();
-        let mut parties = parties(row);
-        let unresolved_allowed = self.organization().settings.allow_unresolved_parties_on_email_send;
-        for party in &mut parties {
-            self.complete_party(id, party, unresolved_allowed).await?;
-        }
-        for (what, missing) in [
-            ("has no sender", !parties.iter().any(|p| p.participation == ParticipationType::Sender)),
-            ("has no recipient", !parties.iter().any(|p| p.participation != ParticipationType::Sender)),
-        ] {
-            if missing {
-                return Err(invalid(id, what));
-            }
-        }
-        let parent = self::id(row, "_parentactivityid_value").map(ActivityId::from_uuid);
-        let (parent_message_id, parent_references) = match &parent {
-            Some(parent) => self.parent(parent).await?,
-            None => (None, Vec::new()),
-        };
-        Ok(OutgoingEmail {
-            activity_id: *id,
-            message_id: MessageId::parse(&text("messageid")).or(note.message_id),
-            subject: note.subject.unwrap_or_else(|| text("subject")),
-            body: text("description"),
-            // what people write in the CRM is HTML, and old versions do not say so
-            body_mime_type: Some(text("mimetype"))
-                .filter(|t| !t.is_empty())
-                .unwrap_or_else(|| "text/html".to_owned()),
-            parties,
-            parent_activity: parent,
-            parent_message_id,
-            parent_references,
-            tracking_token: Some(text("trackingtoken"))
-                .filter(|token| !token.is_empty())
-                .or(note.tracking_token),
-            priority: u8::try_from(number("prioritycode")).map_or(Priority::Normal, Priority::from_code),
-            delivery_receipt_requested: is("deliveryreceiptrequested"),
-            read_receipt_requested: is("readreceiptrequested"),
-            delivery_attempts: u32::try_from(number("deliveryattempts")).unwrap_or(u32::MAX),
-            attachment_bytes: self.attachment_rows(id).await?.iter().map(|row| size(row)).sum(),
-            created_on: text("createdon").parse().unwrap_or_else(|_| self.now()),
-        })
-    }
-
-    /// Fills in the address of a party, or says why it cannot be written to (6.1).
-    async fn complete_party(
-        &self,
-        id: &ActivityId,
-        party: &mut Party,
-        unresolved_allowed: bool,
-    ) -> Result<()> {
-        match (&party.record, &party.address) {
-            (None, Some(address)) if !unresolved_allowed => Err(invalid(
-                id,
-                &format!(
-                    "goes to {address}, which no record has, and allowunresolvedpartiesonemailsend is off"
-                ),
-            )),
-            (None, None) => Err(invalid(id, "has a party without a record and an address")),
-            (Some(record), None) => {
-                let column = self.primary_address(&record.table);
-                let path = format!("{}?$select={column}", self.tables.path(record)?);
-                let row = self.session.get(&path, "reading the address of a party").await?;
-                party.address = row
-                    .get(&column)
-                    .and_then(Value::as_str)
-                    .and_then(|text| EmailAddress::parse(text.trim()).ok());
-                match party.address {
-                    Some(_) => Ok(()),
-                    None => Err(invalid(id, &format!("has the party {record}, which has no e-mail address"))),
-                }
-            }
-            (_, Some(_)) => Ok(()),
-        }
-    }
-
-    /// The column of a table that mail is sent to.
-    fn primary_address(&self, table: &str) -> String {
-        let usual = match table {
-            "systemuser" => "internalemailaddress",
-            "queue" | "team" => "emailaddress",
-            _ => "emailaddress1",
-        };
-        let columns =
-            self.tables.email_tables().iter().find(|t| t.logical_name == table).map(|t| &t.email_columns);
-        match columns {
-            Some(columns) if !columns.iter().any(|column| column == usual) => {
-                columns.first().cloned().unwrap_or_else(|| usual.to_owned())
-            }
-            _ => usual.to_owned(),
-        }
-    }
-
-    /// Message-ID and references of the e-mail that is answered.
-    async fn parent(&self, parent: &ActivityId) -> Result<(Option<MessageId>, Vec<MessageId>)> {
-        let note = self.mirror.note(parent).await?.unwrap_or_default();
-        let known = self.mirror.email(parent).await?.and_then(|email| email.summary.message_id);
-        let message_id = match known.or(note.message_id) {
-            Some(id) => Some(id),
-            None => {
-                let path = format!("emails({parent})?$select=messageid");
-                match self.session.get(&path, "reading the e-mail that is answered").await {
-                    Ok(row) => row.get("messageid").and_then(Value::as_str).and_then(MessageId::parse),
-                    Err(error) if error.kind() == ErrorKind::NotFound => None,
-                    Err(error) => return Err(error),
-                }
-            }
-        };
-        let references =
-            if note.references.is_empty() { note.in_reply_to.into_iter().collect() } else { note.references };
-        Ok((message_id, references))
-    }
-
-    async fn attachment_rows(&self, id: &ActivityId) -> Result<Vec<Value>> {
-        let path = format!(
-            "activitymimeattachments?$select=activitymimeattachmentid,filename,mimetype,filesize,attachmentnumber,attachmentcontentid\
-             &$filter=_objectid_value%20eq%20{id}&$orderby=attachmentnumber"
-        );
-        self.session.pages(path, &[], "listing attachments").all(10_000).await
-    }
-
-    pub(crate) async fn attachments(&self, id: &ActivityId) -> Result<Vec<Attachment>> {
-        let rows = self.attachment_rows(id).await?;
-        if rows.is_empty() {
-            self.session.get(&format!("emails({id})?$select=activityid"), "reading an e-mail").await?;
-        }
-        let mut all = Vec::with_capacity(rows.len());
-        for row in rows {
-            let text = |name: &str| row.get(name).and_then(Value::as_str).map(str::to_owned);
-            let key = text("activitymimeattachmentid").unwrap_or_default();
-            let doing = "reading an attachment";
-            let path = format!("activitymimeattachments({key})?$select=body");
-            let body = self.session.get(&path, doing).await?;
-            let body = body.get("body").and_then(Value::as_str).unwrap_or_default();
-            let content = BASE64_STANDARD.decode(body).map_err(|cause| {
-                Error::new(
-                    ErrorKind::Invalid,
-                    format!("{}: {doing} {key}: it is no base64", self.session.place()),
-                )
-                .with_source(cause)
-            })?;
-            all.push(Attachment {
-                file_name: text("filename").unwrap_or_default(),
-                mime_type: text("mimetype").unwrap_or_else(|| "application/octet-stream".to_owned()),
-                content_id: text("attachmentcontentid").filter(|id| !id.is_empty()),
-                content: Bytes::from(content),
-            });
-        }
-        Ok(all)
-    }
-
-    pub(crate) async fn prepare_outgoing(
-        &self,
-        id: &ActivityId,
-        message_id: &MessageId,
-        with_token: bool,
-    ) -> Result<OutgoingEmail> {
-        let settings = self.organization().settings.clone();
-        let mut token = None;
-        for _ in 0..RACES {
-            let row = self.outgoing_row(id).await?;
-            let email = self.outgoing_of(id, &row).await?;
-            let mut change = Map::new();
-            if email.message_id.is_none() {
-                change.insert("messageid".to_owned(), json!(message_id.as_str()));
-            }
-            if with_token && email.tracking_token.is_none() {
-                let token = match &token {
-                    Some(token) => token,
-                    None => token.insert(self.token(&settings, &email).await?),
-                };
-                let limit = settings.maximum_subject_length_on_mail_server as usize;
-                change.insert("trackingtoken".to_owned(), json!(token));
-                change.insert("subject".to_owned(), json!(append_token(&email.subject, token, limit)));
-            }
-            if change.is_empty() {
-                self.remember(&row, &email, &settings).await?;
-                return Ok(email);
-            }
-            let Some(version) = version(&row) else {
-                return Err(invalid(id, "came without its version (@odata.etag)"));
-            };
-            match self.patch_own(id, &Value::Object(change.clone()), version, "preparing an e-mail").await {
-                Ok(()) => {}
-                Err(error) if fault::has_status(&error, 412) => {}
-                // a completed e-mail may be read-only (5.1): then only we know its identity
-                Err(error) if refuses_state(&error) => {
-                    let text = |name: &str| change.get(name).and_then(Value::as_str).map(str::to_owned);
-                    let (mid, token, subject) = (text("messageid"), text("trackingtoken"), text("subject"));
-                    self.change_note(id, move |note| {
-                        note.message_id =
-                            note.message_id.take().or(mid.as_deref().and_then(MessageId::parse));
-                        note.tracking_token = note.tracking_token.take().or(token);
-                        note.subject = note.subject.take().or(subject);
-                    })
-                    .await?;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        let message = format!("the e-mail {id} is changed by others all the time");
-        Err(Error::new(ErrorKind::Busy, message).with_scope(email_router_model::Scope::Message))
-    }
-
-    /// The mirror knows it at once, so that an answer that comes in a second is matched.
-    async fn remember(
-        &self,
-        row: &Value,
-        email: &OutgoingEmail,
-        settings: &OrganizationSettings,
-    ) -> Result<()> {
-        let Some(MirrorEmail { mut summary, status }) = parse_email(row, None) else { return Ok(()) };
-        summary.message_id.clone_from(&email.message_id);
-        summary.subject.clone_from(&email.subject);
-        summary.tracking_token.clone_from(&email.tracking_token);
-        summary.parties.clone_from(&email.parties);
-        if !settings.disable_smart_matching_email_hash_creation {
-            let addresses: Vec<_> = email.parties.iter().filter_map(|party| party.address.clone()).collect();
-            summary.smart = SmartHasher::new(settings).hashes(&email.subject, &addresses);
-        }
-        self.mirror.apply_emails(vec![MirrorEmail { summary, status }], None).await
-    }
-
-    /// The token that an answer inherits, where its subject ends with that of the e-mail it answers; else the sender's next one (8.2).
-    async fn token(&self, settings: &OrganizationSettings, email: &OutgoingEmail) -> Result<String> {
-        if let Some(parent) = &email.parent_activity
-            && let Some(parent) = self.mirror.email(parent).await?
-            && let Some(token) =
-                parent.summary.tracking_token.filter(|token| ends_with_token(&email.subject, token))
-        {
-            return Ok(token);
-        }
-        let sender = email
-            .parties
-            .iter()
-            .find(|party| party.participation == ParticipationType::Sender)
-            .and_then(|party| party.record.as_ref())
-            .filter(|sender| matches!(sender.table.as_str(), "systemuser" | "queue"))
-            .ok_or_else(|| invalid(&email.activity_id, "has a sender that is neither a user nor a queue"))?;
-        let format = TokenFormat::new(settings);
-        let mut first = None;
-        for _ in 0..=format.maximum.min(MAX_TOKENS_TRIED) {
-            let (user, counter) = self.next_number(sender, &format).await?;
-            let token = format.make(user, counter);
-            let used = self.mirror.find_emails(&EmailLookup::TrackingToken(token.clone()), 1).await?;
-            if used.is_empty() {
-                return Ok(token);
-            }
-            first.get_or_insert(token);
-        }
-        // all are in use: they are used again, as Dynamics does
-        first.ok_or_else(|| invalid(&email.activity_id, "gets no token"))
-    }
-
-    /// The number of a sender and its next counter: the CRM's own where it can be changed, so that several routers and the CRM count together.
-    async fn next_number(&self, sender: &RecordRef, format: &TokenFormat) -> Result<(u32, u32)> {
-        if sender.table == "queue" {
-            let above = self.highest_user_number().await?;
-            return self.mirror.next_token_number(sender, None, above, after, format.maximum).await;
-        }
-        let path =
-            format!("usersettingscollection({})?$select=trackingtokenid,nexttrackingnumber", sender.id);
-        for _ in 0..RACES {
-            let row = self.session.get(&path, "reading the sender's tracking number").await?;
-            let number =
-                |name: &str| row.get(name).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
-            let user = number("trackingtokenid");
-            let (Some(user), Some(version)) = (user, version(&row)) else {
-                let above = self.highest_user_number().await?;
-                return self.mirror.next_token_number(sender, user, above, after, format.maximum).await;
-            };
-            if self.routes.own_counters.load(Ordering::Relaxed) {
-                return self.mirror.next_token_number(sender, Some(user), 0, after, format.maximum).await;
-            }
-            let counter = number("nexttrackingnumber").unwrap_or(1);
-            // a maximum that was lowered starts the counter over
-            let counter = if counter > format.maximum { 0 } else { counter };
-            let ask = Ask::new(
-                Method::PATCH,
-                format!("usersettingscollection({})", sender.id),
-                "counting the sender's tracking number",
-            )
-            .json(&json!({ "nexttrackingnumber": format.after(counter) }))
-            .header("if-match", &format!("W/\"{version}\""));
-            match self.session.send(ask).await {
-                Ok(_) => return Ok((user, counter)),
-                Err(error) if fault::has_status(&error, 412) => {}
-                Err(error)
-                    if fault::of(&error).is_some_and(|fault| matches!(fault.status, 400 | 403 | 405)) =>
-                {
-                    tracing::info!(
-                        "{} does not let us count tracking numbers; the mirror does: {error}",
-                        self.session.place()
-                    );
-                    self.routes.own_counters.store(true, Ordering::Relaxed);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        let message = format!("the tracking number of {sender} is changed by others all the time");
-        Err(Error::new(ErrorKind::Busy, message).with_scope(email_router_model::Scope::Message))
-    }
-
-    async fn highest_user_number(&self) -> Result<u32> {
-        let path = "usersettingscollection?$select=trackingtokenid&$orderby=trackingtokenid%20desc&$top=1";
-        let rows = self.session.get(path, "reading the highest tracking number").await?;
-        let first = rows.get("value").and_then(|rows| rows.get(0)?.get("trackingtokenid")?.as_u64());
-        Ok(first.and_then(|number| u32::try_from(number).ok()).unwrap_or_default())
-    }
-
     pub(crate) async fn finish(&self, id: &ActivityId, outcome: &SendOutcome) -> Result<()> {
+        let to = match outcome {
+            SendOutcome::Sent { .. } => EmailStatus::Sent,
+            SendOutcome::Retry { .. } => EmailStatus::PendingSend,
+            SendOutcome::Failed { .. } => EmailStatus::Failed,
+            SendOutcome::InDoubt { .. } => EmailStatus::Sending,
+        };
         let path = format!("emails({id})?$select=directioncode,statuscode,trackingtoken");
-        let row = self.session.get(&path, "finishing an e-mail").await?;
-        if row.get("directioncode").and_then(Value::as_bool) == Some(false) {
-            return Err(invalid(id, "was received, it cannot be sent"));
-        }
-        let status = row.get("statuscode").and_then(Value::as_u64).and_then(|code| u8::try_from(code).ok());
-        let status = status.and_then(EmailStatus::from_code);
-        let sending = status == Some(EmailStatus::Sending);
-        // only an e-mail in Sending can go back or be given up; that it was sent is a fact in every state
-        let (to, change): (EmailStatus, Box<dyn FnOnce(&mut Note) + Send>) = match outcome.clone() {
-            SendOutcome::Sent { refused, .. } => {
-                if status == Some(EmailStatus::Sent) {
+        let mut noted = false;
+        for _ in 0..RACES {
+            let row = self.session.get(&path, "finishing an e-mail").await?;
+            if row.get("directioncode").and_then(Value::as_bool) == Some(false) {
+                return Err(invalid(id, "was received, it cannot be sent"));
+            }
+            let code = row.get("statuscode").and_then(Value::as_u64).and_then(|code| u8::try_from(code).ok());
+            let status = code.and_then(EmailStatus::from_code);
+            // only an e-mail in Sending can go back or be given up; that it was sent is a fact in every state
+            let due = match to {
+                EmailStatus::Sent => status != Some(EmailStatus::Sent),
+                _ => status == Some(EmailStatus::Sending),
+            };
+            if !due {
+                return Ok(());
+            }
+            if !noted {
+                // the note first: what is back in Pending Send must not go out before its time
+                let outcome = outcome.clone();
+                self.change_note(id, move |note| note.finish(&outcome)).await?;
+                noted = true;
+                if to == EmailStatus::Sending {
                     return Ok(());
                 }
-                let change = move |note: &mut Note| {
-                    (note.in_doubt, note.not_before) = (None, None);
-                    note.refused = refused;
-                };
-                (EmailStatus::Sent, Box::new(change))
+                if self.session.settings().note_column.is_some() {
+                    continue; // the note made it another version
+                }
             }
-            _ if !sending => return Ok(()),
-            SendOutcome::Retry { not_before, reason } => {
-                let change = move |note: &mut Note| {
-                    note.not_before = Some(not_before);
-                    note.reason = Some(reason);
-                };
-                (EmailStatus::PendingSend, Box::new(change))
+            if to == EmailStatus::Sent {
+                return self.sent(id, &row).await;
             }
-            SendOutcome::Failed { reason } => {
-                (EmailStatus::Failed, Box::new(move |note: &mut Note| note.reason = Some(reason)))
+            // by version: a repeated request must not take the e-mail from who has claimed it meanwhile
+            match self.set_status(id, to, version(&row)).await {
+                Err(error) if fault::has_status(&error, 412) => {}
+                other => return other,
             }
-            SendOutcome::InDoubt { reason } => {
-                return self
-                    .change_note(id, move |note| {
-                        note.in_doubt.get_or_insert(reason);
-                    })
-                    .await;
-            }
-        };
-        // the note first: what is back in Pending Send must not go out before its time
-        self.change_note(id, change).await?;
-        if to == EmailStatus::Sent && self.routes.sent_by_message.load(Ordering::Relaxed) {
-            return self.record_as_sent(id, &row).await;
         }
-        match self.set_status(id, to).await {
-            Err(error) if to == EmailStatus::Sent && refuses_state(&error) => {
-                self.record_as_sent(id, &row).await?;
+        Err(too_many_races(&format!("the e-mail {id}")))
+    }
+
+    async fn sent(&self, id: &ActivityId, row: &Value) -> Result<()> {
+        if self.routes.sent_by_message.load(Ordering::Relaxed) {
+            return self.record_as_sent(id, row).await;
+        }
+        match self.set_status(id, EmailStatus::Sent, None).await {
+            Err(error) if refuses_state(&error) => {
+                self.record_as_sent(id, row).await?;
                 tracing::info!("{} takes sent e-mails by SendEmail only: {error}", self.session.place());
                 self.routes.sent_by_message.store(true, Ordering::Relaxed);
                 Ok(())
@@ -682,9 +331,10 @@ impl RouterDecides {
         }
     }
 
-    async fn set_status(&self, id: &ActivityId, to: EmailStatus) -> Result<()> {
+    /// Sent again, it changes nothing more: the same values, or another version by now.
+    async fn set_status(&self, id: &ActivityId, to: EmailStatus, version: Option<u64>) -> Result<()> {
         let row = json!({ "statecode": to.state_code(), "statuscode": to.code() });
-        self.patch(id, &row, None, "finishing an e-mail").await.map(drop)
+        self.session.send(change(id, &row, version, "finishing an e-mail").harmless()).await.map(drop)
     }
 
     /// The documented way: `SendEmail` with `IssueSend` false records an e-mail as sent (2.4); where it wants a draft, it gets one.
@@ -697,91 +347,52 @@ impl RouterDecides {
         };
         match send().await {
             Err(error) if refuses_state(&error) => {
-                self.set_status(id, EmailStatus::Draft).await?;
+                self.set_status(id, EmailStatus::Draft, None).await?;
                 send().await.map(drop)
             }
             other => other.map(drop),
         }
     }
-
-    pub(crate) async fn record_delivery(&self, report: &DeliveryReport) -> Result<bool> {
-        let id = report.activity_id;
-        let outgoing = match self.mirror.email(&id).await? {
-            Some(email) => email.summary.outgoing,
-            None => {
-                let path = format!("emails({id})?$select=directioncode");
-                let row = self.session.get(&path, "reading the e-mail of a delivery report").await?;
-                row.get("directioncode").and_then(Value::as_bool) != Some(false)
-            }
-        };
-        if !outgoing {
-            return Err(invalid(&id, "was received; nothing is reported about it"));
-        }
-        let report = report.clone();
-        self.change_note(&id, move |note| note.record(&report)).await
-    }
-
-    /// What another router has written about an e-mail.
-    fn column_note(&self, row: &Value) -> Option<Note> {
-        let column = self.session.settings().note_column.as_deref()?;
-        Note::from_json(row.get(column)?.as_str()?)
-    }
-
-    /// Changes a note, in the mirror and, where there is one, in the note column.
-    async fn change_note<T: Send + 'static>(
-        &self,
-        id: &ActivityId,
-        change: impl FnOnce(&mut Note) -> T + Send + 'static,
-    ) -> Result<T> {
-        let before = self.mirror.note(id).await?;
-        let result = self.mirror.update_note(id, change).await?;
-        let Some(column) = &self.session.settings().note_column else { return Ok(result) };
-        let after = self.mirror.note(id).await?;
-        if after != before
-            && let Some(note) = after
-        {
-            let text = note.to_json(self.tables.email_length(column).unwrap_or(4000));
-            let doing = "keeping a note on an e-mail";
-            for _ in 0..RACES {
-                let row = self.session.get(&format!("emails({id})?$select=activityid"), doing).await?;
-                let Some(version) = version(&row) else { break };
-                match self.patch_own(id, &json!({ column: text }), version, doing).await {
-                    Err(error) if fault::has_status(&error, 412) => {}
-                    // the mirror has it, and a completed e-mail may be read-only
-                    Err(error) if refuses_state(&error) => break,
-                    other => {
-                        other?;
-                        break;
-                    }
-                }
-            }
-        }
-        Ok(result)
-    }
 }
 
-fn after(counter: u32, maximum: u32) -> u32 {
-    if counter >= maximum { 0 } else { counter + 1 }
+/// A request that changes an e-mail, with this version or with any.
+fn change(id: &ActivityId, row: &Value, version: Option<u64>, doing: &str) -> Ask {
+    let condition = version.map_or("*".to_owned(), |version| format!("W/\"{version}\""));
+    Ask::new(Method::PATCH, format!("emails({id})?$select=activityid"), doing)
+        .json(row)
+        .header("if-match", &condition)
+        .header("prefer", "return=representation")
+}
+
+/// The record that sends.
+fn sender_of(row: &Value) -> Option<Uuid> {
+    let parties = row.get("email_activity_parties").and_then(Value::as_array);
+    let mut senders = parties.into_iter().flatten().filter(|party| {
+        party.get("participationtypemask").and_then(Value::as_u64)
+            == Some(u64::from(ParticipationType::Sender.code()))
+    });
+    id(row, "_emailsender_value").or_else(|| id(senders.next()?, "_partyid_value"))
 }
 
 /// The number in `W/"4712"`.
-fn version(row: &Value) -> Option<u64> {
+pub(super) fn version(row: &Value) -> Option<u64> {
     let tag = row.get("@odata.etag")?.as_str()?;
     tag.trim_start_matches("W/").trim_matches('"').parse().ok()
 }
 
-fn size(row: &Value) -> u64 {
-    row.get("filesize").and_then(Value::as_u64).unwrap_or_default()
-}
-
 /// The server does not take this change in the state in which the e-mail is.
-fn refuses_state(error: &Error) -> bool {
+pub(super) fn refuses_state(error: &Error) -> bool {
     fault::of(error).is_some_and(|fault| {
         matches!(fault.status, 400 | 403 | 405)
             && fault.code.is_none_or(|code| ![code::PRIVILEGE_DENIED, code::ISV_ABORTED].contains(&code))
     })
 }
 
-fn invalid(id: &ActivityId, what: &str) -> Error {
+pub(super) fn invalid(id: &ActivityId, what: &str) -> Error {
     Error::new(ErrorKind::Invalid, format!("the e-mail {id} {what}"))
+}
+
+pub(super) fn too_many_races(what: &str) -> Error {
+    let message = format!("{what} is changed by others all the time");
+    Error::new(ErrorKind::Busy, message).with_scope(email_router_model::Scope::Message)
 }

@@ -78,6 +78,11 @@ impl Fault {
     /// Reads the body of an answer, in whatever shape it is: the error object of OData, the older one of ASP.NET, a page of a web server
     /// or of a proxy, or anything else.
     pub(crate) fn parse(status: u16, body: &[u8]) -> Self {
+        if body.trim_ascii_start().starts_with(b"<")
+            && let Some(fault) = crate::dataverse::soap::fault(status, body)
+        {
+            return fault;
+        }
         let mut fault = Self { status, code: None, message: String::new(), request: None, retry_after: None };
         if body.starts_with(b"--")
             && let Some((inner, body)) = failed_part(body)

@@ -274,7 +274,7 @@ impl Session {
         let secrets = login.redactor();
         let mut fault =
             Fault::parse(status.as_u16(), secrets.clean(&String::from_utf8_lossy(&body)).as_bytes());
-        fault.retry_after = retry_after(&headers, inner.settings.clock.now());
+        fault.retry_after = retry_after(&headers, inner.settings.clock.now()).or(fault.retry_after);
         fault.request = request_id(&headers);
         Ok(if status == StatusCode::UNAUTHORIZED {
             Outcome::Unauthorized(login, fault)
