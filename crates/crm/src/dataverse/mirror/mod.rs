@@ -76,7 +76,7 @@ impl Mirror {
     pub(crate) async fn open(file: &Path, clock: Arc<dyn Clock>) -> Result<Self> {
         let path = file.to_path_buf();
         blocking(move || {
-            let writer = file::connect(&path).map_err(|cause| file::explain(&path, cause))?;
+            let writer = file::connect_to_write(&path).map_err(|cause| file::explain(&path, cause))?;
             Ok(Self(Arc::new(Inner {
                 file: path,
                 clock,

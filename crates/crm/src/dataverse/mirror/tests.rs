@@ -332,7 +332,7 @@ async fn a_note_that_is_too_long_for_its_column_loses_what_matters_least() {
         not_before: Some(at(1)),
         in_doubt: Some("the answer was lost".to_owned()),
         smart: Some(SmartHashes { words: vec![i64::MAX; 20], addresses: vec![i64::MIN; 20] }),
-        references: (0..50).map(|n| message_id(n)).collect(),
+        references: (0..50).map(message_id).collect(),
         recipients: (0..200).map(|n| notes::Recipient { last: report(n), at: at(1) }).collect(),
         ..Note::default()
     };
@@ -442,7 +442,7 @@ async fn callers_that_write_at_the_same_time_share_a_transaction_and_not_their_e
         });
     }
     while inner.waiting.lock().unwrap().0.len() < 40 {
-        tokio::task::yield_now().await;
+        std::thread::yield_now();
     }
     drop(turn);
     while let Some(done) = callers.join_next().await {
