@@ -214,6 +214,7 @@ async fn what_a_router_changes_itself_does_not_lose_its_claim() {
     // a change of somebody else between two of ours
     let id = scene.send("Quote 2").await;
     let listed = scene.pending(&ours, &[&scene.ann], 10).await;
+    ours.prepare_outgoing(&id, &message_id(&id), false).await.unwrap();
     scene.world.server.update("emails", &id.to_string(), serde_json::json!({ "subject": "corrected" }));
     prepare(&ours, &id).await;
     assert_eq!(ours.claim(&listed[0]).await.unwrap(), Claim::Lost);
