@@ -323,7 +323,10 @@ async fn sent_is_said_in_the_way_that_the_server_takes() {
         let world = World::new(endpoint).await;
         let ann = world.ann().await;
         let bob = world.add_contact("Bob", "bob@contoso.example").await.unwrap();
-        let ids = [world.send(&Seed::new(&ann, &bob, "a")).await.unwrap(), world.send(&Seed::new(&ann, &bob, "b")).await.unwrap()];
+        let ids = [
+            world.send(&Seed::new(&ann, &bob, "a")).await.unwrap(),
+            world.send(&Seed::new(&ann, &bob, "b")).await.unwrap(),
+        ];
         for listed in world.pending(&ann).await {
             world.client().claim(&listed).await.unwrap();
         }
@@ -343,7 +346,11 @@ async fn sent_is_said_in_the_way_that_the_server_takes() {
             world.client().finish(&id, &outcome).await.unwrap();
             assert_eq!(world.status(id).await.unwrap(), EmailStatus::Sent);
         }
-        assert_eq!(world.called("SendEmail") - world.called("BackgroundSendEmail"), 4, "each is said by the message, and wants a draft first");
+        assert_eq!(
+            world.called("SendEmail") - world.called("BackgroundSendEmail"),
+            4,
+            "each is said by the message, and wants a draft first"
+        );
     }
 }
 
@@ -372,7 +379,10 @@ async fn server_side_synchronization_is_refused_clearly() {
         };
         world.server.set_organization(json!({ "emailconnectionchannel": 0 }));
         let error = world.client().check_incoming(&check).await.unwrap_err();
-        assert_eq!((error.kind(), error.retry(), error.scope()), (ErrorKind::Refused, Retry::Never, Scope::Server));
+        assert_eq!(
+            (error.kind(), error.retry(), error.scope()),
+            (ErrorKind::Refused, Retry::Never, Scope::Server)
+        );
         assert!(error.to_string().contains("0x8005e246 (-2147098042)"), "{error}");
         assert!(error.hint().unwrap().contains("set EmailProcessing"), "{error}");
         assert_eq!(world.called("CheckIncomingEmail"), 1, "not repeated");
@@ -387,9 +397,18 @@ async fn server_side_synchronization_is_refused_clearly() {
 async fn a_fault_that_asks_for_a_pause_is_obeyed() {
     let world = World::new(Endpoint::OrganizationService).await;
     let details = "<b:KeyValuePairOfstringanyType><b:key>Retry-After</b:key><b:value>00:05:00</b:value></b:KeyValuePairOfstringanyType>";
-    world.server.plan("POST", "soap/Retrieve", 1, soap_fault(-2_147_015_902, "Number of requests exceeded the limit", details));
+    world.server.plan(
+        "POST",
+        "soap/Retrieve",
+        1,
+        soap_fault(-2_147_015_902, "Number of requests exceeded the limit", details),
+    );
     let error = world.client().settings().await.unwrap_err();
-    assert_eq!((error.kind(), error.retry()), (ErrorKind::Busy, Retry::Later(Some(Duration::from_secs(300)))), "{error}");
+    assert_eq!(
+        (error.kind(), error.retry()),
+        (ErrorKind::Busy, Retry::Later(Some(Duration::from_secs(300)))),
+        "{error}"
+    );
     world.server.forget_requests();
     let error = world.client().settings().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy, "{error}");

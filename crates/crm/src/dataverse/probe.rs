@@ -23,6 +23,9 @@ pub struct OrganizationReport {
     pub place: String,
     /// In the order in which it was asked; the first that failed ends the test where nothing more can be asked.
     pub checks: Vec<OrganizationCheck>,
+    /// Users, queues and forward mailboxes, where it came so far.
+    #[serde(skip)]
+    pub mailboxes: Vec<CrmMailbox>,
 }
 
 /// One thing that was looked at.
@@ -84,7 +87,8 @@ const NEEDED: &[(&str, &[&str])] = &[
 
 /// Asks the organization as the service would.
 pub(super) async fn probe(settings: &DataverseSettings) -> OrganizationReport {
-    let mut report = OrganizationReport { place: place(&settings.url), checks: Vec::new() };
+    let mut report =
+        OrganizationReport { place: place(&settings.url), checks: Vec::new(), mailboxes: Vec::new() };
     let session = match settings.endpoint {
         Endpoint::OrganizationService => Ok(None),
         Endpoint::WebApi => negotiate(settings).await.map(Some),
@@ -146,7 +150,10 @@ pub(super) async fn probe(settings: &DataverseSettings) -> OrganizationReport {
         ),
     }
     match directory::read(&session, organization.channel == Some(0)).await {
-        Ok(directory) => people(&mut report, &organization, &directory.mailboxes),
+        Ok(directory) => {
+            people(&mut report, &organization, &directory.mailboxes);
+            report.mailboxes = directory.mailboxes;
+        }
         Err(error) => report.failed("mailboxes", &error),
     }
     report
