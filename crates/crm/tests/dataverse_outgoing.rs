@@ -1,5 +1,6 @@
 //! What the suite of every CRM does not ask of outgoing mail on a Dataverse server: heavy senders, races of routers, lost answers, servers that refuse.
 #![cfg(all(feature = "conformance", feature = "dataverse"))]
+#![allow(clippy::unwrap_used)] // helpers of tests may panic
 
 mod dataverse_support;
 
@@ -47,6 +48,22 @@ impl Scene {
 
     async fn send(&self, subject: &str) -> ActivityId {
         self.world.send(&Seed::new(&self.ann, &self.bob, subject)).await.unwrap()
+    }
+
+    /// So many that wait, each a second younger than the one before.
+    fn pile(&self, sender: &RecordRef, count: usize) -> Vec<ActivityId> {
+        let make = |n: usize| {
+            self.world.clock.advance(Duration::from_secs(1));
+            let email = serde_json::json!({
+                "subject": n.to_string(), "directioncode": true, "statecode": 1, "statuscode": 6,
+                "email_activity_parties": [
+                    { "participationtypemask": 1, "partyid_systemuser@odata.bind": dataverse_support::bind(sender) },
+                    { "participationtypemask": 2, "partyid_contact@odata.bind": dataverse_support::bind(&self.bob) },
+                ],
+            });
+            self.world.server.create("emails", email).parse().map(ActivityId::from_uuid).unwrap()
+        };
+        (0..count).map(make).collect()
     }
 
     /// Another router, with a mirror of its own.
@@ -113,18 +130,7 @@ async fn a_heavy_sender_costs_no_more_than_a_page() {
     let world = &scene.world;
     let dan = world.add_user("Dan", "dan@fabrikam.example", true).await.unwrap();
     let eve = world.add_user("Eve", "eve@fabrikam.example", true).await.unwrap();
-    let mut heavy = Vec::new();
-    for n in 0..600 {
-        world.clock.advance(Duration::from_secs(1));
-        let email = serde_json::json!({
-            "subject": n.to_string(), "directioncode": true, "statecode": 1, "statuscode": 6,
-            "email_activity_parties": [
-                { "participationtypemask": 1, "partyid_systemuser@odata.bind": dataverse_support::bind(&scene.ann) },
-                { "participationtypemask": 2, "partyid_contact@odata.bind": dataverse_support::bind(&scene.bob) },
-            ],
-        });
-        heavy.push(world.server.create("emails", email).parse().map(ActivityId::from_uuid).unwrap());
-    }
+    let heavy = scene.pile(&scene.ann, 600);
     let mut light = Vec::new();
     for sender in [&dan, &eve, &dan] {
         world.clock.advance(Duration::from_secs(1));
@@ -135,6 +141,29 @@ async fn a_heavy_sender_costs_no_more_than_a_page() {
     let wanted: Vec<_> = heavy[..5].iter().chain(&[light[0], light[2], light[1]]).copied().collect();
     assert_eq!(ids(&listed), wanted);
     assert_eq!(scene.asked(&["GET emails?"]), 2, "{:?}", world.server.requests());
+}
+
+#[tokio::test]
+async fn many_senders_cost_one_request_where_little_waits() {
+    let scene = Scene::new().await;
+    let mut senders = Vec::new();
+    for n in 0..40 {
+        let address = format!("user{n}@fabrikam.example");
+        let id = scene.world.server.add_user(&format!("User {n}"), &address, true);
+        senders.push(RecordRef::new("systemuser", id.parse().unwrap()));
+    }
+    let senders: Vec<&RecordRef> = senders.iter().collect();
+    let (first, last) = (scene.pile(senders[0], 3), scene.pile(senders[39], 1));
+    let wanted: Vec<_> = first.into_iter().chain(last).collect();
+    // a user that is not asked about, and then more mail of it than a page holds
+    let mut requests = Vec::new();
+    for others in [1, 300] {
+        scene.pile(&scene.ann, others);
+        scene.world.server.forget_requests();
+        assert_eq!(ids(&scene.pending(&scene.world.client(), &senders, 5).await), wanted);
+        requests.push(scene.asked(&["GET emails?"]));
+    }
+    assert_eq!(requests, [1, 4]);
 }
 
 #[tokio::test]
@@ -185,6 +214,7 @@ async fn what_a_router_changes_itself_does_not_lose_its_claim() {
     // a change of somebody else between two of ours
     let id = scene.send("Quote 2").await;
     let listed = scene.pending(&ours, &[&scene.ann], 10).await;
+    ours.prepare_outgoing(&id, &message_id(&id), false).await.unwrap();
     scene.world.server.update("emails", &id.to_string(), serde_json::json!({ "subject": "corrected" }));
     prepare(&ours, &id).await;
     assert_eq!(ours.claim(&listed[0]).await.unwrap(), Claim::Lost);
