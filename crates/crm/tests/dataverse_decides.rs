@@ -14,8 +14,8 @@ use email_router_crm::conformance::{Decides, Fixture, Seed, run};
 use email_router_crm::dataverse::{DataverseSettings, Endpoint, ServerDecides};
 use email_router_crm::{
     Claim, CorrelationMethod, CrmClient, Delivered, EmailStatus, ErrorKind, IncomingCheck, IncomingEmail,
-    OrganizationSettings, ParticipationType, Party, PendingQuery, Priority, RecipientReport, Result,
-    SendOutcome, SmartHashes,
+    OrganizationSettings, ParticipationType, Party, PendingQuery, Priority, ReasonCode, RecipientReport,
+    Result, SendOutcome, SmartHashes, Verdict,
 };
 use email_router_model::{
     ActivityId, Classified as _, Clock, Direction, ManualClock, MessageId, RecordRef, Retry, Scope,
@@ -323,7 +323,10 @@ async fn sent_is_said_in_the_way_that_the_server_takes() {
         let world = World::new(endpoint).await;
         let ann = world.ann().await;
         let bob = world.add_contact("Bob", "bob@contoso.example").await.unwrap();
-        let ids = [world.send(&Seed::new(&ann, &bob, "a")).await.unwrap(), world.send(&Seed::new(&ann, &bob, "b")).await.unwrap()];
+        let ids = [
+            world.send(&Seed::new(&ann, &bob, "a")).await.unwrap(),
+            world.send(&Seed::new(&ann, &bob, "b")).await.unwrap(),
+        ];
         for listed in world.pending(&ann).await {
             world.client().claim(&listed).await.unwrap();
         }
@@ -343,7 +346,11 @@ async fn sent_is_said_in_the_way_that_the_server_takes() {
             world.client().finish(&id, &outcome).await.unwrap();
             assert_eq!(world.status(id).await.unwrap(), EmailStatus::Sent);
         }
-        assert_eq!(world.called("SendEmail") - world.called("BackgroundSendEmail"), 4, "each is said by the message, and wants a draft first");
+        assert_eq!(
+            world.called("SendEmail") - world.called("BackgroundSendEmail"),
+            4,
+            "each is said by the message, and wants a draft first"
+        );
     }
 }
 
@@ -372,7 +379,10 @@ async fn server_side_synchronization_is_refused_clearly() {
         };
         world.server.set_organization(json!({ "emailconnectionchannel": 0 }));
         let error = world.client().check_incoming(&check).await.unwrap_err();
-        assert_eq!((error.kind(), error.retry(), error.scope()), (ErrorKind::Refused, Retry::Never, Scope::Server));
+        assert_eq!(
+            (error.kind(), error.retry(), error.scope()),
+            (ErrorKind::Refused, Retry::Never, Scope::Server)
+        );
         assert!(error.to_string().contains("0x8005e246 (-2147098042)"), "{error}");
         assert!(error.hint().unwrap().contains("set EmailProcessing"), "{error}");
         assert_eq!(world.called("CheckIncomingEmail"), 1, "not repeated");
@@ -387,9 +397,18 @@ async fn server_side_synchronization_is_refused_clearly() {
 async fn a_fault_that_asks_for_a_pause_is_obeyed() {
     let world = World::new(Endpoint::OrganizationService).await;
     let details = "<b:KeyValuePairOfstringanyType><b:key>Retry-After</b:key><b:value>00:05:00</b:value></b:KeyValuePairOfstringanyType>";
-    world.server.plan("POST", "soap/Retrieve", 1, soap_fault(-2_147_015_902, "Number of requests exceeded the limit", details));
+    world.server.plan(
+        "POST",
+        "soap/Retrieve",
+        1,
+        soap_fault(-2_147_015_902, "Number of requests exceeded the limit", details),
+    );
     let error = world.client().settings().await.unwrap_err();
-    assert_eq!((error.kind(), error.retry()), (ErrorKind::Busy, Retry::Later(Some(Duration::from_secs(300)))), "{error}");
+    assert_eq!(
+        (error.kind(), error.retry()),
+        (ErrorKind::Busy, Retry::Later(Some(Duration::from_secs(300)))),
+        "{error}"
+    );
     world.server.forget_requests();
     let error = world.client().settings().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
@@ -413,5 +432,46 @@ async fn without_the_right_to_act_for_others_tokens_are_ours() {
         }
         assert_eq!(tokens, ["CRM:0001001", "CRM:0001002"]);
         assert_eq!(world.called("GetTrackingTokenEmail"), 3, "it is asked for once in her name");
+    }
+}
+
+/// A list of recipients that no URL holds goes into a batch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_recipients_are_asked_about() {
+    for endpoint in ENDPOINTS {
+        let world = World::new(endpoint).await;
+        world.ann().await;
+        let mut to: Vec<_> =
+            (0..300).map(|n| format!("o'person{n}@contoso.example").parse().unwrap()).collect();
+        to.push("ann@fabrikam.example".parse().unwrap());
+        let check = IncomingCheck {
+            message_id: MessageId::parse("<m1@x>").unwrap(),
+            subject: "100% #1 / 2 + 3?".to_owned(),
+            from: "bob@contoso.example".parse().unwrap(),
+            to,
+            cc: Vec::new(),
+            bcc: Vec::new(),
+        };
+        let verdict = world.client().check_incoming(&check).await.unwrap();
+        assert_eq!(verdict, Verdict::Deliver(ReasonCode::AcceptAll));
+        let batches = world.called("$batch");
+        assert_eq!(batches, usize::from(endpoint == Endpoint::WebApi));
+    }
+}
+
+/// What does not fit on a page is read on the next ones, by the server's cookie.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_lists_are_read_to_their_end() {
+    for endpoint in ENDPOINTS {
+        let world = World::new(endpoint).await;
+        for n in 0..5100 {
+            world.server.add_queue(&format!("Queue <{n}>"), &format!("q{n}@fabrikam.example"));
+        }
+        world.server.forget_requests();
+        let all = world.client().mailboxes().await.unwrap();
+        let names: std::collections::HashSet<_> = all.iter().map(|mailbox| mailbox.name.clone()).collect();
+        assert!(names.contains("Queue <0>") && names.contains("Queue <5099>"));
+        assert_eq!(all.iter().filter(|mailbox| mailbox.record.table == "queue").count(), 5100);
+        assert_eq!(world.server.requests().len(), 4, "users, two pages of queues, forward mailboxes");
     }
 }
