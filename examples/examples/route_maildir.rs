@@ -60,7 +60,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // The CRM has to know the user and one customer. The router's plan is made when a service is opened, so it is opened again after that.
     let service = Service::open(&config, OpenOptions::default()).await?;
-    let admin = service.organization(None)?.embedded().admin();
+    let admin = service.organization(None)?.administration()?;
     admin
         .add(
             "systemuser",
@@ -93,7 +93,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         "{} in the Maildir, {} delivered, {} discarded; again: {} processed",
         first.incoming.listed, first.incoming.delivered, first.incoming.discarded, second.incoming.processed
     );
-    let admin = service.organization(None)?.embedded().admin();
+    let admin = service.organization(None)?.administration()?;
     for email in admin.emails(&EmailFilter::default()).await? {
         println!("in the CRM: {} from {}", email.subject, email.sender.unwrap_or_default());
     }

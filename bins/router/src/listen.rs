@@ -68,7 +68,8 @@ pub(crate) async fn serve(
 }
 
 async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
-    let tokens: Vec<_> = shown.service.organizations().iter().flat_map(|o| o.access_tokens()).collect();
+    let tokens: Vec<_> = shown.service.organizations().flat_map(|o| o.access_tokens()).collect();
+    email_router::metrics::show_deployments(&shown.service.deployments());
     email_router::metrics::show_access_tokens(&tokens, SystemClock.now());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shown.metrics.render())
 }

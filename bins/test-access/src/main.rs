@@ -5,14 +5,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum, ValueHint};
-use email_router::access::{AccessResult, AccessRow, targets, test_access};
+use email_router::access::{
+    AccessResult, AccessRow, AccessTargets, CheckState, DeploymentRow, targets, test_access,
+};
+use serde::Serialize;
 
 /// Checks every mailbox of the configuration, or the ones named: can it be read, and can mail be
 /// sent in its name?
 ///
 /// It does what the router does up to the point where something would change: connect, secure,
 /// log in, list; connect, secure, log in, offer the sender address and take it back.
-/// Nothing is changed on either server. Each failure says which kind it is (name resolution,
+/// Of each CRM it asks what the router will use: reached, logged in, the organization's settings, missing
+/// privileges, users and queues. Nothing is changed on any server. Each failure says which kind it is (name resolution,
 /// refused, timeout, which TLS fault, authentication, valid on the server but not for this mailbox,
 /// refused sender, ...), how far it came, and what to do.
 ///
@@ -68,7 +72,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: &Cli) -> Result<bool, email_router::Error> {
-    let mut targets = targets(&cli.config, &cli.mailboxes).await?;
+    let AccessTargets { deployments, mailboxes: mut targets } = targets(&cli.config, &cli.mailboxes).await?;
     for target in &mut targets {
         match cli.direction {
             Some(Direction::Incoming) => target.outgoing = None,
@@ -87,15 +91,23 @@ async fn run(cli: &Cli) -> Result<bool, email_router::Error> {
     })
     .await;
     bar.finish_and_clear();
-    let good = !rows.iter().any(|r| r.incoming.is_failure() || r.outgoing.is_failure());
-    print(cli, &rows).map_err(email_router::Error::printing)?;
+    let good = !rows.iter().any(|r| r.incoming.is_failure() || r.outgoing.is_failure())
+        && !deployments.iter().any(DeploymentRow::is_failure);
+    print(cli, &deployments, &rows).map_err(email_router::Error::printing)?;
     Ok(good)
 }
 
-fn print(cli: &Cli, rows: &[AccessRow]) -> std::io::Result<()> {
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Shown<'a> {
+    deployments: &'a [DeploymentRow],
+    mailboxes: &'a [AccessRow],
+}
+
+fn print(cli: &Cli, deployments: &[DeploymentRow], rows: &[AccessRow]) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     if cli.json {
-        serde_json::to_writer_pretty(&mut out, rows)?;
+        serde_json::to_writer_pretty(&mut out, &Shown { deployments, mailboxes: rows })?;
         return writeln!(out);
     }
     let wide = |text: fn(&AccessRow) -> &str, least: usize| {
@@ -138,8 +150,28 @@ fn print(cli: &Cli, rows: &[AccessRow]) -> std::io::Result<()> {
             }
         }
     }
+    for row in deployments {
+        let result = if row.is_failure() { "Failure" } else { "Succeeded" };
+        writeln!(out, "Deployment {} ({}): {result}", clean(&row.deployment), clean(&row.crm))?;
+        for check in &row.checks {
+            let state = match check.state {
+                CheckState::Passed if !cli.verbose => continue,
+                CheckState::Passed => "",
+                CheckState::Warning => "warning: ",
+                CheckState::Failed => "Failure - ",
+            };
+            writeln!(out, "    {}: {state}{}", check.name, clean(&check.text))?;
+            if let Some(hint) = &check.hint {
+                writeln!(out, "    what to do: {}", clean(hint))?;
+            }
+        }
+    }
     let failed = rows.iter().filter(|r| r.incoming.is_failure() || r.outgoing.is_failure()).count();
-    writeln!(out, "\n{} mailboxes, {failed} with a failure", rows.len())
+    let apart = match deployments.iter().filter(|row| row.is_failure()).count() {
+        0 => String::new(),
+        some => format!("; {some} of {} deployments with a failure", deployments.len()),
+    };
+    writeln!(out, "\n{} mailboxes, {failed} with a failure{apart}", rows.len())
 }
 
 /// What a server says may neither move the cursor of whoever reads it nor turn the direction of the text (Unicode UAX #9).

@@ -249,11 +249,36 @@ section! {
         user_name "UserName",
         password "Password",
         allow_http "AllowHttp",
+        authentication_type "AuthenticationType",
+        cloud "Cloud",
+        email_processing "EmailProcessing",
+        api_version "ApiVersion",
+        note_column "NoteColumn",
+        mirror_file "MirrorFile",
+        mirror_period "MirrorPeriod",
+        emails_remembered "EmailsRemembered",
+        connection_timeout "ConnectionTimeout",
+        operation_timeout "OperationTimeout",
+        max_connections "MaxConnections",
         load_mailboxes "LoadMailboxes",
         default_incoming_profile "DefaultIncomingProfile",
         default_outgoing_profile "DefaultOutgoingProfile",
     }
     lists {}
+    sections {
+        application Application "Application",
+        proxy Proxy "Proxy",
+        extra_ca_files ExtraCaFiles "ExtraCaFiles",
+        organization_settings OrganizationSettings "OrganizationSettings",
+    }
+    repeated {}
+}
+
+section! {
+    /// Settings of the router that an organization on a server does not keep.
+    OrganizationSettings "OrganizationSettings"
+    values {}
+    lists { settings "Setting" }
     sections {}
     repeated {}
 }
@@ -287,6 +312,7 @@ section! {
         outgoing_path "OutgoingPath",
         delete_messages_after_processing "DeleteMessagesAfterProcessing",
         process_emails_received_after "ProcessEmailsReceivedAfter",
+        loaded_record "LoadedRecord",
     }
     lists {}
     sections {}

@@ -184,6 +184,16 @@ words! {
         Embedded,
     }
 
+    /// Who decides which mail belongs in an organization on a server.
+    EmailProcessing {
+        /// The CRM where its e-mail channel is the Email Router (`organization.emailconnectionchannel` 1), else the router.
+        Automatic,
+        /// The CRM, by the messages that Microsoft's own router used.
+        Crm,
+        /// This router.
+        Router,
+    }
+
     /// What is done with a message whose submission ended in doubt and could not be cleared up.
     InDoubtPolicy {
         /// It is reported and left alone; nobody gets it twice.

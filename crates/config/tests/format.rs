@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use email_router_config::wire::{Configuration, Content, Element};
 use email_router_config::{
-    AccessCredentials, AccessType, AuthenticationType, DeploymentType, InDoubtPolicy, OverridePolicy,
-    Protocol, ServerType, TlsMode, UserType, Word, check,
+    AccessCredentials, AccessType, AuthenticationType, Cloud, DeploymentType, EmailProcessing, InDoubtPolicy,
+    OverridePolicy, Protocol, ServerType, TlsMode, UserType, Word, check,
 };
 
 const FORMAT: &str = include_str!("../FORMAT.md");
@@ -59,7 +59,9 @@ fn every_word_is_documented() {
     words::<AccessCredentials>();
     words::<AccessType>();
     words::<AuthenticationType>();
+    words::<Cloud>();
     words::<DeploymentType>();
+    words::<EmailProcessing>();
     words::<InDoubtPolicy>();
     words::<OverridePolicy>();
     words::<Protocol>();
@@ -121,6 +123,24 @@ fn documented_profile_defaults_are_the_defaults() {
         assert_eq!(profile(&format!("{base}{written}")), profile(&base));
         assert!(written.matches("</").count() > 8, "the table was not read: {written}");
     }
+}
+
+/// The deployment's documented defaults.
+#[test]
+fn documented_deployment_defaults_are_the_defaults() {
+    let written: String =
+        defaults("Deployment").map(|(name, default)| format!("<{name}>{default}</{name}>")).collect();
+    let deployment = |inner: &str| {
+        let text = format!(
+            "<Configuration><Deployments><Deployment><Name>D</Name><Type>CrmOnline</Type>\
+             <Url>https://d.crm4.dynamics.com</Url><Application><ClientId>c</ClientId><ClientSecret>env:S</ClientSecret>\
+             </Application>{inner}</Deployment></Deployments></Configuration>"
+        );
+        let (settings, findings) = check(&text, "E.xml".as_ref());
+        settings.unwrap_or_else(|| panic!("{findings:#?}")).deployments[0].clone()
+    };
+    assert_eq!(deployment(&written), deployment(""));
+    assert!(written.matches("</").count() > 7, "the table was not read: {written}");
 }
 
 /// Element and default of a section's rows whose default is a literal in back ticks.

@@ -2,19 +2,13 @@
 
 use std::sync::Arc;
 
-#[cfg(feature = "embedded")]
-use email_router_config::{Deployment, SecretStore};
-#[cfg(feature = "embedded")]
-use email_router_crm::{CrmClient as _, CrmMailbox, embedded::EmbeddedCrm};
+use email_router_config::SecretStore;
 use email_router_model::{Classified, Mailbox, MailboxKind};
-#[cfg(feature = "embedded")]
-use email_router_model::{SystemClock, SystemEntropy};
 use email_router_transport::{Access, ErrorKind, Probe, ProbeStep, TlsFault, Transport};
 use futures_util::StreamExt;
 use serde::Serialize;
 
-#[cfg(feature = "embedded")]
-use crate::{Error, assemble::assemble, service};
+use crate::{Error, assemble::assemble, registry, service};
 
 /// One mailbox to check, in the directions that are configured.
 #[derive(Debug, Clone)]
@@ -90,41 +84,124 @@ impl AccessResult {
     }
 }
 
-/// What test access has to check of a configuration file: all enabled mailboxes, or those named by address, name or id. Nothing is
-/// created or changed; the CRM is looked at only where its deployment loads the mailboxes from there.
-///
-/// # Errors
-/// [`Error::Configuration`] with all findings; [`Error::Request`] for a name that no mailbox has; the CRM's errors.
-#[cfg(feature = "embedded")]
-pub async fn targets(path: &std::path::Path, only: &[String]) -> Result<Vec<AccessTarget>, Error> {
-    let settings = service::settings(path)?;
-    let secrets = SecretStore::new(settings.router.secret_key_file.clone());
-    let mut all = Vec::new();
-    for deployment in &settings.deployments {
-        let listed = if deployment.load_mailboxes { listed(deployment).await? } else { Vec::new() };
-        all.extend(assemble(&settings, deployment, &listed, &secrets).targets);
-    }
-    if only.is_empty() {
-        return Ok(all);
-    }
-    let mut targets = Vec::new();
-    for text in only {
-        let before = targets.len();
-        targets.extend(all.iter().filter(|t| service::is_called(&t.mailbox, text)).cloned());
-        if targets.len() == before {
-            return Err(service::unknown_mailbox(text));
-        }
-    }
-    Ok(targets)
+/// What is there to check of a configuration.
+#[derive(Debug, Clone, Default)]
+pub struct AccessTargets {
+    /// The CRMs, which are checked already: some say which mailboxes there are.
+    pub deployments: Vec<DeploymentRow>,
+    /// The mailboxes.
+    pub mailboxes: Vec<AccessTarget>,
 }
 
-/// The users and queues of a deployment; none of one that this version does not serve.
-#[cfg(feature = "embedded")]
-pub(crate) async fn listed(deployment: &Deployment) -> Result<Vec<CrmMailbox>, Error> {
-    let Some(file) = service::crm_file(deployment) else { return Ok(Vec::new()) };
-    let file = file.to_owned();
-    let open = move || EmbeddedCrm::open_to_look(file, Arc::new(SystemClock), Arc::new(SystemEntropy));
-    Ok(service::blocking(open).await??.mailboxes().await?)
+/// What the check found about the CRM of a deployment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeploymentRow {
+    /// Name of the deployment.
+    pub deployment: String,
+    /// Where it is.
+    pub crm: String,
+    /// In the order in which it was asked; the first failure ends the check where nothing more can be asked.
+    pub checks: Vec<CrmCheck>,
+}
+
+impl DeploymentRow {
+    /// Whether this CRM needs a person.
+    #[must_use]
+    pub fn is_failure(&self) -> bool {
+        self.checks.iter().any(|check| check.state == CheckState::Failed)
+    }
+}
+
+/// One thing that was looked at in a CRM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CrmCheck {
+    /// What.
+    pub name: &'static str,
+    /// How it stands.
+    pub state: CheckState,
+    /// In one sentence.
+    pub text: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl CrmCheck {
+    pub(crate) fn passed(name: &'static str, text: String) -> Self {
+        Self { name, state: CheckState::Passed, text, hint: None }
+    }
+
+    pub(crate) fn failed(name: &'static str, error: &Error) -> Self {
+        let hint = error.hint().map(str::to_owned);
+        Self { name, state: CheckState::Failed, text: error.to_string(), hint }
+    }
+}
+
+#[cfg(feature = "dataverse")]
+impl From<email_router_crm::dataverse::OrganizationCheck> for CrmCheck {
+    fn from(check: email_router_crm::dataverse::OrganizationCheck) -> Self {
+        use email_router_crm::dataverse::CheckState as Found;
+        let state = match check.state {
+            Found::Passed => CheckState::Passed,
+            Found::Warning => CheckState::Warning,
+            Found::Failed => CheckState::Failed,
+        };
+        Self { name: check.name, state, text: check.text, hint: check.hint }
+    }
+}
+
+/// How a check of a CRM ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckState {
+    /// As it should be.
+    Passed,
+    /// Routing works; something deserves a look.
+    Warning,
+    /// Routing does not work, wholly or for some mail.
+    Failed,
+}
+
+/// What test access has to check of a configuration file: all enabled mailboxes, or those named by address, name or id, with the CRMs they
+/// belong to, which are checked here. Nothing is created or changed.
+///
+/// # Errors
+/// [`Error::Configuration`] with all findings; [`Error::Request`] for a name that no mailbox has.
+pub async fn targets(path: &std::path::Path, only: &[String]) -> Result<AccessTargets, Error> {
+    let settings = service::settings(path)?;
+    let secrets = SecretStore::new(settings.router.secret_key_file.clone());
+    let probes = settings.deployments.iter().map(|deployment| registry::probe(deployment, &secrets));
+    let probed = futures_util::future::join_all(probes).await;
+    let mut all = AccessTargets::default();
+    let mut concerned = Vec::new();
+    let mut found = vec![false; only.len()];
+    for (deployment, (row, listed)) in settings.deployments.iter().zip(probed) {
+        let mut mailboxes = assemble(&settings, deployment, &listed, &secrets).targets;
+        mailboxes.retain(|target| {
+            let mut wanted = only.is_empty();
+            for (text, found) in only.iter().zip(&mut found) {
+                let is = service::is_called(&target.mailbox, text);
+                (*found, wanted) = (*found || is, wanted || is);
+            }
+            wanted
+        });
+        concerned.push(only.is_empty() || !mailboxes.is_empty());
+        all.deployments.push(row);
+        all.mailboxes.extend(mailboxes);
+    }
+    if let Some((text, _)) = only.iter().zip(&found).find(|(_, found)| !**found) {
+        return Err(match all.deployments.iter().find(|row| row.is_failure()) {
+            None => service::unknown_mailbox(text),
+            Some(row) => Error::Request(format!(
+                "{}; the CRM of deployment {} fails, and says no more which mailboxes it has",
+                service::unknown_mailbox(text),
+                row.deployment
+            )),
+        });
+    }
+    let mut concerned = concerned.into_iter();
+    all.deployments.retain(|_| concerned.next().unwrap_or(true));
+    Ok(all)
 }
 
 /// Checks the targets, at most `at_once` at the same time, and calls `done` after each. The rows come back in the order of the targets.

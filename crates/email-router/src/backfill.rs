@@ -80,6 +80,7 @@ impl<'a> Backfill<'a> {
     /// # Errors
     /// [`Error::Request`] for an unknown mailbox; the transport's error when the source cannot be read.
     pub async fn open(service: &'a Service, source: &Path, mailbox: &str) -> Result<Self> {
+        service.connect().await;
         let named = service.mailbox(mailbox)?;
         // the same source under another spelling of its path is the same source
         let path =

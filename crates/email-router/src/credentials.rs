@@ -126,33 +126,15 @@ impl<'a> Sources<'a> {
         application: &email_router_config::Application,
         stamp: &mut DefaultHasher,
     ) -> Result<Arc<dyn CredentialSource>, String> {
-        use email_router_config::{ApplicationProof, Protocol};
-        use email_router_http::oauth::{
-            AssertionAlgorithm, ClientCertificate, ClientProof, OAuthSettings, OAuthSource,
-        };
+        use email_router_config::Protocol;
+        use email_router_http::oauth::{OAuthSettings, OAuthSource};
         use email_router_model::{SystemClock, SystemEntropy};
         let cloud = crate::registry::cloud(profile.options.cloud);
         let scope = application.scope.clone().unwrap_or_else(|| match profile.protocol {
             Protocol::MicrosoftGraph => cloud.graph_scope(),
             _ => cloud.outlook_scope(),
         });
-        let proof = match &application.proof {
-            ApplicationProof::Secret(reference) => {
-                let secret = self.secrets.resolve(reference).map_err(|e| e.to_string())?;
-                secret.expose().hash(stamp);
-                ClientProof::Secret(secret)
-            }
-            ApplicationProof::Certificate { certificate_file, private_key_file } => {
-                let certificate = ClientCertificate::from_files(
-                    certificate_file,
-                    private_key_file,
-                    AssertionAlgorithm::Ps256,
-                )
-                .map_err(|e| explained(&e))?;
-                certificate.thumbprint().hash(stamp);
-                ClientProof::Certificate(certificate)
-            }
-        };
+        let proof = client_proof(&application.proof, self.secrets, stamp)?;
         let reached = (&profile.options.proxy, &profile.extra_ca_files, stamp.finish());
         let mut proof_stamp = DefaultHasher::new();
         format!("{reached:?}").hash(&mut proof_stamp);
@@ -181,26 +163,62 @@ impl<'a> Sources<'a> {
     }
 }
 
+/// What proves an application, read now; its secret goes into the stamp.
+#[cfg(feature = "http")]
+pub(crate) fn client_proof(
+    proof: &email_router_config::ApplicationProof,
+    secrets: &SecretStore,
+    stamp: &mut DefaultHasher,
+) -> Result<email_router_http::oauth::ClientProof, String> {
+    use email_router_config::ApplicationProof;
+    use email_router_http::oauth::{AssertionAlgorithm, ClientCertificate, ClientProof};
+    match proof {
+        ApplicationProof::Secret(reference) => {
+            let secret = secrets.resolve(reference).map_err(|e| e.to_string())?;
+            secret.expose().hash(stamp);
+            Ok(ClientProof::Secret(secret))
+        }
+        ApplicationProof::Certificate { certificate_file, private_key_file } => {
+            let certificate =
+                ClientCertificate::from_files(certificate_file, private_key_file, AssertionAlgorithm::Ps256)
+                    .map_err(|e| explained(&e))?;
+            certificate.thumbprint().hash(stamp);
+            Ok(ClientProof::Certificate(certificate))
+        }
+    }
+}
+
 /// How it stands with the tokens of applications, by name.
 #[cfg(feature = "http")]
 pub(crate) fn access_tokens(applications: &Applications) -> Vec<crate::assemble::AccessToken> {
     let mut all: Vec<_> = applications
         .iter()
         .map(|((application, _, scope, _), source)| {
-            let state = source.state();
-            crate::assemble::AccessToken {
-                application: format!("{} of {} for {scope}", application.client_id, application.tenant_id),
-                valid_until: state.valid_until,
-                last_error: state.last_error.as_ref().map(explained),
-            }
+            access_token(&application.client_id, &application.tenant_id, scope, source)
         })
         .collect();
     all.sort_by(|a, b| a.application.cmp(&b.application));
     all
 }
 
+/// How it stands with the token of one application.
 #[cfg(feature = "http")]
-fn explained(error: &CredentialError) -> String {
+pub(crate) fn access_token(
+    client: &str,
+    tenant: &str,
+    scope: &str,
+    source: &email_router_http::oauth::OAuthSource,
+) -> crate::assemble::AccessToken {
+    let state = source.state();
+    crate::assemble::AccessToken {
+        application: format!("{client} of {tenant} for {scope}"),
+        valid_until: state.valid_until,
+        last_error: state.last_error.as_ref().map(explained),
+    }
+}
+
+#[cfg(feature = "http")]
+pub(crate) fn explained(error: &CredentialError) -> String {
     match &error.hint {
         Some(hint) => format!("{error}; {hint}"),
         None => error.to_string(),

@@ -72,14 +72,19 @@ impl Error {
     /// Whether trying again later can help.
     #[must_use]
     pub fn may_pass(&self) -> bool {
-        let retry = match self {
+        matches!(self.retry(), Retry::Later(_))
+    }
+
+    /// May it be tried again, and when?
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
             Self::Crm(e) => e.retry(),
             Self::Engine(e) => e.retry(),
             Self::State(e) => e.retry(),
             Self::Transport(e) => e.retry(),
             Self::Configuration { .. } | Self::Request(_) | Self::Io { .. } => Retry::Never,
-        };
-        matches!(retry, Retry::Later(_))
+        }
     }
 
     /// How much has to stop.

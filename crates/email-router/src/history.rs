@@ -105,6 +105,7 @@ impl Service {
         limit: usize,
         mut tell: impl FnMut(ReplayChange) + Send,
     ) -> Result<ReplayOutcome> {
+        self.connect().await;
         let mut replay =
             Replay { changes, views: HashMap::new(), outcome: ReplayOutcome::default(), tell: &mut tell };
         match source {

@@ -6,12 +6,14 @@
 //! | your own transports or CRM | [`engine::router::Router`] with a [`engine::router::Plan`] of your own |
 //! | to check every mailbox | [`access`] |
 //! | to bring past mail in | [`backfill`] |
+//! | the users and queues of the CRM, and their mailboxes in the configuration | [`load_data`] |
+//! | the mirror of an organization on a server: size, comparison, reading anew | [`mirror`] |
 //! | inbox rules that forward to the forward mailbox | [`rules`] |
 //!
 //! | feature (all on by default) | without it |
 //! |---|---|
-//! | `embedded` | no embedded CRM, which is the only one so far: no [`Service`], `backfill` and `quarantine`; the parts remain |
-//! | `maildir` | no Maildir adapter and no `backfill`, which reads files |
+//! | `embedded`, `dataverse` | a deployment of that kind answers with the feature to enable |
+//! | `maildir` | no Maildir adapter and no `backfill` and `history`, which read files |
 //! | `pop3`, `imap`, `smtp`, `ews`, `graph` | a profile of that kind answers with the feature to enable |
 //! | `http` | no OAuth 2.0 for any of them; comes with `ews` and `graph` |
 //! | `kerberos` | no Local System Account for servers: the system's Kerberos library is never loaded |
@@ -21,20 +23,20 @@
 
 pub mod access;
 pub mod assemble;
-#[cfg(all(feature = "embedded", feature = "maildir"))]
+#[cfg(feature = "maildir")]
 pub mod backfill;
 mod credentials;
 pub mod error;
-#[cfg(all(feature = "embedded", feature = "maildir"))]
+#[cfg(feature = "maildir")]
 pub mod history;
+pub mod load_data;
 pub mod logging;
 pub mod metrics;
-#[cfg(feature = "embedded")]
+#[cfg(feature = "dataverse")]
+pub mod mirror;
 pub mod quarantine;
 mod registry;
-#[cfg(feature = "embedded")]
 pub mod rules;
-#[cfg(feature = "embedded")]
 pub mod service;
 
 pub use email_router_config as config;
@@ -45,5 +47,4 @@ pub use email_router_state as state;
 pub use email_router_transport as transport;
 
 pub use error::{Error, Result};
-#[cfg(feature = "embedded")]
 pub use service::{OpenOptions, Service};

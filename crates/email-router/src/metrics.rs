@@ -10,6 +10,7 @@ use email_router_model::Timestamp;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 use crate::assemble::AccessToken;
+use crate::service::DeploymentStatus;
 
 const INCOMING: &str = "email_router_incoming_messages";
 const OUTGOING: &str = "email_router_outgoing_messages";
@@ -95,6 +96,11 @@ impl MetricsObserver {
             "email_router_access_token_valid_seconds",
             Unit::Seconds,
             "how long the present access token of an application (OAuth 2.0) is good; 0 where there is none"
+        );
+        describe_gauge!(
+            "email_router_deployment_connected",
+            Unit::Count,
+            "1 where the CRM of a deployment is connected, 0 while it is tried again"
         );
         describe_gauge!(
             "email_router_mailbox_backlog_messages",
@@ -212,6 +218,15 @@ impl Observer for MetricsObserver {
         }
     }
 }
+
+/// Sets the gauge of the deployments.
+pub fn show_deployments(deployments: &[DeploymentStatus]) {
+    for status in deployments {
+        gauge!("email_router_deployment_connected", "deployment" => status.name.clone())
+            .set(f64::from(u8::from(status.connected)));
+    }
+}
+
 /// Sets the gauge of access tokens; to be called before the metrics are read, since time alone changes it.
 pub fn show_access_tokens(tokens: &[AccessToken], now: Timestamp) {
     for token in tokens {

@@ -79,6 +79,7 @@ impl Service {
             self.state().quarantine_delete(id).await?;
             return Ok(Retried { id, record: None, stays_because: None, read_again: true });
         };
+        self.connect().await;
         let Ok(named) = self.mailbox(item.mailbox.as_str()) else {
             return stays(format!("its mailbox {} is no longer configured", item.mailbox));
         };

@@ -1,6 +1,12 @@
 //! Which adapter serves a profile; the one place that knows all adapters. A profile whose adapter was compiled out answers with the
 //! feature to enable.
 
+mod crm;
+#[cfg(feature = "dataverse")]
+mod dataverse;
+
+pub(crate) use crm::{Crm, CrmOptions, crm, listed, probe};
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +25,6 @@ use email_router_auth::CredentialSource;
 use email_router_config::{Profile, Protocol, SecretStore};
 use email_router_model::{Direction, MailboxId};
 use email_router_transport::Transport;
-#[cfg(feature = "embedded")]
 use email_router_transport::rules::InboxRules;
 
 /// The transport of a profile, with who logs in and the folders of its mailboxes.
@@ -45,7 +50,6 @@ pub(crate) fn transport(
 }
 
 /// The inbox rules behind a profile of Exchange.
-#[cfg(feature = "embedded")]
 #[cfg_attr(not(any(feature = "ews", feature = "graph")), allow(unused_variables))] // only Exchange takes what they give
 pub(crate) fn inbox_rules(
     profile: &Profile,
@@ -194,9 +198,7 @@ pub(crate) fn http_client(
     profile: &Profile,
     secrets: &SecretStore,
 ) -> Result<Arc<dyn email_router_http::HttpService>, String> {
-    use email_router_config::Proxy as Wanted;
-    use email_router_http::{HttpClient, HttpSettings, Proxy};
-    let mut settings = HttpSettings::default();
+    let mut settings = email_router_http::HttpSettings::default();
     settings.extra_ca_files.clone_from(&profile.extra_ca_files);
     settings.connect_timeout = profile.connection_timeout;
     if let Some(timeout) = profile.operation_timeout {
@@ -205,7 +207,19 @@ pub(crate) fn http_client(
     settings.max_idle_connections = profile.max_connections as usize;
     settings.max_connections_per_login = profile.max_connections as usize;
     settings.allow_cleartext_password = profile.allow_clear_text_without_tls;
-    settings.proxy = match &profile.options.proxy {
+    http(settings, &profile.options.proxy, secrets)
+}
+
+/// The client for https with these settings, through this proxy.
+#[cfg(feature = "http")]
+fn http(
+    mut settings: email_router_http::HttpSettings,
+    proxy: &email_router_config::Proxy,
+    secrets: &SecretStore,
+) -> Result<Arc<dyn email_router_http::HttpService>, String> {
+    use email_router_config::Proxy as Wanted;
+    use email_router_http::{HttpClient, Proxy};
+    settings.proxy = match proxy {
         Wanted::System => Proxy::System,
         Wanted::None => Proxy::None,
         Wanted::Url { url, login } => {

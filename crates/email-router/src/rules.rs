@@ -12,7 +12,7 @@ use email_router_transport::rules::{InboxRules, RulePlan, RuleState, Wanted};
 use futures_util::StreamExt as _;
 use serde::Serialize;
 
-use crate::access::{fault, hint, listed, told};
+use crate::access::{fault, hint, told};
 use crate::assemble::Kept;
 use crate::credentials::Sources;
 use crate::{Error, registry, service};
@@ -106,12 +106,13 @@ pub async fn rule_targets(config: &Path, request: RuleRequest<'_>) -> Result<Rul
     let deployment = settings
         .deployment(&forward.deployment)
         .ok_or_else(|| Error::Request(format!("there is no deployment {}", forward.deployment)))?;
-    let mut chosen = chosen(&settings, deployment, &listed(deployment).await?, request)?;
+    let secrets = SecretStore::new(settings.router.secret_key_file.clone());
+    let listed = registry::listed(deployment, &secrets).await?;
+    let mut chosen = chosen(&settings, deployment, &listed, request)?;
     // whatever their mail is read by, if at all: their rules are reached by this one
     for mailbox in &mut chosen {
         mailbox.incoming_profile = Some(profile.name.clone());
     }
-    let secrets = SecretStore::new(settings.router.secret_key_file.clone());
     let served: Vec<&MailboxSettings> = chosen.iter().collect();
     let source =
         Sources::new(&settings, &secrets, &Kept::default()).of(profile, Direction::Incoming, &served);

@@ -1,33 +1,37 @@
 //! The router as a service: a configuration file in, mail moving, until it is told to stop.
 
 mod files;
+mod organization;
 mod watching;
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use email_router_config::{Deployment, Finding, Reloader, SecretStore, Settings};
-use email_router_crm::{CrmClient, CrmMailbox, embedded::EmbeddedCrm};
+use email_router_config::{DeploymentType, Finding, Reloader, Settings};
 use email_router_engine::decide::{Decider, MailboxContext, OrganizationView};
-use email_router_engine::ports::{CrmIndex, NoObserver, Observer, ProviderStatus};
-use email_router_engine::router::{Plan, Router, RouterParts, RunReport};
+use email_router_engine::ports::{NoObserver, Observer, ProviderStatus};
+use email_router_engine::router::RunReport;
 use email_router_engine::{DecisionRecord, IncomingSettings, ReferenceSigner, StateStore};
 use email_router_model::{
     Clock, Direction, EmailAddress, Entropy, Headers, Mailbox, MailboxId, RawMessage, RecordRef, SystemClock,
     SystemEntropy, Timestamp,
 };
-use tokio::sync::{Mutex, RwLock, watch};
+use futures_util::StreamExt as _;
+use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{Mutex, Notify, RwLock, watch};
 use tokio::task::JoinSet;
 
-use crate::assemble::{AccessToken, Assembled, Assembler, Thresholds, Unserved, thresholds};
+use crate::assemble::{Thresholds, Unserved, thresholds};
 use crate::{Error, Result};
 
-pub(crate) use files::crm_file;
 pub use files::{publish, rotate_secrets, settings};
+pub use organization::{DeploymentStatus, Organization};
 
 use files::{load_error, open_state, reference_key};
+use organization::Slot;
 use watching::secrets_stamp;
 
 /// How old the view of the CRM may be by which a single message is judged.
@@ -71,6 +75,8 @@ impl Default for OpenOptions {
 }
 
 /// A router made from a configuration file.
+///
+/// Each deployment works for itself: one that cannot be connected is tried again while the others run.
 #[derive(Debug)]
 pub struct Service {
     path: PathBuf,
@@ -83,21 +89,10 @@ pub struct Service {
     state: Arc<dyn StateStore>,
     /// The file whose lock says that a router works with the state.
     lock_file: PathBuf,
-    organizations: Vec<Organization>,
-}
-
-/// One deployment of the configuration.
-#[derive(Debug)]
-pub struct Organization {
-    name: String,
-    crm: Arc<dyn CrmClient>,
-    embedded: EmbeddedCrm,
-    router: Arc<Router>,
-    listed: Vec<CrmMailbox>,
-    assembled: Assembled,
-    assembler: Assembler,
-    /// What is not served now; `assembled` is what the service began with.
-    unserved: StdMutex<Vec<Unserved>>,
+    signer: ReferenceSigner,
+    deployments: Vec<Slot>,
+    /// Wakes deployments that wait for their next attempt: configuration or passwords changed.
+    changed: Notify,
 }
 
 /// A mailbox that a person named, with all that is needed to judge a message found in it.
@@ -113,62 +108,12 @@ pub struct NamedMailbox<'a> {
     pub settings: IncomingSettings,
 }
 
-impl Organization {
-    /// Name of the deployment.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Its CRM.
-    #[must_use]
-    pub fn crm(&self) -> &Arc<dyn CrmClient> {
-        &self.crm
-    }
-
-    /// Its embedded CRM, for administration.
-    #[must_use]
-    pub fn embedded(&self) -> &EmbeddedCrm {
-        &self.embedded
-    }
-
-    /// Its router.
-    #[must_use]
-    pub fn router(&self) -> &Arc<Router> {
-        &self.router
-    }
-
-    /// What of the configuration is served.
-    #[must_use]
-    pub fn plan(&self) -> &Plan {
-        &self.assembled.plan
-    }
-
-    /// What of the configuration is not served now, and why.
-    #[must_use]
-    pub fn unserved(&self) -> Vec<Unserved> {
-        self.unserved.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// How it stands with the access tokens of the applications that its profiles use; none without OAuth 2.0.
-    #[must_use]
-    pub fn access_tokens(&self) -> Vec<AccessToken> {
-        #[cfg(feature = "http")]
-        return self.assembler.access_tokens();
-        #[cfg(not(feature = "http"))]
-        Vec::new()
-    }
-
-    fn set_unserved(&self, unserved: Vec<Unserved>) {
-        *self.unserved.lock().unwrap_or_else(PoisonError::into_inner) = unserved;
-    }
-}
-
 impl Service {
-    /// Loads the configuration and opens state and CRM. Nothing runs yet and no mail system is contacted.
+    /// Loads the configuration and opens the state and embedded CRMs. Nothing runs yet, no mail system is contacted and no CRM on a server:
+    /// [`Self::connect`] does that.
     ///
     /// # Errors
-    /// [`Error::Configuration`] with all findings; the CRM's and the state store's errors.
+    /// [`Error::Configuration`] with all findings; the state store's errors, and the CRM's where it is the only one.
     pub async fn open(path: &Path, options: OpenOptions) -> Result<Self> {
         let (reloader, outcome) = Reloader::load(path).map_err(load_error)?;
         let (settings, look) = (outcome.settings, options.look);
@@ -178,32 +123,33 @@ impl Service {
         let state = blocking(move || open_state(&state_file, look)).await??;
         let settings = Arc::new(settings);
         let stamp = secrets_stamp(&settings).await?;
-        let secrets = SecretStore::new(settings.router.secret_key_file.clone());
         let key = reference_key(settings.router.reference_key_file.clone(), &options).await?;
         let signer = ReferenceSigner::new(key)?;
-        let mut organizations = Vec::new();
-        for deployment in &settings.deployments {
-            match organization(&settings, deployment, &secrets, &state, &signer, &options).await? {
-                Some(organization) => organizations.push(organization),
-                // none of its mailboxes is enabled: the check of the configuration sees to that
-                None => tracing::warn!(
-                    deployment = deployment.name,
-                    kind = %deployment.target.deployment_type(),
-                    "this version serves deployments of type Embedded only; this one is passed over"
-                ),
-            }
-        }
-        Ok(Self {
+        let deployments = settings.deployments.iter().map(|d| Slot::new(&d.name)).collect();
+        let service = Self {
             path: path.to_owned(),
             reloader: Mutex::new(reloader),
             secrets: Mutex::new(stamp),
             options,
-            settings: RwLock::new(settings),
+            settings: RwLock::new(Arc::clone(&settings)),
             findings: outcome.findings,
             state,
             lock_file: lock_file.into(),
-            organizations,
-        })
+            signer,
+            deployments,
+            changed: Notify::new(),
+        };
+        for (deployment, slot) in settings.deployments.iter().zip(&service.deployments) {
+            let embedded = deployment.target.deployment_type() == DeploymentType::Embedded;
+            // what is on this machine needs no patience; beside others it may fail alone
+            if embedded
+                && let Err(error) = service.connect_one(slot).await
+                && service.deployments.len() == 1
+            {
+                return Err(error);
+            }
+        }
+        Ok(service)
     }
 
     /// Warnings of the configuration, and the damage where the previous generation is in use.
@@ -229,37 +175,59 @@ impl Service {
         self.options.clock.now()
     }
 
-    /// The deployments that this version serves.
-    #[must_use]
-    pub fn organizations(&self) -> &[Organization] {
-        &self.organizations
+    /// The deployments that are connected, in the order of the configuration.
+    pub fn organizations(&self) -> impl Iterator<Item = &Organization> {
+        self.deployments.iter().filter_map(Slot::organization)
     }
 
-    /// The deployment of this name; without a name the only one there is.
+    /// How it stands with each deployment, in the order of the configuration.
+    #[must_use]
+    pub fn deployments(&self) -> Vec<DeploymentStatus> {
+        self.deployments.iter().map(Slot::status).collect()
+    }
+
+    /// The connected deployment of this name; without a name the only one there is.
     ///
     /// # Errors
-    /// [`Error::Request`] naming the deployments there are.
+    /// [`Error::Request`] naming the deployments there are, or saying why it is not connected.
     pub fn organization(&self, name: Option<&str>) -> Result<&Organization> {
-        let names = || self.organizations.iter().map(|o| o.name.as_str()).collect::<Vec<_>>().join(", ");
+        let slot = self.slot(name)?;
+        slot.organization().ok_or_else(|| slot.not_connected())
+    }
+
+    /// The deployment of this name, connected now where it was not; without a name the only one there is.
+    ///
+    /// # Errors
+    /// [`Error::Request`] naming the deployments there are; the CRM's errors.
+    pub async fn connected(&self, name: Option<&str>) -> Result<&Organization> {
+        self.connect_one(self.slot(name)?).await
+    }
+
+    fn slot(&self, name: Option<&str>) -> Result<&Slot> {
+        let names = || self.deployments.iter().map(Slot::name).collect::<Vec<_>>().join(", ");
         match name {
             Some(name) => {
-                self.organizations.iter().find(|o| o.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
+                self.deployments.iter().find(|s| s.name().eq_ignore_ascii_case(name)).ok_or_else(|| {
                     Error::Request(format!(
                         "there is no deployment {name}; the configuration has: {}",
                         names()
                     ))
                 })
             }
-            None => match self.organizations.as_slice() {
+            None => match self.deployments.as_slice() {
                 [one] => Ok(one),
                 [] => Err(Error::Request(
-                    "the configuration has no deployment that this version serves; add one of type Embedded under \
-                     Deployments"
-                        .to_owned(),
+                    "the configuration has no deployment; add one under Deployments".to_owned(),
                 )),
                 _ => Err(Error::Request(format!("say which deployment: {}", names()))),
             },
         }
+    }
+
+    /// Connects the deployments that are not connected, all at the same time. One that cannot be is reported by [`Self::deployments`]; the others
+    /// work.
+    pub async fn connect(&self) {
+        join_all(self.deployments.iter().map(|slot| self.connect_one(slot))).await;
     }
 
     /// The mailbox that a person names by address, name or id.
@@ -271,18 +239,18 @@ impl Service {
     }
 
     fn find_mailbox(&self, wanted: impl Fn(&Mailbox) -> bool) -> Option<NamedMailbox<'_>> {
-        for organization in &self.organizations {
-            if let Some(route) = organization.assembled.plan.incoming.iter().find(|r| wanted(&r.mailbox)) {
+        for organization in self.organizations() {
+            if let Some(route) = organization.plan().incoming.iter().find(|r| wanted(&r.mailbox)) {
                 let (mailbox, record, settings) =
                     (route.mailbox.clone(), route.record.clone(), route.settings.clone());
                 return Some(NamedMailbox { organization, mailbox, record, settings });
             }
         }
-        for organization in &self.organizations {
-            if let Some(target) = organization.assembled.targets.iter().find(|t| wanted(&t.mailbox)) {
+        for organization in self.organizations() {
+            if let Some(target) = organization.targets().iter().find(|t| wanted(&t.mailbox)) {
                 let mailbox = target.mailbox.clone();
                 let record = organization
-                    .listed
+                    .listed()
                     .iter()
                     .find(|l| l.kind == mailbox.kind && l.address.as_ref() == Some(&mailbox.address))
                     .map(|l| l.record.clone());
@@ -303,6 +271,7 @@ impl Service {
     /// # Errors
     /// [`Error::Request`] when no mailbox fits; the CRM's errors.
     pub async fn explain(&self, raw: &RawMessage, mailbox: Option<&str>) -> Result<DecisionRecord> {
+        self.connect().await;
         let named = match mailbox {
             Some(text) => self.mailbox(text)?,
             None => {
@@ -316,7 +285,7 @@ impl Service {
                     })?
             }
         };
-        let router = &named.organization.router;
+        let router = named.organization.router();
         let view = router.view(VIEW_AGE).await?;
         let context = MailboxContext::new(&named.mailbox, named.record.clone());
         let mut parts = router.incoming().clone();
@@ -335,7 +304,7 @@ impl Service {
         accept_anyway: bool,
         dry_run: bool,
     ) -> Result<DecisionRecord> {
-        let router = &named.organization.router;
+        let router = named.organization.router();
         let view: Arc<OrganizationView> = router.view(VIEW_AGE).await?;
         let context = MailboxContext::new(&named.mailbox, named.record.clone());
         Ok(router
@@ -350,7 +319,7 @@ impl Service {
     /// # Errors
     /// The state store's.
     pub async fn status(&self) -> Result<(Vec<ProviderStatus>, Vec<Unserved>)> {
-        let unserved = self.organizations.iter().flat_map(Organization::unserved).collect();
+        let unserved = self.organizations().flat_map(Organization::unserved).collect();
         Ok((self.state.statuses().await?, unserved))
     }
 
@@ -366,7 +335,7 @@ impl Service {
     ) -> Result<Thresholds> {
         let settings = self.settings().await;
         let configured = settings.mailboxes.iter().map(|m| &m.mailbox);
-        let loaded = self.organizations.iter().flat_map(|o| &o.assembled.targets).map(|t| &t.mailbox);
+        let loaded = self.organizations().flat_map(Organization::targets).map(|t| &t.mailbox);
         let thresholds = thresholds(configured.chain(loaded), imported);
         if !dry_run {
             for (mailbox, threshold) in &thresholds.taken {
@@ -384,11 +353,18 @@ impl Service {
     pub async fn run_once(&self, stop: &watch::Receiver<bool>) -> Result<RunReport> {
         let mut sum = RunReport::default();
         let _alone = self.alone()?;
+        self.connect().await;
+        for status in self.deployments().into_iter().filter(|status| !status.connected) {
+            let hint = status.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+            let error = status.error.unwrap_or_default();
+            sum.failures
+                .push((format!("deployment {}", status.name), format!("not connected: {error}{hint}")));
+        }
         self.forget_statuses().await?;
         self.prune().await;
-        for organization in &self.organizations {
-            self.announce_unserved(&organization.assembled.unserved);
-            for Unserved { mailbox, direction, reason } in &organization.assembled.unserved {
+        for organization in self.organizations() {
+            self.announce_unserved(&organization.assembled().unserved);
+            for Unserved { mailbox, direction, reason, .. } in &organization.assembled().unserved {
                 let what = match direction {
                     None => "not served",
                     Some(Direction::Incoming) => "not read",
@@ -396,7 +372,7 @@ impl Service {
                 };
                 sum.failures.push((mailbox.to_string(), format!("{what}: {reason}")));
             }
-            let report = organization.router.run_once(&organization.assembled.plan, stop).await?;
+            let report = organization.router().run_once(organization.plan(), stop).await?;
             sum.add(report);
         }
         Ok(sum)
@@ -406,36 +382,58 @@ impl Service {
     /// (ConfigRefreshPeriod), and the CRM's users and queues at ConfigUpdatePeriod; a bad new file keeps the old settings running and says why.
     ///
     /// # Errors
-    /// What keeps the router from starting, another router that works with the same state file included. Where the router of one deployment
-    /// fails, that is logged at once, the others go on, and the error comes at the end.
+    /// What keeps the router from starting, another router that works with the same state file included. A deployment that cannot be connected
+    /// is tried again. Where the router of one deployment fails, that is logged at once, the others go on, and the error comes at the end.
     pub async fn run(&self, stop: watch::Receiver<bool>) -> Result<()> {
         let _alone = self.alone()?;
         self.forget_statuses().await?;
         self.prune().await;
-        let mut plans = Vec::new();
+        let plans: Vec<_> = self
+            .deployments
+            .iter()
+            .map(|slot| {
+                let plan = slot.organization().map(|o| o.plan().clone()).unwrap_or_default();
+                watch::Sender::new(Arc::new(plan))
+            })
+            .collect();
         let mut running = JoinSet::new();
-        for organization in &self.organizations {
-            self.announce_unserved(&organization.assembled.unserved);
-            let (sender, receiver) = watch::channel(Arc::new(organization.assembled.plan.clone()));
-            plans.push(sender);
-            let (name, router) = (organization.name.clone(), Arc::clone(&organization.router));
-            let stop = stop.clone();
-            running.spawn(async move {
-                let ended = router.run(receiver, stop).await;
-                if let Err(error) = &ended {
-                    tracing::error!(%error, deployment = name, "the router of this deployment ended; the others go on");
-                }
-                ended
-            });
-        }
+        let mut connecting: FuturesUnordered<_> = self
+            .deployments
+            .iter()
+            .zip(&plans)
+            .map(|(slot, plan)| {
+                let stop = stop.clone();
+                async move { (self.keep_connecting(slot, stop).await, plan) }
+            })
+            .collect();
         let (mut stopping, mut stopped) = (stop.clone(), false);
         let mut watching = std::pin::pin!(self.watch(&plans));
         let mut result = Ok(());
         // without a deployment there is nothing to do but to wait for the stop
-        while !(running.is_empty() && (stopped || !self.organizations.is_empty())) {
+        while !(running.is_empty() && connecting.is_empty() && (stopped || !self.deployments.is_empty())) {
             tokio::select! {
                 () = &mut watching, if !stopped => {}
                 () = async { let _ = stopping.wait_for(|stop| *stop).await; }, if !stopped => stopped = true,
+                Some((connected, plan)) = connecting.next() => {
+                    let Some(organization) = connected else { continue };
+                    self.announce_unserved(&organization.unserved());
+                    plan.send_if_modified(|plan| {
+                        let late = plan.incoming.is_empty() && plan.outgoing.is_empty();
+                        if late {
+                            *plan = Arc::new(organization.plan().clone());
+                        }
+                        late
+                    });
+                    let (name, router) = (organization.name().to_owned(), Arc::clone(organization.router()));
+                    let (receiver, stop) = (plan.subscribe(), stop.clone());
+                    running.spawn(async move {
+                        let ended = router.run(receiver, stop).await;
+                        if let Err(error) = &ended {
+                            tracing::error!(%error, deployment = name, "the router of this deployment ended; the others go on");
+                        }
+                        ended
+                    });
+                }
                 Some(ended) = running.join_next() => match ended {
                     Ok(Err(error)) if result.is_ok() => result = Err(error.into()),
                     Err(error) if error.is_panic() => {
@@ -478,50 +476,6 @@ impl Service {
             Err(TryLockError::Error(source)) => Err(io(source)),
         }
     }
-}
-
-/// What serves a deployment; `None` for a type that this version does not serve.
-async fn organization(
-    settings: &Settings,
-    deployment: &Deployment,
-    secrets: &SecretStore,
-    state: &Arc<dyn StateStore>,
-    signer: &ReferenceSigner,
-    options: &OpenOptions,
-) -> Result<Option<Organization>> {
-    let Some(file) = crm_file(deployment) else { return Ok(None) };
-    let (file, look) = (file.to_owned(), options.look);
-    let (clock, entropy) = (Arc::clone(&options.clock), Arc::clone(&options.entropy));
-    let embedded = blocking(move || match look {
-        true => EmbeddedCrm::open_to_look(file, clock, entropy),
-        false => EmbeddedCrm::open(file, clock, entropy),
-    })
-    .await??;
-    let crm: Arc<dyn CrmClient> = Arc::new(embedded.clone());
-    let router = Arc::new(Router::new(RouterParts {
-        crm: Arc::clone(&crm),
-        index: Arc::new(CrmIndex(Arc::clone(&crm))),
-        state: Arc::clone(state),
-        clock: Arc::clone(&options.clock),
-        entropy: Arc::clone(&options.entropy),
-        observer: Arc::clone(&options.observer),
-        holder: options.holder.clone(),
-        signer: Some(signer.clone()),
-    }));
-    let listed = crm.mailboxes().await?;
-    let assembler = Assembler::default();
-    let assembled = assembler.assemble(settings, deployment, &listed, secrets);
-    let unserved = StdMutex::new(assembled.unserved.clone());
-    Ok(Some(Organization {
-        name: deployment.name.clone(),
-        crm,
-        embedded,
-        router,
-        listed,
-        assembled,
-        assembler,
-        unserved,
-    }))
 }
 
 pub(crate) fn is_called(mailbox: &Mailbox, text: &str) -> bool {

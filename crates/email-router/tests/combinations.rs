@@ -324,7 +324,7 @@ async fn open(case: &Case, peers: &Peers, fakes: &Fakes, folder: &Path) -> Servi
     std::fs::write(&file, case.configuration(peers, fakes)).unwrap();
     let service =
         Service::open(&file, OpenOptions::default()).await.unwrap_or_else(|e| panic!("{}: {e}", case.name()));
-    let admin = service.organization(None).unwrap().embedded().admin();
+    let admin = service.organization(None).unwrap().administration().unwrap();
     support::add_queue(&admin, "q", ADDRESS).await;
     let sends = [("outgoingemaildeliverymethod", "2")];
     admin.update("queue", ADDRESS, &email_router::crm::embedded::admin::fields(sends)).await.unwrap();
@@ -355,7 +355,7 @@ async fn receives(case: &Case, n: usize, peers: &Peers, fakes: &Fakes, folder: &
     let report = service.run_once(&stop).await.unwrap();
     assert_eq!(report.failures, [], "{}", case.name());
     assert_eq!(report.incoming.delivered, 1, "{}: {report:?}", case.name());
-    let admin = service.organization(None).unwrap().embedded().admin();
+    let admin = service.organization(None).unwrap().administration().unwrap();
     let rows = admin.emails(&Default::default()).await.unwrap();
     assert_eq!(rows.len(), 1, "{}", case.name());
     assert_eq!(rows[0].subject, format!("combination {n}"), "{}", case.name());
@@ -363,7 +363,7 @@ async fn receives(case: &Case, n: usize, peers: &Peers, fakes: &Fakes, folder: &
 
 async fn sends(case: &Case, n: usize, peers: &Peers, fakes: &Fakes, folder: &Path) {
     let service = open(case, peers, fakes, folder).await;
-    let admin = service.organization(None).unwrap().embedded().admin();
+    let admin = service.organization(None).unwrap().administration().unwrap();
     let queue = admin.show("queue", ADDRESS).await.unwrap().reference();
     let (to, subject) =
         (EmailAddress::parse("customer@example.net").unwrap(), format!("combination {n} goes out"));

@@ -242,7 +242,7 @@ async fn a_changed_password_file_counts_without_a_change_of_the_configuration() 
         ("emailrouteraccessapproval", "1"),
         ("incomingemaildeliverymethod", "2"),
     ]);
-    service.organization(None).unwrap().embedded().admin().add("queue", &queue).await.unwrap();
+    service.organization(None).unwrap().administration().unwrap().add("queue", &queue).await.unwrap();
     drop(service);
 
     let (sender, mut opened) = tokio::sync::mpsc::unbounded_channel();

@@ -31,7 +31,7 @@ async fn routed(folder: &Path, messages: &[&str]) -> Service {
         std::fs::write(folder.join(format!("here@example.com/new/{n}.a")), text).unwrap();
     }
     let service = Service::open(&file, OpenOptions::default()).await.unwrap();
-    let admin = service.organization(None).unwrap().embedded().admin();
+    let admin = service.organization(None).unwrap().administration().unwrap();
     support::add_queue(&admin, "here", "here@example.com").await;
     drop(service);
     let service = Service::open(&file, OpenOptions::default()).await.unwrap();

@@ -101,7 +101,7 @@ async fn every_malformed_message_has_the_outcome_of_the_table() {
     fs::write(folder.path().join("mail/new/zz-fine"), good).unwrap();
 
     let service = Service::open(&config, OpenOptions::default()).await.unwrap();
-    let admin = service.organization(None).unwrap().embedded().admin();
+    let admin = service.organization(None).unwrap().administration().unwrap();
     support::add_queue(&admin, "Inbox", "inbox@fabrikam.test").await;
     drop(service);
 
@@ -116,7 +116,7 @@ async fn every_malformed_message_has_the_outcome_of_the_table() {
     let records = std::mem::take(&mut *heard.records.lock().unwrap());
     assert_eq!((records.len(), report.incoming.processed), (files + 1, files as u64 + 1));
 
-    let admin = service.organization(None).unwrap().embedded().admin();
+    let admin = service.organization(None).unwrap().administration().unwrap();
     // what was delivered beyond the caps is kept whole beside that; every other item is a message that was not delivered
     let (partial, quarantined): (Vec<_>, Vec<_>) =
         service.quarantined(None).await.unwrap().into_iter().partition(|i| i.class == "partial");

@@ -61,7 +61,7 @@ async fn one_span_for_each_message_with_its_decision_and_metrics_beyond_the_coun
 
     let options = || OpenOptions { observer: Arc::new(MetricsObserver::install()), ..OpenOptions::default() };
     let service = Service::open(&file, options()).await.unwrap();
-    let admin = service.organization(None).unwrap().embedded().admin();
+    let admin = service.organization(None).unwrap().administration().unwrap();
     for name in ["here", "gone"] {
         support::add_queue(&admin, name, &format!("{name}@example.com")).await;
     }
@@ -160,7 +160,7 @@ async fn one_deployment_that_fails_does_not_stop_the_others() {
         async move { service.run(stopped).await }
     });
     // what the CRM learns now is taken over later: the configuration is still watched
-    let admin = service.organization(Some("crm")).unwrap().embedded().admin();
+    let admin = service.organization(Some("crm")).unwrap().administration().unwrap();
     support::add_queue(&admin, "Here", "here@example.com").await;
     let text = "From: a@x.example\r\nTo: here@example.com\r\nSubject: hello\r\nMessage-ID: <1@x.example>\r\n\r\nhi\r\n";
     std::fs::write(folder.path().join("here@example.com/new/1.a"), text).unwrap();

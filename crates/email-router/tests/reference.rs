@@ -78,7 +78,7 @@ async fn answers_are_found_whatever_became_of_the_message_id() {
         fs::create_dir_all(folder.join(part)).unwrap();
     }
     let service = open(folder).await;
-    let admin = service.organization(None).unwrap().embedded().admin();
+    let admin = service.organization(None).unwrap().administration().unwrap();
     let queue = [
         ("name", "Shop"),
         ("emailaddress", "shop@shop.example"),
@@ -93,7 +93,7 @@ async fn answers_are_found_whatever_became_of_the_message_id() {
     drop(service);
 
     let service = open(folder).await;
-    let admin = service.organization(None).unwrap().embedded().admin();
+    let admin = service.organization(None).unwrap().administration().unwrap();
     let address = |text: &str| Recipient::Address(text.parse().unwrap(), None);
     let new =
         NewEmail::new(address("shop@shop.example"), address("ann@customer.example"), "Offer", "Here it is");
@@ -147,7 +147,7 @@ async fn answers_are_found_whatever_became_of_the_message_id() {
     }
     let report = run(&service).await;
     assert_eq!((report.incoming.delivered, report.incoming.discarded), (1, 1), "{report:?}");
-    let admin = service.organization(None).unwrap().embedded().admin();
+    let admin = service.organization(None).unwrap().administration().unwrap();
     let copies: Vec<_> = admin
         .emails(&filter)
         .await

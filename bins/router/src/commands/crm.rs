@@ -33,7 +33,7 @@ pub(crate) async fn run(
         _ => false,
     };
     let service = open(global, OpenOptions { look, ..OpenOptions::default() }).await?;
-    let admin = service.organization(deployment)?.embedded().admin();
+    let admin = service.organization(deployment)?.administration()?;
     match action {
         CrmAction::List { table, limit, status } => {
             list(global, &admin, &table, limit, status.as_deref()).await?

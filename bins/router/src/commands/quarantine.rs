@@ -92,8 +92,7 @@ fn show(
 
 /// Where a message is of which the quarantine has no bytes.
 fn whereabouts(service: &Service, mailbox: &MailboxId) -> &'static str {
-    let route =
-        service.organizations().iter().flat_map(|o| &o.plan().incoming).find(|r| r.mailbox.id == *mailbox);
+    let route = service.organizations().flat_map(|o| &o.plan().incoming).find(|r| r.mailbox.id == *mailbox);
     match route {
         Some(route) if route.settings.move_undeliverable && route.transport.capability().move_to_folder => {
             "the message itself is in the folder Undeliverable of its mailbox"

@@ -43,7 +43,7 @@ pub(crate) async fn run(global: &Global, from: &Path, into: &Path) -> email_rout
 
     // Two openings: the router's plan is made when the users and queues are in the CRM.
     let service = Service::open(&config, OpenOptions::default()).await?;
-    fill(&service.organization(None)?.embedded().admin(), &from.join("crm")).await?;
+    fill(&service.organization(None)?.administration()?, &from.join("crm")).await?;
     drop(service);
     let (printer, collector) = (Arc::new(Printer::default()), Arc::new(Collector::default()));
     let observer: Arc<dyn Observer> =
@@ -62,7 +62,9 @@ pub(crate) async fn run(global: &Global, from: &Path, into: &Path) -> email_rout
     say(global, "")?;
     let code =
         run::summary(global, &report, &service.organization(None)?.unserved(), Some(collector.take()))?;
-    let crm = service.organization(None)?.embedded().path().display().to_string();
+    // its configuration has an embedded CRM and nothing else
+    let file = |crm: &email_router::crm::embedded::EmbeddedCrm| crm.path().display().to_string();
+    let crm = service.organization(None)?.embedded().map(file).unwrap_or_default();
     let (shown, program) = (config.display(), "cargo run -q --bin email-router -- --config");
     say(
         global,

@@ -104,8 +104,7 @@ pub(crate) async fn run(global: &Global, args: &RunArgs) -> email_router::Result
     let stop = signals::stop();
     if args.once {
         let report = service.run_once(&stop).await?;
-        let unserved: Vec<Unserved> =
-            service.organizations().iter().flat_map(Organization::unserved).collect();
+        let unserved: Vec<Unserved> = service.organizations().flat_map(Organization::unserved).collect();
         return summary(global, &report, &unserved, collector.map(|c| c.take()));
     }
     // Here the configuration has already refused an address that others can reach, unless AllowNetworkListener says so.

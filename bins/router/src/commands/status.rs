@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use email_router::assemble::{AccessToken, Unserved};
 use email_router::engine::ports::ProviderStatus;
-use email_router::service::Organization;
+use email_router::service::{DeploymentStatus, Organization};
 use email_router::{OpenOptions, Service};
 use serde::Serialize;
 
@@ -15,6 +15,7 @@ use crate::output;
 /// What `status` and the listener's `/status` show.
 #[derive(Serialize)]
 pub(crate) struct Shown {
+    deployments: Vec<DeploymentStatus>,
     providers: Vec<ProviderStatus>,
     unserved: Vec<Unserved>,
     /// Of the applications of OAuth 2.0; known to the router that runs, and to nobody else.
@@ -27,16 +28,19 @@ impl Shown {
     pub(crate) async fn of(service: &Service) -> email_router::Result<Self> {
         let (providers, unserved) = service.status().await?;
         let quarantine = service.quarantined(None).await?.len();
-        let access_tokens = service.organizations().iter().flat_map(Organization::access_tokens);
+        let access_tokens = service.organizations().flat_map(Organization::access_tokens);
         // what nobody has asked for yet says nothing
         let access_tokens =
             access_tokens.filter(|t| t.valid_until.is_some() || t.last_error.is_some()).collect();
-        Ok(Self { providers, unserved, access_tokens, quarantine })
+        Ok(Self { deployments: service.deployments(), providers, unserved, access_tokens, quarantine })
     }
 
     /// For people, one line for each mailbox and direction.
     pub(crate) fn text(&self) -> String {
         let mut text = text(&self.providers);
+        for deployment in &self.deployments {
+            text.push_str(&not_connected(deployment));
+        }
         for not in &self.unserved {
             text.push_str(&not_served(not));
             text.push('\n');
@@ -67,11 +71,28 @@ pub(crate) async fn run(global: &Global) -> email_router::Result<ExitCode> {
         output::line(shown.text().trim_end()).map_err(printing)?;
     }
     let failing = shown.providers.iter().any(|p| p.last_error.is_some());
-    Ok(code(!shown.unserved.is_empty() || shown.quarantine > 0 || failing))
+    let apart = shown.deployments.iter().any(|d| d.error.is_some());
+    Ok(code(!shown.unserved.is_empty() || shown.quarantine > 0 || failing || apart))
+}
+
+/// A deployment without its CRM, as a line; nothing for one that has it.
+fn not_connected(status: &DeploymentStatus) -> String {
+    let DeploymentStatus { name, connected, error, hint, next_attempt } = status;
+    match error {
+        _ if *connected => String::new(),
+        None => format!(
+            "deployment {name} is on a server, which was not asked: email-router-test-access asks it, and /status of the router that runs tells whether it is connected\n"
+        ),
+        Some(error) => {
+            let hint = hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
+            let next = next_attempt.map(|at| format!("; tried again {at:.0}")).unwrap_or_default();
+            format!("NOT CONNECTED deployment {name}: {error}{hint}{next}\n")
+        }
+    }
 }
 
 /// A mailbox that is not served, as a line.
-pub(crate) fn not_served(Unserved { mailbox, direction, reason }: &Unserved) -> String {
+pub(crate) fn not_served(Unserved { mailbox, direction, reason, .. }: &Unserved) -> String {
     let direction = direction.map(|d| format!(" {d}")).unwrap_or_default();
     format!("NOT SERVED {mailbox}{direction}: {reason}")
 }

@@ -56,7 +56,8 @@ impl World {
     pub(crate) fn rows(&self, words: &[&str], code: i32) -> impl Fn(&str) -> Value + use<> {
         let ran = self.run(&[&["--json"], words].concat());
         assert_eq!(ran.code, Some(code), "{ran:?}");
-        let rows: Vec<Value> = serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("{e}: {ran:?}"));
+        let shown: Value = serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("{e}: {ran:?}"));
+        let rows = shown["mailboxes"].as_array().unwrap().clone();
         move |name| {
             let row = rows.iter().find(|r| r["name"] == name);
             row.unwrap_or_else(|| panic!("no row for {name} in {rows:#?}")).clone()

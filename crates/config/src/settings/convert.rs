@@ -65,11 +65,11 @@ pub(crate) fn convert(
         .map(|(i, d)| {
             let path = format!("Configuration/Deployments/Deployment#{i}");
             let section = Section { path, label: label("deployment", &d.name, i) };
-            let value = deployment(&mut cx, d, &section);
+            let value = deployment(&mut cx, d, &section, &router.state_file);
             Named { name: d.name.clone(), section, value }
         })
         .collect();
-    cross::deployments(&mut cx, &mut deployments, &profiles, allow);
+    cross::deployments(&mut cx, &mut deployments, &profiles, allow, &router.state_file);
     let deployments = ByName::new(deployments, |d| d.name.as_deref());
     duplicates(&mut cx, "profile", &profiles);
     duplicates(&mut cx, "deployment", &deployments);

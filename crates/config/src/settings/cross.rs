@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use email_router_model::{Direction, MailboxKind};
 
@@ -63,6 +63,7 @@ pub(super) fn deployments(
     deployments: &mut [Named<Deployment>],
     profiles: &ByName<Named<Profile>>,
     allow: Allow,
+    state_file: &Path,
 ) {
     use Direction::{Incoming, Outgoing};
     for Named { section, value, .. } in deployments.iter_mut() {
@@ -75,7 +76,7 @@ pub(super) fn deployments(
         deployment.default_outgoing_profile =
             reference(cx, section, "DefaultOutgoingProfile", &outgoing, profiles, Outgoing);
     }
-    one_file_each(cx, deployments);
+    one_file_each(cx, deployments, state_file);
     // the first of each family: whoever comes next may stand beside one of them and not beside another
     let mut firsts: Vec<(&Deployment, &Section)> = Vec::new();
     for Named { section, value, .. } in deployments.iter() {
@@ -110,22 +111,32 @@ pub(super) fn deployments(
     }
 }
 
-/// Two organizations in one file of the embedded CRM would be one, served twice.
-fn one_file_each(cx: &mut Context<'_>, deployments: &[Named<Deployment>]) {
+/// Two organizations in one file would be one, served twice.
+fn one_file_each(cx: &mut Context<'_>, deployments: &[Named<Deployment>], state_file: &Path) {
     let mut files: HashMap<PathBuf, &Named<Deployment>> = HashMap::new();
     for named in deployments {
-        let Some(Deployment { target: DeploymentTarget::Embedded { path }, .. }) = &named.value else {
-            continue;
+        let (element, what, path) = match &named.value {
+            Some(Deployment { target: DeploymentTarget::Embedded { path }, .. }) => ("Path", "CRM", path),
+            Some(Deployment { target: DeploymentTarget::Server(server), .. }) => {
+                ("MirrorFile", "mirror", &server.mirror_file)
+            }
+            None => continue,
         };
-        match files.entry(path.components().collect()) {
+        let plain: PathBuf = path.components().collect();
+        if element == "MirrorFile" && plain == state_file.components().collect::<PathBuf>() {
+            let message = "MirrorFile must be a file of its own, not the StateFile";
+            cx.error(&named.section, element, Code::InvalidValue, message);
+            continue;
+        }
+        match files.entry(plain) {
             Entry::Vacant(free) => drop(free.insert(named)),
             Entry::Occupied(first) => {
                 let line = cx.places.find(&first.get().section.path).line;
                 let message = format!(
-                    "Path {} is the CRM of the deployment at line {line} already; give each deployment a file of its own",
+                    "{element} {} is the {what} of the deployment at line {line} already; give each deployment a file of its own",
                     path.display()
                 );
-                cx.error(&named.section, "Path", Code::SharedSource, message);
+                cx.error(&named.section, element, Code::SharedSource, message);
             }
         }
     }
@@ -172,15 +183,6 @@ pub(super) fn mailbox(cx: &mut Context<'_>, settings: &Settings, s: &Section) {
         if !mailbox.disabled {
             supported(cx, s, profile);
         }
-    }
-    if !mailbox.disabled && kind != DeploymentType::Embedded {
-        let message = format!(
-            "belongs to deployment \"{}\" of type {kind}, which this version cannot serve yet; it serves {}; disable the \
-             mailbox or move it",
-            shorten(&deployment.name),
-            DeploymentType::Embedded
-        );
-        cx.error(s, "", Code::NotInThisVersion, message);
     }
     if !own_credentials {
         let login = mailbox.mailbox.login.clone();

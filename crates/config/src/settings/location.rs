@@ -1,6 +1,7 @@
 //! Where a mail system is: the dialog's "Location".
 
 use std::net::Ipv6Addr;
+use std::path::PathBuf;
 
 use url::Url;
 
@@ -115,6 +116,17 @@ fn web_services(
         cx.warn(s, element, Code::InvalidValue, message);
     }
     Some(Location::WebServices(url))
+}
+
+/// The PEM files of certificate authorities.
+pub(super) fn extra_ca_files(
+    cx: &mut Context<'_>,
+    wire: Option<&wire::ExtraCaFiles>,
+    s: &Section,
+) -> Vec<PathBuf> {
+    let inner = Section { path: format!("{}/ExtraCaFiles", s.path), label: s.label.clone() };
+    let files = wire.map_or(&[][..], |f| &f.files).iter().enumerate();
+    files.filter_map(|(i, file)| cx.path(&inner, &format!("File#{i}"), &Some(file.clone()))).collect()
 }
 
 /// An http or https URL with a host and without a name or password in it. Messages never repeat it: it may hold a password.

@@ -27,8 +27,8 @@ use url::Url;
 use crate::secret::SecretRef;
 use crate::tree::shorten;
 use crate::words::{
-    AccessCredentials, AccessType, AuthenticationType, DecisionHistory, DeploymentType, InDoubtPolicy,
-    LogLevel, OverridePolicy, Protocol, ServerType, TlsMode, UserType,
+    AccessCredentials, AccessType, AuthenticationType, Cloud, DecisionHistory, DeploymentType,
+    EmailProcessing, InDoubtPolicy, LogLevel, OverridePolicy, Protocol, ServerType, TlsMode, UserType,
 };
 
 pub(crate) use convert::convert;
@@ -288,8 +288,8 @@ pub struct Deployment {
     pub name: String,
     /// Where it runs, with what that needs.
     pub target: DeploymentTarget,
-    /// The organization's unique name; the deployment's name where the file gives none.
-    pub organization_name: String,
+    /// The organization's unique name; another one is refused. `None`: any.
+    pub organization_name: Option<String>,
     /// Whether mailboxes that the CRM lists are served although this file does not list them, by the default profiles.
     pub load_mailboxes: bool,
     /// Name of the profile for mailboxes that name none.
@@ -307,14 +307,97 @@ pub enum DeploymentTarget {
         path: PathBuf,
     },
     /// A server.
-    Server {
-        /// My company, a service provider, or CRM Online.
-        deployment_type: DeploymentType,
-        /// The organization's URL.
-        url: Url,
-        /// Name and password; `None`: the account the router runs under.
-        credentials: Option<(String, SecretRef)>,
+    Server(Box<ServerDeployment>),
+}
+
+/// An organization on a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerDeployment {
+    /// My company, a service provider, or CRM Online.
+    pub deployment_type: DeploymentType,
+    /// The root of the organization; its path ends with a slash.
+    pub url: Url,
+    /// Whose credentials are used.
+    pub credentials: ServerCredentials,
+    /// How the router proves who it is; always one that goes with the credentials.
+    pub authentication: AuthenticationType,
+    /// Whether credentials may travel without encryption.
+    pub allow_http: bool,
+    /// Which cloud it is in.
+    pub cloud: Cloud,
+    /// Who decides which mail belongs there.
+    pub email_processing: EmailProcessing,
+    /// The version of the Web API, such as `9.2`; `None`: the newest that the server has.
+    pub api_version: Option<String>,
+    /// The column of e-mails in which the router keeps what the CRM has no column for.
+    pub note_column: Option<String>,
+    /// The SQLite file with what is known of the organization; one for each deployment.
+    pub mirror_file: PathBuf,
+    /// How often the mirror asks for changes.
+    pub mirror_period: Duration,
+    /// Younger e-mails can be answered.
+    pub emails_remembered: Duration,
+    /// How long connecting may take, TLS included.
+    pub connection_timeout: Duration,
+    /// How long one request may take.
+    pub operation_timeout: Duration,
+    /// Requests at the same time.
+    pub max_connections: u32,
+    /// Which proxy is used.
+    pub proxy: Proxy,
+    /// PEM files of certificate authorities trusted beside the system's own.
+    pub extra_ca_files: Vec<PathBuf>,
+    /// Settings that the organization does not keep, by name and value.
+    pub organization_settings: Vec<(String, String)>,
+}
+
+impl ServerDeployment {
+    fn secrets(&self) -> [Option<&SecretRef>; 2] {
+        let own = match &self.credentials {
+            ServerCredentials::LocalSystem => None,
+            ServerCredentials::Login { password, .. } => Some(password),
+            ServerCredentials::Application(application) => match &application.proof {
+                ApplicationProof::Secret(secret) => Some(secret),
+                ApplicationProof::Certificate { .. } => None,
+            },
+        };
+        let proxy = match &self.proxy {
+            Proxy::Url { login: Some((_, password)), .. } => Some(password),
+            _ => None,
+        };
+        [own, proxy]
+    }
+}
+
+/// Whose credentials a deployment uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerCredentials {
+    /// The account that the router runs under.
+    LocalSystem,
+    /// A name and its password.
+    Login {
+        /// The name.
+        user_name: String,
+        /// Where the password is.
+        password: SecretRef,
     },
+    /// The router as an application, which gets access tokens.
+    Application(Box<ServerApplication>),
+}
+
+/// The application user of an organization.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerApplication {
+    /// The tenant: its id or one of its domains; `None`: the organization says it.
+    pub tenant_id: Option<String>,
+    /// The application's (client) id.
+    pub client_id: String,
+    /// What proves that it is the application.
+    pub proof: ApplicationProof,
+    /// The token service, where it is not the cloud's own.
+    pub authority: Option<Url>,
+    /// The scope to ask for, where it is not the organization's URL and `/.default`.
+    pub scope: Option<String>,
 }
 
 impl DeploymentTarget {
@@ -323,7 +406,7 @@ impl DeploymentTarget {
     pub fn deployment_type(&self) -> DeploymentType {
         match self {
             Self::Embedded { .. } => DeploymentType::Embedded,
-            Self::Server { deployment_type, .. } => *deployment_type,
+            Self::Server(server) => server.deployment_type,
         }
     }
 }
@@ -341,6 +424,8 @@ pub struct MailboxSettings {
     pub outgoing_profile: Option<String>,
     /// Not worked on, and passed over by test access.
     pub disabled: bool,
+    /// Load Data wrote it (`LoadedRecord`).
+    pub loaded: bool,
     /// Where its own password is, for user-specified credentials.
     pub password: Option<SecretRef>,
     /// The Maildir it is read from, in place of the profile's.
@@ -455,7 +540,7 @@ impl Settings {
         self.mailboxes.iter().filter(|m| !m.disabled)
     }
 
-    /// Every reference to a password of a mail system.
+    /// Every reference to a password of a mail system or a CRM.
     pub fn secrets(&self) -> impl Iterator<Item = &SecretRef> {
         let profiles = self.profiles.iter().filter_map(|p| match &p.credentials {
             Credentials::OtherSpecified { password, .. } | Credentials::EachAddress { password } => {
@@ -471,7 +556,14 @@ impl Settings {
             Proxy::Url { login: Some((_, password)), .. } => Some(password),
             _ => None,
         });
-        profiles.chain(proxies).chain(self.enabled_mailboxes().filter_map(|m| m.password.as_ref()))
+        let servers = self.deployments.iter().flat_map(|d| match &d.target {
+            DeploymentTarget::Embedded { .. } => [None, None],
+            DeploymentTarget::Server(server) => server.secrets(),
+        });
+        profiles
+            .chain(proxies)
+            .chain(servers.flatten())
+            .chain(self.enabled_mailboxes().filter_map(|m| m.password.as_ref()))
     }
 
     /// The id of a mailbox in state, logs and metrics: `deployment/address` in lower case, so it survives a change of the display
@@ -510,6 +602,7 @@ impl Settings {
                 .clone()
                 .filter(|_| kind != MailboxKind::Forward),
             disabled: false,
+            loaded: false,
             password: None,
             path: None,
             outgoing_path: None,

@@ -169,7 +169,7 @@ pub(super) fn options(
             principal: wire.kerberos_principal.clone().filter(|_| windows),
             keytab_file: cx.path(s, "KeytabFile", &wire.keytab_file).filter(|_| windows),
         },
-        proxy: self::proxy(cx, wire, s),
+        proxy: self::proxy(cx, wire.proxy.as_ref(), s),
     }
 }
 
@@ -189,8 +189,8 @@ fn trusted_domains(cx: &mut Context<'_>, wire: &wire::ConfigurationProfile, s: &
     domains
 }
 
-fn proxy(cx: &mut Context<'_>, wire: &wire::ConfigurationProfile, s: &Section) -> Proxy {
-    let Some(proxy) = &wire.proxy else { return Proxy::System };
+pub(super) fn proxy(cx: &mut Context<'_>, wire: Option<&wire::Proxy>, s: &Section) -> Proxy {
+    let Some(proxy) = wire else { return Proxy::System };
     let inner = Section { path: format!("{}/Proxy", s.path), label: s.label.clone() };
     let named = is_given(&proxy.user_name) || is_given(&proxy.password);
     match proxy.url.as_deref() {
@@ -235,41 +235,8 @@ pub(super) fn application(
     let tenant = tenant.and_then(|t| one_word(cx, &inner, "TenantId", t));
     let client = cx.required(&inner, "ClientId", &given.client_id, "the application's (client) id");
     let client = client.and_then(|c| one_word(cx, &inner, "ClientId", c));
-    let secret = cx.secret(&given.client_secret);
-    let certificate = cx.path(&inner, "CertificateFile", &given.certificate_file);
-    let key = cx.path(&inner, "PrivateKeyFile", &given.private_key_file);
-    let proof = match (secret, certificate, key) {
-        (Some(secret), None, None) => Some(ApplicationProof::Secret(secret)),
-        // one PEM file may hold both
-        (None, Some(certificate_file), key) => {
-            let private_key_file = key.unwrap_or_else(|| certificate_file.clone());
-            Some(ApplicationProof::Certificate { certificate_file, private_key_file })
-        }
-        (None, None, _) if is_refused(&given.client_secret) => None,
-        (None, None, _) => {
-            let message = "ClientSecret is missing; give it as env:NAME, file:PATH, credential:NAME or ciphertext, or give CertificateFile and PrivateKeyFile";
-            cx.error(&inner, "ClientSecret", Code::MissingElement, message);
-            None
-        }
-        (Some(_), _, _) => {
-            let message = "ClientSecret and CertificateFile exclude each other; remove one";
-            cx.error(&inner, "CertificateFile", Code::InvalidCombination, message);
-            None
-        }
-    };
-    let authority = match &given.authority {
-        None => None,
-        Some(_) => {
-            let url = checked_url(cx, &inner, "Authority", &given.authority)?;
-            let loopback = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
-            if url.scheme() != "https" && !loopback {
-                let message = "Authority must begin with https://, since the secret travels to it";
-                cx.error(&inner, "Authority", Code::InvalidValue, message);
-                return None;
-            }
-            Some(url)
-        }
-    };
+    let proof = proof(cx, given, &inner);
+    let authority = authority(cx, given, &inner).ok()?;
     Some(Application {
         tenant_id: tenant?,
         client_id: client?,
@@ -280,7 +247,56 @@ pub(super) fn application(
     })
 }
 
-fn one_word(cx: &mut Context<'_>, s: &Section, element: &str, text: String) -> Option<String> {
+/// What proves the application, as it is given.
+pub(super) fn proof(
+    cx: &mut Context<'_>,
+    given: &wire::Application,
+    s: &Section,
+) -> Option<ApplicationProof> {
+    let secret = cx.secret(&given.client_secret);
+    let certificate = cx.path(s, "CertificateFile", &given.certificate_file);
+    let key = cx.path(s, "PrivateKeyFile", &given.private_key_file);
+    match (secret, certificate, key) {
+        (Some(secret), None, None) => Some(ApplicationProof::Secret(secret)),
+        // one PEM file may hold both
+        (None, Some(certificate_file), key) => {
+            let private_key_file = key.unwrap_or_else(|| certificate_file.clone());
+            Some(ApplicationProof::Certificate { certificate_file, private_key_file })
+        }
+        (None, None, _) if is_refused(&given.client_secret) => None,
+        (None, None, _) => {
+            let message = "ClientSecret is missing; give it as env:NAME, file:PATH, credential:NAME or ciphertext, or give CertificateFile and PrivateKeyFile";
+            cx.error(s, "ClientSecret", Code::MissingElement, message);
+            None
+        }
+        (Some(_), _, _) => {
+            let message = "ClientSecret and CertificateFile exclude each other; remove one";
+            cx.error(s, "CertificateFile", Code::InvalidCombination, message);
+            None
+        }
+    }
+}
+
+/// The token service, where it is not the cloud's own; `Err` where it was refused and reported.
+pub(super) fn authority(
+    cx: &mut Context<'_>,
+    given: &wire::Application,
+    s: &Section,
+) -> Result<Option<Url>, ()> {
+    if given.authority.is_none() {
+        return Ok(None);
+    }
+    let url = checked_url(cx, s, "Authority", &given.authority).ok_or(())?;
+    let loopback = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    if url.scheme() != "https" && !loopback {
+        let message = "Authority must begin with https://, since the secret travels to it";
+        cx.error(s, "Authority", Code::InvalidValue, message);
+        return Err(());
+    }
+    Ok(Some(url))
+}
+
+pub(super) fn one_word(cx: &mut Context<'_>, s: &Section, element: &str, text: String) -> Option<String> {
     if text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_')) {
         return Some(text);
     }

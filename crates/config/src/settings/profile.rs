@@ -7,7 +7,7 @@ use email_router_model::{Direction, EmailAddress, Timestamp};
 
 use crate::finding::Code;
 use crate::settings::combine::{self, Row, demands_types, takes_access_type, takes_user_type};
-use crate::settings::location::{location, usual_port};
+use crate::settings::location::{extra_ca_files, location, usual_port};
 use crate::settings::options;
 use crate::settings::read::{Context, Section, is_given, is_refused};
 use crate::settings::{Credentials, EnvelopeSender, Location, Profile, ProviderOverrides, Tuning, convert};
@@ -139,15 +139,9 @@ struct Common {
 }
 
 fn common(cx: &mut Context<'_>, wire: &wire::ConfigurationProfile, s: &Section) -> Common {
-    let mut extra_ca_files = Vec::new();
-    let files = wire.extra_ca_files.as_ref().map_or(&[][..], |f| &f.files);
-    for (i, file) in files.iter().enumerate() {
-        let inner = Section { path: format!("{}/ExtraCaFiles", s.path), label: s.label.clone() };
-        extra_ca_files.extend(cx.path(&inner, &format!("File#{i}"), &Some(file.clone())));
-    }
     let expiry = cx.millis(s, "MessageExpiry", &wire.message_expiry, 0..=3_155_760_000_000);
     Common {
-        extra_ca_files,
+        extra_ca_files: extra_ca_files(cx, wire.extra_ca_files.as_ref(), s),
         connection_timeout: cx
             .millis(s, "ConnectionTimeout", &wire.connection_timeout, 100..=600_000)
             .unwrap_or(Duration::from_secs(30)),

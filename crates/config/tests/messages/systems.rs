@@ -87,8 +87,8 @@ fn deployment_families() {
                    <AccessCredentials>LocalSystemAccount</AccessCredentials></Deployment>";
     let provider = "<Deployment><Name>P</Name><Type>OnlineServiceProvider</Type><Url>https://p.example/Org</Url>\
                     <UserName>u</UserName><Password>env:P</Password></Deployment>";
-    let online = "<Deployment><Name>O</Name><Type>CrmOnline</Type><Url>https://disco.crm.dynamics.com/Org</Url>\
-                  <UserName>u</UserName><Password>env:O</Password></Deployment>";
+    let online = "<Deployment><Name>O</Name><Type>CrmOnline</Type><Url>https://org.crm4.dynamics.com</Url>\
+                  <Application><ClientId>c</ClientId><ClientSecret>env:O</ClientSecret></Application></Deployment>";
     says(&file("", &[], &[company, provider], &[], ""), &[]);
     says(
         &file("", &[], &[company, online], &[], ""),
@@ -154,8 +154,8 @@ fn deployment_families() {
     ] {
         assert_eq!(findings(&file("", &[], &three, &[], allow)), expected);
     }
-    let local =
-        online.replace("<UserName>", "<AccessCredentials>LocalSystemAccount</AccessCredentials><UserName>");
+    let local = online
+        .replace("<Application>", "<AccessCredentials>LocalSystemAccount</AccessCredentials><Application>");
     says(
         &file("", &[], &[&local], &[], ""),
         &[
@@ -163,18 +163,6 @@ fn deployment_families() {
          OtherSpecified [invalid-combination]",
         ],
     );
-    // valid, but nobody can serve it yet: an error only for mailboxes that are worked on
-    let smtp_user =
-        USER.replace("<IncomingProfile>In</IncomingProfile>", "").replace("<Password>env:ANN</Password>", "");
-    says(
-        &file("", &[SMTP], &[company], &[&smtp_user], ""),
-        &[
-            "E.xml:7: error: user \"Ann\": belongs to deployment \"C\" of type MyCompany, which this version cannot serve yet; it \
-         serves Embedded; disable the mailbox or move it [not-in-this-version]",
-        ],
-    );
-    let disabled = smtp_user.replace("</Name>", "</Name><Disabled>true</Disabled>");
-    says(&file("", &[SMTP], &[company], &[&disabled], ""), &[]);
     // 6.2 and 6.3: user-specified credentials depend on the edition
     let own = |base: &str| {
         let (from, to) = (
@@ -224,6 +212,196 @@ fn deployment_families() {
         &[
             "E.xml:8: error: user \"Ann\": profile \"In\" (incoming Pop3) with AccessCredentials UserSpecified cannot be used in \
          a deployment of type OnlineServiceProvider; allowed: MyCompany, Embedded [invalid-combination]",
+        ],
+    );
+}
+
+/// Url, credentials and what else a deployment on a server says.
+#[test]
+fn deployments_on_servers() {
+    let one = |kind: &str, url: &str, rest: &str, expected: &[&str]| {
+        let deployment =
+            format!("<Deployment><Name>S</Name><Type>{kind}</Type><Url>{url}</Url>{rest}</Deployment>");
+        let expected: Vec<String> =
+            expected.iter().map(|e| format!("E.xml:5: error: deployment \"S\": {e}")).collect();
+        assert_eq!(findings(&file("", &[], &[&deployment], &[], "")), expected, "{kind} {url} {rest}");
+    };
+    let app = "<Application><ClientId>c</ClientId><ClientSecret>env:S</ClientSecret></Application>";
+    let name = "<AccessCredentials>OtherSpecified</AccessCredentials><UserName>u</UserName><Password>env:P</Password>";
+    for (kind, url, rest, expected) in [
+        ("MyCompany", "https://crm.example/Org", name, vec![]),
+        (
+            "MyCompany",
+            "http://crm.example/Org",
+            name,
+            vec![
+                "Url begins with http://, so credentials would travel without encryption; use https://, or set AllowHttp to true [unencrypted-deployment]",
+            ],
+        ),
+        (
+            "MyCompany",
+            "http://crm.example/Org",
+            "<AccessCredentials>LocalSystemAccount</AccessCredentials><AllowHttp>true</AllowHttp>",
+            vec![],
+        ),
+        (
+            "MyCompany",
+            "https://crm.example/",
+            name,
+            vec![
+                "Url has no organization in it; give the server and the organization's unique name: https://SERVER/ORG [invalid-value]",
+            ],
+        ),
+        (
+            "MyCompany",
+            "https://crm.example/Org/main.aspx",
+            name,
+            vec![
+                "Url is the address of a page of the organization; leave out what begins with /main.aspx [invalid-value]",
+            ],
+        ),
+        (
+            "MyCompany",
+            "https://crm.example/Org/XRMServices/2011/Organization.svc",
+            name,
+            vec![
+                "Url is the address of the Organization Service; leave out what begins with /xrmservices [invalid-value]",
+            ],
+        ),
+        ("OnlineServiceProvider", "https://org.example", name, vec![]),
+        (
+            "OnlineServiceProvider",
+            "https://org.example/x/api/data/v9.0/",
+            app,
+            vec!["Url is the address of the Web API; leave out what begins with /api/data [invalid-value]"],
+        ),
+        (
+            "OnlineServiceProvider",
+            "https://org.example/?x=1",
+            app,
+            vec![
+                "Url has a query or fragment (? or #); give the root of the organization alone [invalid-value]",
+            ],
+        ),
+        ("CrmOnline", "https://org.crm4.dynamics.com/", app, vec![]),
+        ("CrmOnline", "https://org.crm.dynamics.cn", app, vec![]),
+        (
+            "CrmOnline",
+            "https://org.crm4.dynamics.com/Org",
+            app,
+            vec![
+                "Url has a path; an organization of CrmOnline is a host of its own: https://ORG.crm4.dynamics.com [invalid-value]",
+            ],
+        ),
+        (
+            "CrmOnline",
+            "https://org.crm4.dynamics.com:8443",
+            app,
+            vec!["Url has a port; CrmOnline is reached by the usual one [invalid-value]"],
+        ),
+        (
+            "CrmOnline",
+            "https://disco.crm.dynamics.com",
+            app,
+            vec![
+                "Url is no organization of Microsoft's; give its own address, such as https://ORG.crm4.dynamics.com (ORG.crm.microsoftdynamics.us, ORG.crm.appsplatform.us and ORG.crm.dynamics.cn in the national clouds) [invalid-value]",
+            ],
+        ),
+        (
+            "CrmOnline",
+            "http://org.crm4.dynamics.com",
+            &format!("{app}<AllowHttp>true</AllowHttp>"),
+            vec![
+                "Url begins with http://, so credentials would travel without encryption; use https:// [unencrypted-deployment]",
+            ],
+        ),
+        (
+            "CrmOnline",
+            "https://org.crm4.dynamics.com",
+            "<UserName>u</UserName><Password>env:P</Password>",
+            vec![
+                "Application is missing; CrmOnline takes no user names and passwords any more: give the ClientId of an application user, and its ClientSecret or CertificateFile [missing-element]",
+            ],
+        ),
+        (
+            "CrmOnline",
+            "https://org.crm4.dynamics.com",
+            &format!("{app}<Cloud>China</Cloud>"),
+            vec![
+                "Cloud China does not go with the host of Url, which is of the cloud Public [invalid-combination]",
+            ],
+        ),
+        (
+            "CrmOnline",
+            "https://org.crm4.dynamics.com",
+            &format!("{app}<AuthenticationType>Ntlm</AuthenticationType>"),
+            vec![
+                "AuthenticationType Ntlm cannot be used with Application; allowed: OAuth2 [invalid-combination]",
+            ],
+        ),
+        (
+            "CrmOnline",
+            "https://org.crm4.dynamics.com",
+            &format!(
+                "{app}<ApiVersion>7.1</ApiVersion><NoteColumn>New Note</NoteColumn><EmailsRemembered>0</EmailsRemembered><MaxConnections>53</MaxConnections>"
+            ),
+            vec![
+                "ApiVersion is \"7.1\", which is not one of 8.0, 8.1, 8.2, 9.0, 9.1, 9.2 [unknown-value]",
+                "NoteColumn is \"New Note\", which is no logical name of a column: lower case letters, digits and _, such as new_routernote [invalid-value]",
+                "EmailsRemembered is 0; it must be between 1 and 36500 days [out-of-range]",
+                "MaxConnections is 53; it must be between 1 and 52 [out-of-range]",
+            ],
+        ),
+        (
+            "OnlineServiceProvider",
+            "https://org.example",
+            "<OrganizationSettings><Setting>A=1</Setting><Setting>a=2</Setting><Setting>b</Setting></OrganizationSettings><UserName>u</UserName><Password>env:P</Password>",
+            vec![
+                "Setting a is there already; remove one [invalid-value]",
+                "Setting is \"b\", which is not Name=Value [invalid-value]",
+            ],
+        ),
+        (
+            "OnlineServiceProvider",
+            "https://org.example",
+            &format!("{app}<UserName>u</UserName>"),
+            vec!["UserName and Application exclude each other; remove one of them [invalid-combination]"],
+        ),
+        (
+            "MyCompany",
+            "https://crm.example/Org",
+            &format!("<AccessCredentials>OtherSpecified</AccessCredentials>{app}"),
+            vec![
+                "Application cannot be used with MyCompany; it belongs to CrmOnline and OnlineServiceProvider; give UserName and Password [invalid-combination]",
+            ],
+        ),
+        (
+            "MyCompany",
+            "https://crm.example/Org",
+            &format!("<AccessCredentials>LocalSystemAccount</AccessCredentials>{app}"),
+            vec![
+                "Application cannot be used with AccessCredentials LocalSystemAccount; it belongs to OtherSpecified [invalid-combination]",
+            ],
+        ),
+    ] {
+        one(kind, url, rest, &expected);
+    }
+}
+
+/// Two deployments may not share what is known of their organizations.
+#[test]
+fn one_mirror_for_each_server() {
+    let server = |name: &str| {
+        format!(
+            "<Deployment><Name>{name}</Name><Type>OnlineServiceProvider</Type><Url>https://{name}.example</Url><UserName>u</UserName>\
+                 <Password>env:P</Password><MirrorFile>m.db</MirrorFile></Deployment>"
+        )
+    };
+    says(
+        &file("", &[], &[&server("A"), &server("B")], &[], ""),
+        &[
+            "E.xml:6: error: deployment \"B\": MirrorFile ./m.db is the mirror of the deployment at line 5 already; give each \
+         deployment a file of its own [shared-source]",
         ],
     );
 }

@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use email_router_config::{
-    Deployment, DeploymentTarget, Finding, LoadError, Published, SecretStore, Settings, key_file_of,
-};
+use email_router_config::{Finding, LoadError, Published, SecretStore, Settings, key_file_of};
 use email_router_engine::StateStore;
 use email_router_engine::state_memory::MemoryState;
 use email_router_model::{Secret, SystemEntropy};
@@ -93,12 +91,4 @@ pub(super) async fn reference_key(file: PathBuf, options: &OpenOptions) -> Resul
     })
     .await?
     .map_err(|error| Error::Request(error.to_string()))
-}
-
-/// The CRM file of a deployment; `None` for a type that this version does not serve.
-pub(crate) fn crm_file(deployment: &Deployment) -> Option<&Path> {
-    match &deployment.target {
-        DeploymentTarget::Embedded { path } => Some(path),
-        _ => None,
-    }
 }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::{Organization, Service, blocking};
 use crate::Result;
 use crate::assemble::Unserved;
+use crate::load_data::diff;
 
 /// How long the ledger keeps what became of a sent e-mail, for reports: 90 days after the attempt. What is open stays for ever.
 const LEDGER_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -20,8 +21,12 @@ const LEDGER_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 impl Service {
     /// Drops the statuses of what no organization serves any more. (Each router sees to its own while it runs.)
     pub(super) async fn forget_statuses(&self) -> Result<()> {
+        // what is not connected has its statuses all the same
+        if self.deployments().iter().any(|status| !status.connected) {
+            return Ok(());
+        }
         let mut served = Vec::new();
-        for Plan { incoming, outgoing, .. } in self.organizations.iter().map(Organization::plan) {
+        for Plan { incoming, outgoing, .. } in self.organizations().map(Organization::plan) {
             served.extend(incoming.iter().map(|r| (r.mailbox.id.clone(), ProviderDirection::Incoming)));
             served.extend(outgoing.iter().map(|r| (r.mailbox.id.clone(), ProviderDirection::Outgoing)));
         }
@@ -74,16 +79,20 @@ impl Service {
                 due |= self.passwords_changed(&settings).await;
             }
             if due {
+                self.changed.notify_waiters();
                 self.prune().await;
                 updated = now;
                 waiting.fill(true);
             }
-            for ((organization, plan), waiting) in self.organizations.iter().zip(plans).zip(&mut waiting) {
-                if *waiting {
-                    *waiting = !self.replan(&settings, organization, plan).await;
+            let mut all = true;
+            for ((slot, plan), waiting) in self.deployments.iter().zip(plans).zip(&mut waiting) {
+                // one that is not connected waits on: it may get a plan by settings that are no longer in use
+                if let (true, Some(organization)) = (*waiting, slot.organization()) {
+                    *waiting = !self.replan(&settings, organization, plan, due).await;
+                    all &= !*waiting;
                 }
             }
-            if taking_over && !waiting.contains(&true) {
+            if taking_over && all {
                 taking_over = false;
                 tracing::info!(file = %self.path.display(), "the new configuration is in use");
             }
@@ -128,33 +137,45 @@ impl Service {
         changed
     }
 
-    /// Makes the plan of an organization anew; `false` when the CRM could not be asked.
+    /// Makes the plan of an organization anew; `false` when the CRM could not be asked. What is `due` (the first try of a round) counts all the same
+    /// then, with the users and queues that it had before.
     async fn replan(
         &self,
         settings: &Settings,
         organization: &Organization,
         plan: &watch::Sender<Arc<Plan>>,
+        due: bool,
     ) -> bool {
-        let Some(deployment) = settings.deployment(&organization.name) else { return true };
-        match organization.crm.mailboxes().await {
+        let Some(deployment) = settings.deployment(organization.name()) else { return true };
+        let secrets = SecretStore::new(settings.router.secret_key_file.clone());
+        organization.renew_login(deployment, &secrets).await;
+        let known = organization.listed();
+        let asked = match organization.crm().mailboxes().await {
             Ok(listed) => {
-                organization.router.renew_view().await;
-                let secrets = SecretStore::new(settings.router.secret_key_file.clone());
-                let assembled = organization.assembler.assemble(settings, deployment, &listed, &secrets);
-                self.announce_unserved(&assembled.unserved);
-                organization.set_unserved(assembled.unserved);
-                plan.send_replace(Arc::new(assembled.plan));
+                for change in diff(&known, &listed) {
+                    tracing::info!(deployment = organization.name(), "loaded from the CRM: {change}");
+                }
+                organization.set_listed(listed);
+                organization.router().renew_view().await;
                 true
             }
             Err(error) => {
-                tracing::warn!(%error, deployment = organization.name, "users and queues could not be read from the CRM, which is tried again soon; what was served stays served");
+                tracing::warn!(%error, deployment = organization.name(), "users and queues could not be read from the CRM, which is tried again soon; those known stay served");
                 false
             }
+        };
+        if asked || due {
+            let listed = organization.listed();
+            let assembled = organization.assembler().assemble(settings, deployment, &listed, &secrets);
+            self.announce_unserved(&assembled.unserved);
+            organization.set_unserved(assembled.unserved);
+            plan.send_replace(Arc::new(assembled.plan));
         }
+        asked
     }
 
     pub(super) fn announce_unserved(&self, unserved: &[Unserved]) {
-        for Unserved { mailbox, direction, reason } in unserved {
+        for Unserved { mailbox, direction, reason, .. } in unserved {
             tracing::warn!(%mailbox, reason, "not served");
             let both = [ProviderDirection::Incoming, ProviderDirection::Outgoing];
             let directions: &[ProviderDirection] = match direction {

@@ -114,6 +114,23 @@ impl KerberosSource {
         Self(Arc::new(Inner { settings, credentials, fetch: Box::new(fetch), state: Mutex::default() }))
     }
 
+    /// The identity, for whom no mailbox asks.
+    ///
+    /// # Errors
+    /// There is no ticket to be had.
+    pub async fn identity(&self) -> Result<Credentials, CredentialError> {
+        self.ready().await?;
+        Ok(self.0.credentials.clone())
+    }
+
+    /// The server refused the ticket: the next session looks at it again.
+    pub fn look_again(&self) {
+        let mut state = self.0.lock();
+        if let Some((Ok(()), _)) = &state.last {
+            state.last = None;
+        }
+    }
+
     /// Waits until the ticket is in the cache.
     async fn ready(&self) -> Outcome {
         let mut flight = {
@@ -191,16 +208,11 @@ impl Inner {
 #[async_trait]
 impl CredentialSource for KerberosSource {
     async fn credentials(&self, _mailbox: &Mailbox) -> Result<Option<Credentials>, CredentialError> {
-        self.ready().await?;
-        Ok(Some(self.0.credentials.clone()))
+        self.identity().await.map(Some)
     }
 
-    /// The next session looks at the ticket again.
     fn refused(&self, _mailbox: &Mailbox, _credentials: &Credentials) {
-        let mut state = self.0.lock();
-        if let Some((Ok(()), _)) = &state.last {
-            state.last = None;
-        }
+        self.look_again();
     }
 }
 

@@ -275,8 +275,8 @@ impl RouterDecides {
             SendOutcome::Failed { .. } => EmailStatus::Failed,
             SendOutcome::InDoubt { .. } => EmailStatus::Sending,
         };
-        let path = format!("emails({id})?$select=directioncode,statuscode,trackingtoken");
-        let mut noted = false;
+        let path = format!("emails({id})?$select=directioncode,statuscode,deliveryattempts,trackingtoken");
+        let (mut noted, mut attempt) = (false, None);
         for _ in 0..RACES {
             let row = self.session.get(&path, "finishing an e-mail").await?;
             if row.get("directioncode").and_then(Value::as_bool) == Some(false) {
@@ -284,10 +284,12 @@ impl RouterDecides {
             }
             let code = row.get("statuscode").and_then(Value::as_u64).and_then(|code| u8::try_from(code).ok());
             let status = code.and_then(EmailStatus::from_code);
-            // only an e-mail in Sending can go back or be given up; that it was sent is a fact in every state
+            let attempts = row.get("deliveryattempts").cloned();
+            let is_ours = *attempt.get_or_insert_with(|| attempts.clone()) == attempts;
+            // only an e-mail in Sending can go back or be given up, and not if another router has claimed it since; that it was sent is a fact in every state
             let due = match to {
                 EmailStatus::Sent => status != Some(EmailStatus::Sent),
-                _ => status == Some(EmailStatus::Sending),
+                _ => status == Some(EmailStatus::Sending) && is_ours,
             };
             if !due {
                 return Ok(());
