@@ -14,8 +14,8 @@ use email_router_crm::conformance::{Decides, Fixture, Seed, run};
 use email_router_crm::dataverse::{DataverseSettings, Endpoint, ServerDecides};
 use email_router_crm::{
     Claim, CorrelationMethod, CrmClient, Delivered, EmailStatus, ErrorKind, IncomingCheck, IncomingEmail,
-    OrganizationSettings, ParticipationType, Party, PendingQuery, Priority, RecipientReport, Result,
-    SendOutcome, SmartHashes,
+    OrganizationSettings, ParticipationType, Party, PendingQuery, Priority, ReasonCode, RecipientReport,
+    Result, SendOutcome, SmartHashes, Verdict,
 };
 use email_router_model::{
     ActivityId, Classified as _, Clock, Direction, ManualClock, MessageId, RecordRef, Retry, Scope,
@@ -432,5 +432,46 @@ async fn without_the_right_to_act_for_others_tokens_are_ours() {
         }
         assert_eq!(tokens, ["CRM:0001001", "CRM:0001002"]);
         assert_eq!(world.called("GetTrackingTokenEmail"), 3, "it is asked for once in her name");
+    }
+}
+
+/// A list of recipients that no URL holds goes into a batch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_recipients_are_asked_about() {
+    for endpoint in ENDPOINTS {
+        let world = World::new(endpoint).await;
+        world.ann().await;
+        let mut to: Vec<_> =
+            (0..300).map(|n| format!("o'person{n}@contoso.example").parse().unwrap()).collect();
+        to.push("ann@fabrikam.example".parse().unwrap());
+        let check = IncomingCheck {
+            message_id: MessageId::parse("<m1@x>").unwrap(),
+            subject: "100% #1 / 2 + 3?".to_owned(),
+            from: "bob@contoso.example".parse().unwrap(),
+            to,
+            cc: Vec::new(),
+            bcc: Vec::new(),
+        };
+        let verdict = world.client().check_incoming(&check).await.unwrap();
+        assert_eq!(verdict, Verdict::Deliver(ReasonCode::AcceptAll));
+        let batches = world.called("$batch");
+        assert_eq!(batches, usize::from(endpoint == Endpoint::WebApi));
+    }
+}
+
+/// What does not fit on a page is read on the next ones, by the server's cookie.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_lists_are_read_to_their_end() {
+    for endpoint in ENDPOINTS {
+        let world = World::new(endpoint).await;
+        for n in 0..5100 {
+            world.server.add_queue(&format!("Queue <{n}>"), &format!("q{n}@fabrikam.example"));
+        }
+        world.server.forget_requests();
+        let all = world.client().mailboxes().await.unwrap();
+        let names: std::collections::HashSet<_> = all.iter().map(|mailbox| mailbox.name.clone()).collect();
+        assert!(names.contains("Queue <0>") && names.contains("Queue <5099>"));
+        assert_eq!(all.iter().filter(|mailbox| mailbox.record.table == "queue").count(), 5100);
+        assert_eq!(world.server.requests().len(), 4, "users, two pages of queues, forward mailboxes");
     }
 }

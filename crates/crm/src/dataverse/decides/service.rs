@@ -218,7 +218,7 @@ impl Condition {
 
     fn write(&self, out: &mut String) {
         let column = self.column;
-        let plain = |text: &str| quick_xml::escape::escape(&printable(text)).into_owned();
+        let plain = |text: &str| quick_xml::escape::escape(printable(text)).into_owned();
         match self.values.as_slice() {
             [] => {
                 out.push_str(&format!("<condition attribute=\"{column}\" operator=\"{}\"/>", self.operator))
