@@ -303,7 +303,7 @@ pub(super) fn take_newer(conn: &Connection, id: &str, theirs: Note, now: Timesta
         note.references = ours.references;
     }
     note.delivered_on = note.delivered_on.or(ours.delivered_on);
-    write(conn, id, note, now)
+    write(conn, id, &note, now)
 }
 
 fn write(conn: &Connection, id: &str, note: &Note, now: Timestamp) -> rusqlite::Result<()> {
