@@ -237,8 +237,10 @@ async fn a_changed_secret_counts_without_a_new_connection() {
     let tokens = OAuthService::start(Arc::new(SystemClock)).await;
     tokens.change(|b| b.secret = "new".to_owned());
     let (name, rest) = server("far", &crm.base(), &tokens.authority());
-    // it asks often, so that it needs a token soon
-    let (folder, file) = folder(&[(name, format!("{rest}<MirrorPeriod>1000</MirrorPeriod>"))]);
+    // it asks often, so that it needs a token soon; and for one that the token service of the test kit knows
+    let rest = format!("{rest}<MirrorPeriod>1000</MirrorPeriod>")
+        .replace("<ClientSecret>", "<Scope>https://outlook.office365.com/.default</Scope><ClientSecret>");
+    let (folder, file) = folder(&[(name, rest)]);
     let service = Arc::new(Service::open(&file, OpenOptions::default()).await.unwrap());
     let (stop, stopped) = watch::channel(false);
     let running = tokio::spawn({
