@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use email_router_config::{DeploymentType, Finding, Reloader, Settings};
+use email_router_config::{Finding, Reloader, Settings};
 use email_router_engine::decide::{Decider, MailboxContext, OrganizationView};
 use email_router_engine::ports::{NoObserver, Observer, ProviderStatus};
 use email_router_engine::router::RunReport;
@@ -125,7 +125,7 @@ impl Service {
         let stamp = secrets_stamp(&settings).await?;
         let key = reference_key(settings.router.reference_key_file.clone(), &options).await?;
         let signer = ReferenceSigner::new(key)?;
-        let deployments = settings.deployments.iter().map(|d| Slot::new(&d.name)).collect();
+        let deployments = settings.deployments.iter().map(Slot::new).collect();
         let service = Self {
             path: path.to_owned(),
             reloader: Mutex::new(reloader),
@@ -139,10 +139,9 @@ impl Service {
             deployments,
             changed: Notify::new(),
         };
-        for (deployment, slot) in settings.deployments.iter().zip(&service.deployments) {
-            let embedded = deployment.target.deployment_type() == DeploymentType::Embedded;
+        for slot in &service.deployments {
             // what is on this machine needs no patience; beside others it may fail alone
-            if embedded
+            if slot.is_embedded()
                 && let Err(error) = service.connect_one(slot).await
                 && service.deployments.len() == 1
             {
@@ -186,7 +185,7 @@ impl Service {
         self.deployments.iter().map(Slot::status).collect()
     }
 
-    /// The connected deployment of this name; without a name the only one there is.
+    /// The connected deployment of this name; without a name the only one there is, or the only embedded one.
     ///
     /// # Errors
     /// [`Error::Request`] naming the deployments there are, or saying why it is not connected.
@@ -195,7 +194,7 @@ impl Service {
         slot.organization().ok_or_else(|| slot.not_connected())
     }
 
-    /// The deployment of this name, connected now where it was not; without a name the only one there is.
+    /// The deployment of this name, connected now where it was not; without a name the only one there is, or the only embedded one.
     ///
     /// # Errors
     /// [`Error::Request`] naming the deployments there are; the CRM's errors.
@@ -219,7 +218,13 @@ impl Service {
                 [] => Err(Error::Request(
                     "the configuration has no deployment; add one under Deployments".to_owned(),
                 )),
-                _ => Err(Error::Request(format!("say which deployment: {}", names()))),
+                several => {
+                    let mut embedded = several.iter().filter(|slot| slot.is_embedded());
+                    match (embedded.next(), embedded.next()) {
+                        (Some(only), None) => Ok(only),
+                        _ => Err(Error::Request(format!("say which deployment: {}", names()))),
+                    }
+                }
             },
         }
     }

@@ -140,6 +140,27 @@ fn each_profile_has_its_own_tuning_and_loaded_mailboxes_count_for_the_domain() {
     );
 }
 
+/// What server-side synchronization carries is left alone, direction by direction, and the reason names the column of the mailbox record.
+#[test]
+fn server_side_synchronization_and_the_router_do_not_serve_one_mailbox() {
+    let (mut reads, mut sends) = (queue(1, "one@first.example"), queue(2, "two@second.example"));
+    reads.server_side_sync.incoming = true;
+    sends.server_side_sync.outgoing = true;
+    let assembled = self::assembled(MAILDIRS, &[reads, sends]);
+    let incoming: Vec<_> = assembled.plan.incoming.iter().map(|r| r.mailbox.id.as_str()).collect();
+    let outgoing: Vec<_> = assembled.plan.outgoing.iter().map(|r| r.mailbox.id.as_str()).collect();
+    assert_eq!((incoming, outgoing), (vec!["crm/two@second.example"], vec!["crm/one@first.example"]));
+    let why = |direction| {
+        let mut not = assembled.unserved.iter().filter(|u| u.direction == Some(direction));
+        let (only, None) = (not.next().unwrap(), not.next()) else { panic!("{:?}", assembled.unserved) };
+        (only.mailbox.as_str(), only.reason.as_str())
+    };
+    let (mailbox, reason) = why(Direction::Incoming);
+    assert!(mailbox == "crm/one@first.example" && reason.contains("enabledforincomingemail"), "{reason}");
+    let (mailbox, reason) = why(Direction::Outgoing);
+    assert!(mailbox == "crm/two@second.example" && reason.contains("enabledforoutgoingemail"), "{reason}");
+}
+
 #[test]
 fn loaded_mailboxes_never_share_an_address_or_a_source() {
     let mut user = queue(4, "two@second.example");

@@ -63,35 +63,44 @@ fn the_service_routes_what_arrives_and_stops_cleanly() {
     assert_eq!(received(&world), 3);
 }
 
-/// The original's deployments are valid, and an error only for mailboxes that are worked on: `run` accepts what `check` accepts.
+/// A deployment on a server that cannot be connected is reported, and the others are served.
 #[test]
-fn a_deployment_that_is_not_served_yet_stops_nothing() {
+fn a_deployment_that_cannot_be_connected_stops_nothing() {
     let world = World::maildir();
-    let company = "<Deployments><Deployment><Name>company</Name><Type>MyCompany</Type><Url>https://crm.example.com/Org</Url>\
-                   <AccessCredentials>LocalSystemAccount</AccessCredentials></Deployment>";
-    let users = |disabled: &str| {
-        format!(
-            "<User><Name>Bob</Name><EmailAddress>bob@example.com</EmailAddress><Deployment>company</Deployment>{disabled}</User>\
-             <User><Deployment>crm</Deployment>"
-        )
-    };
-    let with = |disabled: &str| {
-        maildir_config(
-            "<LogLevel>1</LogLevel>",
-            "<AllowEmbeddedBesideOthers>true</AllowEmbeddedBesideOthers>",
-        )
-        .replace("<Deployments>", company)
-        .replacen("<User>", &users(disabled), 1)
-        .replace("<Queue>", "<Queue><Deployment>crm</Deployment>")
-    };
-    world.write("EmailAgent.xml", with(""));
-    world.run(["check"]).with_code(3).says("Bob").says("this version cannot serve yet");
-    world.write("EmailAgent.xml", with("<Disabled>true</Disabled>"));
+    // discard: nobody listens
+    let provider = "<Deployments><Deployment><Name>provider</Name><Type>OnlineServiceProvider</Type><Url>http://127.0.0.1:9</Url>\
+                    <UserName>u</UserName><Password>file:crm-password</Password><AllowHttp>true</AllowHttp>\
+                    <Proxy><Url>None</Url></Proxy></Deployment>";
+    let users = "<User><Name>Bob</Name><EmailAddress>bob@example.com</EmailAddress><Deployment>provider</Deployment></User>\
+                 <User><Deployment>crm</Deployment>";
+    let configuration = maildir_config(
+        "<LogLevel>1</LogLevel>",
+        "<AllowEmbeddedBesideOthers>true</AllowEmbeddedBesideOthers>",
+    )
+    .replace("<Deployments>", provider)
+    .replacen("<User>", users, 1)
+    .replace("<Queue>", "<Queue><Deployment>crm</Deployment>");
+    world.write("crm-password", "geheim");
+    world.write("EmailAgent.xml", configuration.replace("127.0.0.1:9", "127.0.0.1:9/main.aspx"));
+    world.run(["check"]).with_code(3).says("leave out what begins with /main.aspx");
+    world.write("EmailAgent.xml", configuration);
     world.run(["check"]).ok().says("as AllowEmbeddedBesideOthers allows");
     world.deliver("ann@example.com", "1", &mail("tom@example.net", "ann@example.com", "served"));
-    let ran = world.run(["run", "--once"]).ok().says("1 delivered");
-    assert!(ran.err.contains("this one is passed over") && ran.err.contains("company"), "{}", ran.err);
+    let ran = world.run(["run", "--once"]).with_code(4).says("1 delivered");
+    let ran = ran.says("failed: deployment provider: not connected: ");
+    assert!(!format!("{}{}", ran.out, ran.err).contains("geheim"));
+    world.run(["status"]).says("deployment provider is on a server, which was not asked");
+    // the embedded one is meant where no other can be
     world.run(["crm", "stats"]).ok();
+    world.run(["crm", "--deployment", "provider", "stats"]).with_code(1);
+    let service = world.start([]);
+    world.deliver(
+        "ann@example.com",
+        "2",
+        &mail("tom@example.net", "ann@example.com", "while it is tried again"),
+    );
+    world.until("the second delivery", || received(&world) == 2);
+    assert_eq!(service.stop(), Some(0));
 }
 
 #[test]

@@ -69,18 +69,23 @@ pub(crate) async fn crm(deployment: &Deployment, secrets: &SecretStore, options:
     }
 }
 
+fn looking() -> CrmOptions {
+    CrmOptions { look: true, clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) }
+}
+
 /// Asks the CRM of a deployment for all that the service will use, by the same settings; nothing is made or changed. With it come the users and queues, where it
 /// came so far.
 pub(crate) async fn probe(
     deployment: &Deployment,
     secrets: &SecretStore,
 ) -> (DeploymentRow, Vec<CrmMailbox>) {
-    let options = CrmOptions { look: true, clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) };
+    let options = looking();
     let row = |crm: String, checks| DeploymentRow { deployment: deployment.name.clone(), crm, checks };
     match &deployment.target {
         DeploymentTarget::Embedded { path } => {
             let place = format!("embedded CRM {}", path.display());
-            if !path.exists() {
+            // where the mailboxes come from it, nothing is served without it
+            if !deployment.load_mailboxes && !path.exists() {
                 let text = "the file is not there yet; the router makes it when it starts".to_owned();
                 let check = CrmCheck { name: "file", state: CheckState::Warning, text, hint: None };
                 return (row(place, vec![check]), Vec::new());
@@ -119,6 +124,9 @@ pub(crate) async fn probe(
 
 /// The users and queues of a deployment, as the CRM has them now; nothing is made or changed.
 pub(crate) async fn listed(deployment: &Deployment, secrets: &SecretStore) -> Result<Vec<CrmMailbox>> {
+    if let DeploymentTarget::Embedded { .. } = deployment.target {
+        return Ok(crm(deployment, secrets, &looking()).await?.client.mailboxes().await?);
+    }
     let (row, mailboxes) = probe(deployment, secrets).await;
     match row.checks.into_iter().find(|check| check.state == CheckState::Failed) {
         Some(failed) if mailboxes.is_empty() => {

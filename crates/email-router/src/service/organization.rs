@@ -5,7 +5,7 @@ use std::time::Duration;
 
 #[cfg(feature = "dataverse")]
 use email_router_config::DeploymentTarget;
-use email_router_config::{Deployment, SecretStore};
+use email_router_config::{Deployment, DeploymentType, SecretStore};
 #[cfg(feature = "dataverse")]
 use email_router_crm::dataverse::DataverseCrm;
 #[cfg(feature = "embedded")]
@@ -65,6 +65,7 @@ pub struct DeploymentStatus {
 #[derive(Debug)]
 pub(super) struct Slot {
     name: String,
+    embedded: bool,
     organization: OnceCell<Organization>,
     trouble: Mutex<Trouble>,
 }
@@ -186,8 +187,18 @@ impl Organization {
 }
 
 impl Slot {
-    pub(super) fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), organization: OnceCell::new(), trouble: Mutex::default() }
+    pub(super) fn new(deployment: &Deployment) -> Self {
+        Self {
+            name: deployment.name.clone(),
+            embedded: deployment.target.deployment_type() == DeploymentType::Embedded,
+            organization: OnceCell::new(),
+            trouble: Mutex::default(),
+        }
+    }
+
+    /// Whether its CRM is a file.
+    pub(super) fn is_embedded(&self) -> bool {
+        self.embedded
     }
 
     pub(super) fn name(&self) -> &str {
