@@ -55,7 +55,7 @@ pub use store::{Key, SecretError, SecretStore, key_file_of};
 pub use system_state::SystemState;
 pub use tree::{Damage, MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS};
 pub use words::{
-    AccessCredentials, AccessType, AuthenticationType, Cloud, DecisionHistory, DeleteType, DeploymentFamily,
-    DeploymentType, EmailProcessing, ExchangeVersion, InDoubtPolicy, LogLevel, MailboxAccess, OverridePolicy,
-    Protocol, ServerType, TlsMode, UserType, Word,
+    AccessCredentials, AccessType, AuthenticationType, Cloud, CrmEndpoint, DecisionHistory, DeleteType,
+    DeploymentFamily, DeploymentType, EmailProcessing, ExchangeVersion, InDoubtPolicy, LogLevel,
+    MailboxAccess, OverridePolicy, Protocol, ServerType, TlsMode, UserType, Word,
 };

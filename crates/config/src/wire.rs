@@ -252,6 +252,7 @@ section! {
         authentication_type "AuthenticationType",
         cloud "Cloud",
         email_processing "EmailProcessing",
+        crm_endpoint "CrmEndpoint",
         api_version "ApiVersion",
         note_column "NoteColumn",
         mirror_file "MirrorFile",
