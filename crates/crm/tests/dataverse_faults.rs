@@ -1,4 +1,5 @@
 //! What goes wrong at a server: nothing is lost, nothing is doubled, and the message says what to do.
+#![allow(clippy::unwrap_used)] // helpers of tests, which may panic
 #![cfg(all(feature = "conformance", feature = "dataverse"))]
 
 mod dataverse_support;
@@ -274,10 +275,7 @@ async fn a_storm_of_throttling_is_waited_out_by_all() {
         world.server.plan("POST", "$batch", 1, Fault::throttled(seconds));
     }
     let start = tokio::time::Instant::now();
-    let (one, two) = (email(&world, "<m1@x>"), email(&world, "<m2@x>"));
-    let (first, second) = tokio::join!(crm.deliver_incoming(one), crm.deliver_incoming(two));
-    let whole: Vec<_> = [first, second].into_iter().filter(Result::is_ok).collect();
-    assert!(!whole.is_empty());
+    assert_eq!(crm.deliver_incoming(email(&world, "<m1@x>")).await.unwrap(), Delivered::Created);
     assert!(start.elapsed() >= Duration::from_secs(85), "{:?}", start.elapsed());
     // a wish that is longer than a call may wait goes to the caller
     world.server.mend();
@@ -306,7 +304,7 @@ async fn reading_is_repeated_and_a_slow_server_is_given_up() {
     world.server.plan("POST", "$batch", 1, Fault::Silence);
     let error = crm.deliver_incoming(email(&world, "<m1@x>")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
-    assert!(error.hint().unwrap().contains("OperationTimeout"), "{error}");
+    assert!(error.hint().unwrap().contains("time-out"), "{error}");
 }
 
 #[tokio::test]

@@ -3,8 +3,8 @@
 //!
 //! `DATAVERSE_NODE` is a folder `node_modules`, `DATAVERSE_PYTHON` a Python; `scripts/peers/setup.sh` installs both. Without the variables the tests say
 //! SKIPPED; with `REQUIRE_PEERS=1` that is a failure.
-// the reason for skipping belongs on the output
-#![allow(clippy::print_stdout)]
+// the reason for skipping belongs on the output; helpers of tests may panic
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

@@ -16,17 +16,17 @@ use email_router_testkit::dataverse::{DataverseServer, TOKEN};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-pub struct World {
-    pub server: DataverseServer,
-    pub clock: Arc<ManualClock>,
-    pub settings: Mutex<DataverseSettings>,
+pub(crate) struct World {
+    pub(crate) server: DataverseServer,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) settings: Mutex<DataverseSettings>,
     crm: Mutex<Option<DataverseCrm>>,
-    pub folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl World {
     /// An empty organization, and a client that is not connected yet.
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let server = DataverseServer::start().await;
         let clock = Arc::new(ManualClock::new("2026-03-01T08:00:00Z".parse().unwrap()));
         let of_server = Arc::clone(&clock);
@@ -39,35 +39,39 @@ impl World {
     }
 
     /// The same, connected.
-    pub async fn connected() -> Self {
+    pub(crate) async fn connected() -> Self {
         let world = Self::new().await;
         world.reconnect().await.unwrap();
         world
     }
 
-    pub async fn reconnect(&self) -> Result<DataverseCrm> {
+    pub(crate) async fn reconnect(&self) -> Result<DataverseCrm> {
         let settings = self.settings.lock().unwrap().clone();
         let crm = DataverseCrm::connect(settings).await?;
         *self.crm.lock().unwrap() = Some(crm.clone());
         Ok(crm)
     }
 
-    pub fn change(&self, change: impl FnOnce(&mut DataverseSettings)) {
+    pub(crate) fn change(&self, change: impl FnOnce(&mut DataverseSettings)) {
         change(&mut self.settings.lock().unwrap());
     }
 
-    pub fn client(&self) -> DataverseCrm {
+    pub(crate) fn client(&self) -> DataverseCrm {
         self.crm.lock().unwrap().clone().unwrap()
     }
 
-    pub async fn refreshed(&self, table: &str, id: String) -> Result<RecordRef> {
+    pub(crate) async fn refreshed(&self, table: &str, id: String) -> Result<RecordRef> {
         self.client().refresh().await?;
         Ok(RecordRef::new(table, Uuid::parse_str(&id).unwrap()))
     }
 }
 
 /// This server by a token, as the router would ask it.
-pub fn settings(server: &DataverseServer, mirror: std::path::PathBuf, token: &str) -> DataverseSettings {
+pub(crate) fn settings(
+    server: &DataverseServer,
+    mirror: std::path::PathBuf,
+    token: &str,
+) -> DataverseSettings {
     let mut http = HttpSettings::default();
     http.proxy = Proxy::None;
     http.allow_cleartext_password = true;
@@ -100,7 +104,7 @@ fn set_of(table: &str) -> &'static str {
     }
 }
 
-pub fn bind(record: &RecordRef) -> String {
+pub(crate) fn bind(record: &RecordRef) -> String {
     format!("/{}({})", set_of(&record.table), record.id)
 }
 
