@@ -14,6 +14,7 @@ use crate::access::{CheckState, CrmCheck, DeploymentRow};
 use crate::{Error, Result};
 
 /// What every CRM is opened with.
+#[cfg_attr(not(any(feature = "embedded", feature = "dataverse")), allow(dead_code))] // there is no CRM then
 pub(crate) struct CrmOptions {
     /// Nothing is created.
     pub(crate) look: bool,
