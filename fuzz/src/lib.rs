@@ -4,12 +4,14 @@
 //! A new target: a function here, a line in [`TARGETS`], a wrapper in `fuzz_targets/`, a `[[bin]]` in `Cargo.toml`.
 #![warn(missing_docs)]
 
+mod dataverse;
 mod graph;
 mod http;
 mod login;
 mod mail;
 mod protocol;
 
+pub use dataverse::dataverse_soap;
 pub use graph::graph_answers;
 pub use http::{challenges, retry_after, token_answer};
 pub use login::{ntlm, spnego};
@@ -34,6 +36,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "addresses", run: addresses, folders: &[] },
     Target { name: "challenges", run: challenges, folders: &[] },
     Target { name: "configuration", run: configuration, folders: &["crates/config/tests/data"] },
+    Target { name: "dataverse_soap", run: dataverse_soap, folders: &["fixtures/dataverse/soap"] },
     Target { name: "ews_responses", run: ews_responses, folders: &[] },
     Target { name: "graph_answers", run: graph_answers, folders: &[] },
     Target { name: "headers", run: headers, folders: MAIL },

@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 /// Then write a configuration (crates/config/FORMAT.md has every element), and:
 ///
 ///   email-router check            is the file right?
+///   email-router load-data        who is to be served, and what keeps somebody from it?
 ///   email-router-test-access      can every mailbox be read, and sent from?
 ///   email-router run --once       read every mailbox once, send what is pending
 ///   email-router run              the service
@@ -90,6 +91,16 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// How each mailbox is doing: last success, last error, what waits, next poll.
     Status,
+    /// Load the users and queues of the CRM: how each is served, why one is not, what changed since the last load.
+    LoadData(LoadDataArgs),
+    /// What is kept of organizations on servers, so that deciding about a message costs no request: addresses, e-mails, notes.
+    Mirror {
+        /// Which deployment; without it each that is on a server.
+        #[arg(long, global = true)]
+        deployment: Option<String>,
+        #[command(subcommand)]
+        action: MirrorAction,
+    },
     /// Messages that could not be routed.
     Quarantine {
         #[command(subcommand)]
@@ -151,6 +162,40 @@ pub(crate) struct RunArgs {
     /// Allow --listen on an address that others can reach. There is no password on it.
     #[arg(long, requires = "listen")]
     pub(crate) listen_anywhere: bool,
+}
+
+/// Arguments of `load-data`.
+#[derive(Debug, Args)]
+pub(crate) struct LoadDataArgs {
+    /// Only those with one of these texts in name or address.
+    pub(crate) filter: Vec<String>,
+    /// Only this deployment; without it all are loaded, and one that fails keeps no other from it.
+    #[arg(long)]
+    pub(crate) deployment: Option<String>,
+    /// Only users, queues or forward mailboxes.
+    #[arg(long, value_enum)]
+    pub(crate) kind: Option<ShownKind>,
+    /// Show those too that the CRM does not mean for the router: disabled, served by Outlook or by nobody.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Show only what is new or changed since the last load.
+    #[arg(long)]
+    pub(crate) changed: bool,
+    /// Write their mailboxes into the configuration, atomically: new ones are added, those it wrote earlier follow the CRM or go with their record.
+    /// What a person wrote is never touched. Filters do not count for this.
+    #[arg(long)]
+    pub(crate) publish: bool,
+}
+
+/// Which of the three.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ShownKind {
+    /// Users.
+    User,
+    /// Queues.
+    Queue,
+    /// Forward mailboxes.
+    Forward,
 }
 
 /// Arguments of `replay`.
@@ -223,6 +268,17 @@ pub(crate) struct Which {
     /// All items of this class (`quarantine list` shows it).
     #[arg(long)]
     pub(crate) class: Option<String>,
+}
+
+/// Actions of `mirror`. Each first reads what changed in the organization, as the router does, and may run beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub(crate) enum MirrorAction {
+    /// How much it holds.
+    Size,
+    /// Compare it with the organization and name what differs (exit code 4): a request for each 5,000 records.
+    Verify,
+    /// Read all of it anew. Until that is done the old rows answer, for a router that runs too.
+    Rebuild,
 }
 
 /// Actions of `secret`.

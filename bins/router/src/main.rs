@@ -37,6 +37,10 @@ async fn dispatch(cli: Cli) -> email_router::Result<ExitCode> {
         }
         Command::Why { id } => commands::history::why(&global, &id).await,
         Command::Replay(args) => commands::history::replay(&global, &args).await,
+        Command::LoadData(args) => commands::load_data::run(&global, &args).await,
+        Command::Mirror { deployment, action } => {
+            commands::mirror::run(&global, deployment.as_deref(), action).await
+        }
         Command::Status => commands::status::run(&global).await,
         Command::Quarantine { action } => commands::quarantine::run(&global, action).await,
         Command::Secret { action } => commands::secret::run(&global, &action),

@@ -282,21 +282,7 @@ impl Document {
         name: &str,
         children: &[(&str, &str)],
     ) -> Result<(), EditError> {
-        if let Some(bad) = [name].into_iter().chain(children.iter().map(|c| c.0)).find(|n| !is_name(n)) {
-            return Err(EditError::Path(shorten(bad)));
-        }
-        if let Some((bad, _)) = children.iter().find(|(_, v)| v.chars().any(char::is_control)) {
-            return Err(EditError::Value(format!("{section}/{name}/{bad}")));
-        }
-        let depth =
-            (0..=section.0.len()).rev().find(|n| walk(&self.root, &section.0[..*n]).is_some()).unwrap_or(0);
-        let missing = &section.0[depth..];
-        if missing.iter().any(|step| step.pick != Pick::First) {
-            return Err(EditError::NotFound(section.to_string()));
-        }
-        let names: Vec<&str> = missing.iter().map(|s| s.name.as_str()).collect();
-        let style = self.style();
-        self.insert_into(&section.0[..depth], |indent| record(&names, name, children, indent, &style))
+        self.insert_all(section, &[(name, children.to_vec())])
     }
 
     /// Removes an element and the line it stood on, where nothing else stands there. Whether there was one.
@@ -305,6 +291,13 @@ impl Document {
     /// [`EditError::Damage`] is the only one; the document is unchanged then.
     pub fn remove(&mut self, path: &ElementPath) -> Result<bool, EditError> {
         let Some(node) = self.find(path).filter(|_| !path.0.is_empty()) else { return Ok(false) };
+        let span = self.whole_lines(node);
+        self.splice(&[(span, String::new())])?;
+        Ok(true)
+    }
+
+    /// Where an element stands, with its line where nothing else stands there.
+    fn whole_lines(&self, node: &Node) -> Range<usize> {
         let mut span = node.span.clone();
         let before = &self.text[..span.start];
         let indent = before.len() - before.trim_end_matches([' ', '\t']).len();
@@ -315,8 +308,71 @@ impl Document {
         if let (true, Some(line_end)) = (starts_line, line_end) {
             span = span.start - indent..span.end + blank + line_end.len();
         }
-        self.splice(&[(span, String::new())])?;
-        Ok(true)
+        span
+    }
+
+    /// Sets the texts of many elements that are there, in one step however many they are.
+    ///
+    /// # Errors
+    /// As [`Self::set`], and [`EditError::NotFound`] for an element that is not there; the document is unchanged then.
+    pub fn set_all(&mut self, values: &[(ElementPath, String)]) -> Result<(), EditError> {
+        let mut edits = Vec::new();
+        for (path, value) in values {
+            if value.chars().any(char::is_control) {
+                return Err(EditError::Value(path.to_string()));
+            }
+            let node = self.find(path).ok_or_else(|| EditError::NotFound(path.to_string()))?;
+            if !node.children.is_empty() || path.0.is_empty() {
+                return Err(EditError::NotAValue(path.to_string()));
+            }
+            edits.extend(value_edits(node, value, &self.text));
+        }
+        edits.sort_by_key(|(range, _)| range.start);
+        self.splice(&edits)
+    }
+
+    /// Adds many elements at the end of a section as [`Self::insert`] adds one, in one step however many they are.
+    ///
+    /// # Errors
+    /// As [`Self::insert`]; the document is unchanged then.
+    pub fn insert_all(
+        &mut self,
+        section: &ElementPath,
+        records: &[(&str, Vec<(&str, &str)>)],
+    ) -> Result<(), EditError> {
+        for (name, children) in records {
+            if let Some(bad) = [name].into_iter().chain(children.iter().map(|(n, _)| n)).find(|n| !is_name(n))
+            {
+                return Err(EditError::Path(shorten(bad)));
+            }
+            if let Some((bad, _)) = children.iter().find(|(_, v)| v.chars().any(char::is_control)) {
+                return Err(EditError::Value(format!("{section}/{name}/{bad}")));
+            }
+        }
+        if records.is_empty() {
+            return Ok(());
+        }
+        let depth =
+            (0..=section.0.len()).rev().find(|n| walk(&self.root, &section.0[..*n]).is_some()).unwrap_or(0);
+        let missing = &section.0[depth..];
+        if missing.iter().any(|step| step.pick != Pick::First) {
+            return Err(EditError::NotFound(section.to_string()));
+        }
+        let names: Vec<&str> = missing.iter().map(|s| s.name.as_str()).collect();
+        let style = self.style();
+        self.insert_into(&section.0[..depth], |indent| all_records(&names, records, indent, &style))
+    }
+
+    /// Removes many elements as [`Self::remove`] removes one; those that are not there do not count.
+    ///
+    /// # Errors
+    /// As [`Self::remove`]; the document is unchanged then.
+    pub fn remove_all(&mut self, paths: &[ElementPath]) -> Result<(), EditError> {
+        let found = paths.iter().filter(|path| !path.0.is_empty()).filter_map(|path| self.find(path));
+        let mut spans: Vec<Edit> = found.map(|node| (self.whole_lines(node), String::new())).collect();
+        spans.sort_by_key(|(range, _)| range.start);
+        spans.dedup();
+        self.splice(&spans)
     }
 
     /// The texts of all elements of this name, in the order of the file.
@@ -498,17 +554,20 @@ fn element(names: &[&str], value: &str, indent: &str, style: &Style) -> String {
     }
 }
 
-fn record(names: &[&str], name: &str, children: &[(&str, &str)], indent: &str, style: &Style) -> String {
+fn all_records(names: &[&str], records: &[(&str, Vec<(&str, &str)>)], indent: &str, style: &Style) -> String {
     let Style { line_end, unit } = style;
     let deeper = format!("{indent}{unit}");
     if let [outer, rest @ ..] = names {
-        let inner = record(rest, name, children, &deeper, style);
+        let inner = all_records(rest, records, &deeper, style);
         return format!("<{outer}>{line_end}{deeper}{inner}{line_end}{indent}</{outer}>");
     }
-    let mut text = format!("<{name}>");
-    for (child, value) in children {
-        text.push_str(&format!("{line_end}{deeper}<{child}>{}</{child}>", escape(value)));
-    }
-    text.push_str(&format!("{line_end}{indent}</{name}>"));
-    text
+    let one = |(name, children): &(&str, Vec<(&str, &str)>)| {
+        let mut text = format!("<{name}>");
+        for (child, value) in children {
+            text.push_str(&format!("{line_end}{deeper}<{child}>{}</{child}>", escape(value)));
+        }
+        text.push_str(&format!("{line_end}{indent}</{name}>"));
+        text
+    };
+    records.iter().map(one).collect::<Vec<_>>().join(&format!("{line_end}{indent}"))
 }

@@ -40,7 +40,7 @@ pub mod words;
 pub use document::{Document, EditError, ElementPath};
 pub use finding::{Code, Finding, Position, Severity};
 pub use load::{Generation, LoadError, LoadOutcome, check, check_bytes, previous_path};
-pub use publish::{PublishError, Published, publish};
+pub use publish::{PublishError, Published, publish, publish_edited, replace_file};
 pub use reference_key::reference_key;
 pub use reload::{Reload, Reloader};
 pub use rotate::{RotateError, Rotated, rotate, set_secret};
@@ -55,7 +55,7 @@ pub use store::{Key, SecretError, SecretStore, key_file_of};
 pub use system_state::SystemState;
 pub use tree::{Damage, MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS};
 pub use words::{
-    AccessCredentials, AccessType, AuthenticationType, Cloud, DecisionHistory, DeleteType, DeploymentFamily,
-    DeploymentType, EmailProcessing, ExchangeVersion, InDoubtPolicy, LogLevel, MailboxAccess, OverridePolicy,
-    Protocol, ServerType, TlsMode, UserType, Word,
+    AccessCredentials, AccessType, AuthenticationType, Cloud, CrmEndpoint, DecisionHistory, DeleteType,
+    DeploymentFamily, DeploymentType, EmailProcessing, ExchangeVersion, InDoubtPolicy, LogLevel,
+    MailboxAccess, OverridePolicy, Protocol, ServerType, TlsMode, UserType, Word,
 };

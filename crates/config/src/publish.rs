@@ -6,6 +6,7 @@ use std::path::Path;
 
 use email_router_model::{CapError, Direction, read_file_capped};
 
+use crate::document::{Document, EditError};
 use crate::files;
 use crate::finding::{Code, Finding, Severity};
 use crate::load::{check, check_bytes, previous_path, text_of};
@@ -30,6 +31,8 @@ pub struct Published {
 pub enum PublishError {
     /// The new text has faults.
     Invalid(Vec<Finding>),
+    /// The file there is cannot be changed: it is not there, damaged, or would be damaged.
+    Document(String),
     /// A file operation failed.
     Io {
         /// What was tried, with the file's name.
@@ -47,6 +50,7 @@ impl fmt::Display for PublishError {
                 write!(f, "nothing was published, the new configuration has faults")?;
                 errors.take(1).try_for_each(|e| write!(f, ": {e}"))
             }
+            Self::Document(what) => write!(f, "nothing was published: {what}"),
             Self::Io { what, source } => write!(f, "nothing was published, cannot {what}: {source}"),
         }
     }
@@ -55,7 +59,7 @@ impl fmt::Display for PublishError {
 impl std::error::Error for PublishError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Invalid(_) => None,
+            Self::Invalid(_) | Self::Document(_) => None,
             Self::Io { source, .. } => Some(source),
         }
     }
@@ -76,7 +80,40 @@ pub fn publish(path: &Path, new: &(impl AsRef<[u8]> + ?Sized)) -> Result<Publish
     publish_locked(path, new.as_ref())
 }
 
-/// The same for a caller that holds the folder's lock.
+/// Changes the configuration file at `path` and publishes it, as [`publish`] does; `None` where `edit` changed nothing, and nothing is written then. `edit`
+/// gets what the file says besides. Nobody else publishes meanwhile, so that no change of another is lost.
+///
+/// # Errors
+/// [`PublishError`], also for a file that has faults before; nothing has changed at `path` then.
+pub fn publish_edited(
+    path: &Path,
+    edit: impl FnOnce(&mut Document, &Settings) -> Result<(), EditError>,
+) -> Result<Option<Published>, PublishError> {
+    let _lock = files::lock_folder(path).map_err(|e| io_error("lock the folder of", path, e))?;
+    let mut document = Document::load(path).map_err(PublishError::Document)?;
+    let before = document.as_str().to_owned();
+    let settings = match check(&before, path) {
+        (Some(settings), _) => settings,
+        (None, findings) => return Err(PublishError::Invalid(findings)),
+    };
+    edit(&mut document, &settings).map_err(|e| PublishError::Document(e.to_string()))?;
+    if document.as_str() == before {
+        return Ok(None);
+    }
+    publish_locked(path, document.as_str().as_bytes()).map(Some)
+}
+
+/// Replaces a small file that is kept beside the configuration or the state, as [`publish`] replaces the configuration: a crash leaves the old or the
+/// new one. One that was not there is readable by its owner only.
+///
+/// # Errors
+/// The file operation that failed.
+pub fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    let _lock = files::lock_folder(path)?;
+    files::replace(path, content)
+}
+
+/// [`publish`] for a caller that holds the folder's lock.
 pub(crate) fn publish_locked(path: &Path, new: &[u8]) -> Result<Published, PublishError> {
     let (settings, mut findings) = check_bytes(new, path);
     let current = read_old(path)?;

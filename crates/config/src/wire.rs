@@ -252,6 +252,7 @@ section! {
         authentication_type "AuthenticationType",
         cloud "Cloud",
         email_processing "EmailProcessing",
+        crm_endpoint "CrmEndpoint",
         api_version "ApiVersion",
         note_column "NoteColumn",
         mirror_file "MirrorFile",
@@ -312,6 +313,7 @@ section! {
         outgoing_path "OutgoingPath",
         delete_messages_after_processing "DeleteMessagesAfterProcessing",
         process_emails_received_after "ProcessEmailsReceivedAfter",
+        loaded_record "LoadedRecord",
     }
     lists {}
     sections {}

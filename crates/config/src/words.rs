@@ -194,6 +194,16 @@ words! {
         Router,
     }
 
+    /// By which protocol an organization on a server is asked.
+    CrmEndpoint {
+        /// The Web API where the server has it, else the Organization Service.
+        Automatic,
+        /// The Web API: CRM 2016 and later.
+        WebApi,
+        /// The Organization Service (SOAP), for CRM 2011 to 2015; the CRM decides then.
+        OrganizationService,
+    }
+
     /// What is done with a message whose submission ended in doubt and could not be cleared up.
     InDoubtPolicy {
         /// It is reported and left alone; nobody gets it twice.

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use email_router_config::{
-    Code, Credentials, Document, EnvelopeSender, Generation, LoadError, Location, LogLevel, Protocol, Reload,
-    Reloader, SecretRef, Settings, TlsMode, Tuning, check, previous_path, publish, wire,
+    Code, Credentials, Document, ElementPath, EnvelopeSender, Generation, LoadError, Location, LogLevel,
+    Protocol, PublishError, Reload, Reloader, SecretRef, Settings, TlsMode, Tuning, check, previous_path,
+    publish, publish_edited, wire,
 };
 use email_router_model::{Direction, MailboxKind, read_file_capped};
 use proptest::prelude::*;
@@ -641,4 +642,66 @@ fn many_names_are_cheap() {
     let (_, findings) = check(&text, Path::new("E.xml"));
     let count = |code: Code| findings.iter().filter(|f| f.code == code).count();
     assert_eq!((count(Code::DuplicateName), count(Code::UnknownReference)), (1, 0));
+}
+
+#[test]
+fn many_elements_are_changed_at_once_as_they_would_be_one_by_one() {
+    let boxes: ElementPath = "Mailboxes".parse().unwrap();
+    let queue = |n| boxes.clone().child("Queue").number(n);
+    let name = |n: usize| format!("Queue {n} <&>");
+    let names: Vec<String> = (0..50).map(name).collect();
+    let (mut one, mut many) = (Document::parse(ODD).unwrap(), Document::parse(ODD).unwrap());
+    let records: Vec<(&str, Vec<(&str, &str)>)> =
+        names.iter().map(|name| ("Queue", vec![("Name", name.as_str()), ("Odd", "")])).collect();
+    for (element, children) in &records {
+        one.insert(&boxes, element, children).unwrap();
+    }
+    many.insert_all(&boxes, &records).unwrap();
+    assert_eq!(many.as_str(), one.as_str());
+
+    let before = one.count(&boxes.clone().child("Queue")) - 50;
+    let values: Vec<(ElementPath, String)> =
+        [40, 3].map(|n| (queue(before + n).child("Name"), format!("new {n}"))).to_vec();
+    for (path, value) in &values {
+        one.set(path, value).unwrap();
+    }
+    many.set_all(&values).unwrap();
+    assert_eq!(many.as_str(), one.as_str());
+    let gone = [queue(before + 50), queue(before + 2), queue(before + 3), queue(before + 999)];
+    for path in [&gone[0], &gone[2], &gone[1]] {
+        assert!(one.remove(path).unwrap());
+    }
+    many.remove_all(&gone).unwrap();
+    assert_eq!(many.as_str(), one.as_str());
+
+    // nothing half
+    let unchanged = many.as_str().to_owned();
+    assert!(many.set_all(&[values[0].clone(), (queue(999), "x".to_owned())]).is_err());
+    assert!(
+        many.insert_all(&boxes, &[("Queue", vec![("Name", "a")]), ("Queue", vec![("Name", "\u{1}")])])
+            .is_err()
+    );
+    assert_eq!(many.as_str(), unchanged);
+}
+
+#[test]
+fn an_edit_that_changes_nothing_writes_nothing_and_one_that_is_faulty_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("EmailAgent.xml");
+    assert!(matches!(publish_edited(&path, |_, _| Ok(())), Err(PublishError::Document(_))));
+    std::fs::write(&path, "<Configuration><!-- kept --></Configuration>").unwrap();
+    let threads: ElementPath = "SystemConfiguration/MaxThreads".parse().unwrap();
+    assert!(publish_edited(&path, |_, _| Ok(())).unwrap().is_none());
+    assert!(!previous_path(&path).exists());
+    let faulty = publish_edited(&path, |document, _| document.set(&threads, "0"));
+    assert!(matches!(faulty, Err(PublishError::Invalid(_))), "{faulty:?}");
+    assert_eq!(read(&path), "<Configuration><!-- kept --></Configuration>");
+    let done = publish_edited(&path, |document, settings| {
+        document.set(&threads, &(settings.system.max_threads + 1).to_string())
+    });
+    assert!(done.unwrap().unwrap().kept_previous);
+    let text = read(&path);
+    assert!(text.contains("<!-- kept -->") && text.contains("<MaxThreads>51<"), "{text}");
+    std::fs::write(&path, "<Configuration>").unwrap();
+    assert!(matches!(publish_edited(&path, |_, _| Ok(())), Err(PublishError::Document(_))));
 }

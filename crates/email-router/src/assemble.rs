@@ -14,7 +14,7 @@ use email_router_config::{
 use email_router_crm::{CrmMailbox, DeliveryMethod};
 use email_router_engine::router::{IncomingRoute, OutgoingRoute, Plan, Schedule, Server};
 use email_router_engine::{InDoubtPolicy, IncomingSettings, KeepDecisions, OutgoingSettings};
-use email_router_model::{Direction, EmailAddress, Mailbox, MailboxId, MailboxKind, Timestamp};
+use email_router_model::{Direction, EmailAddress, Mailbox, MailboxId, MailboxKind, RecordRef, Timestamp};
 use email_router_transport::Transport;
 use serde::Serialize;
 
@@ -27,6 +27,9 @@ use crate::registry;
 pub struct Unserved {
     /// The mailbox.
     pub mailbox: MailboxId,
+    /// The user, queue or forward mailbox of the CRM that it is about; `None` where the CRM has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record: Option<RecordRef>,
     /// Which way; `None` is both.
     pub direction: Option<Direction>,
     /// Why, and what to do.
@@ -167,8 +170,12 @@ fn assemble_with(
             outgoing: outgoing.clone().map(|r| r.map(|(t, _)| t)),
         });
         let record = by_address.get(&(mailbox.mailbox.address.clone(), mailbox.mailbox.kind)).copied();
-        let not =
-            |direction, reason: String| Unserved { mailbox: mailbox.mailbox.id.clone(), direction, reason };
+        let not = |direction, reason: String| Unserved {
+            mailbox: mailbox.mailbox.id.clone(),
+            record: record.map(|r| r.record.clone()),
+            direction,
+            reason,
+        };
         let Some(record) = record else {
             let what = match mailbox.mailbox.kind {
                 MailboxKind::User => "user",
@@ -236,7 +243,7 @@ fn assemble_with(
 
 /// The enabled mailboxes of a deployment: those of the file, and those the CRM lists where the deployment wants them. An address is one mailbox:
 /// of several records that have it the first is served, or the one that the file names.
-fn mailboxes_of(
+pub(crate) fn mailboxes_of(
     settings: &Settings,
     deployment: &Deployment,
     listed: &[CrmMailbox],
@@ -253,7 +260,8 @@ fn mailboxes_of(
         .iter()
         .map(|m| (m.mailbox.id.clone(), (m.mailbox.kind, m.mailbox.name.clone())))
         .collect();
-    let named: HashSet<MailboxId> = taken.keys().cloned().collect();
+    // those of the file that no record has been found for yet
+    let mut named: HashSet<MailboxId> = taken.keys().cloned().collect();
     for record in listed.iter().filter(|r| !r.disabled && uses_router(r)) {
         let Some(address) = record.address.clone() else { continue };
         let mut loaded = settings.loaded_mailbox(deployment, record.kind, &record.name, address);
@@ -266,9 +274,10 @@ fn mailboxes_of(
         let id = loaded.mailbox.id.clone();
         match taken.get(&id) {
             // the file speaks of this very record
-            Some((kind, _)) if *kind == record.kind && named.contains(&id) => {}
+            Some((kind, _)) if *kind == record.kind && named.remove(&id) => {}
             Some((kind, name)) => unserved.push(Unserved {
                 mailbox: id,
+                record: Some(record.record.clone()),
                 direction: None,
                 reason: format!(
                     "the {} {} has the address of the {kind} {name}, which is served; give one of them another address in the CRM",
@@ -284,13 +293,16 @@ fn mailboxes_of(
     mailboxes
 }
 
-fn uses_router(record: &CrmMailbox) -> bool {
+pub(crate) fn uses_router(record: &CrmMailbox) -> bool {
     record.incoming == DeliveryMethod::EmailRouter || record.outgoing == DeliveryMethod::EmailRouter
 }
 
 /// The mailboxes that would read what another one reads already, and why they are not read. The check of the file has refused this among the
 /// mailboxes of the file, of all deployments; here come those that only the CRM knows.
-fn shared_sources(settings: &Settings, mailboxes: &[MailboxSettings]) -> HashMap<MailboxId, String> {
+pub(crate) fn shared_sources(
+    settings: &Settings,
+    mailboxes: &[MailboxSettings],
+) -> HashMap<MailboxId, String> {
     let mut readers: HashMap<MailSource, &MailboxId> = HashMap::new();
     let mut shared = HashMap::new();
     for mailbox in settings.enabled_mailboxes().chain(mailboxes) {

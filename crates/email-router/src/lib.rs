@@ -6,6 +6,8 @@
 //! | your own transports or CRM | [`engine::router::Router`] with a [`engine::router::Plan`] of your own |
 //! | to check every mailbox | [`access`] |
 //! | to bring past mail in | [`backfill`] |
+//! | the users and queues of the CRM, and their mailboxes in the configuration | [`load_data`] |
+//! | the mirror of an organization on a server: size, comparison, reading anew | [`mirror`] |
 //! | inbox rules that forward to the forward mailbox | [`rules`] |
 //!
 //! | feature (all on by default) | without it |
@@ -27,8 +29,11 @@ mod credentials;
 pub mod error;
 #[cfg(feature = "maildir")]
 pub mod history;
+pub mod load_data;
 pub mod logging;
 pub mod metrics;
+#[cfg(feature = "dataverse")]
+pub mod mirror;
 pub mod quarantine;
 mod registry;
 pub mod rules;

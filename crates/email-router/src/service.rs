@@ -369,7 +369,7 @@ impl Service {
         self.prune().await;
         for organization in self.organizations() {
             self.announce_unserved(&organization.assembled().unserved);
-            for Unserved { mailbox, direction, reason } in &organization.assembled().unserved {
+            for Unserved { mailbox, direction, reason, .. } in &organization.assembled().unserved {
                 let what = match direction {
                     None => "not served",
                     Some(Direction::Incoming) => "not read",

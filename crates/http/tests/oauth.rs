@@ -6,10 +6,14 @@ mod support;
 use std::time::Duration;
 
 use email_router_auth::{CredentialFault as F, CredentialSource as _, Credentials};
-use email_router_http::oauth::{AssertionAlgorithm, ClientCertificate, ClientProof, OAuthSettings, explain};
+use email_router_http::oauth::{
+    AssertionAlgorithm, ClientCertificate, ClientProof, Cloud, OAuthSettings, explain,
+};
 use email_router_model::{Clock as _, Mailbox, MailboxKind, Retry};
 use email_router_testkit::http::{Act, Answer};
-use email_router_testkit::oauth::{TENANT_DOMAIN, TEST_CERTIFICATE, TEST_KEY, refusal};
+use email_router_testkit::oauth::{
+    AD_FS_PASSWORD, AD_FS_USER, TENANT_DOMAIN, TEST_CERTIFICATE, TEST_KEY, refusal,
+};
 use futures_util::FutureExt as _;
 use support::bench::{Bench, SECRET};
 
@@ -229,4 +233,34 @@ async fn what_is_no_token_service_is_not_believed() {
         bench.later(301).await;
         bench.source.token().await.unwrap();
     }
+}
+
+/// `crm-contract.md` 10.2: another address, `resource` in place of `scope`, and a service user where the application alone is nobody in the CRM.
+#[tokio::test(start_paused = true)]
+async fn ad_fs_gives_tokens_to_a_user_and_to_an_application() {
+    let account = |password: &str| ClientProof::Account {
+        user: AD_FS_USER.to_owned(),
+        password: password.into(),
+        secret: None,
+    };
+    let bench = async |proof: ClientProof| {
+        Bench::new(|settings| {
+            let authority = settings.authority.clone().unwrap();
+            OAuthSettings::ad_fs(authority, "https://contoso.example/", settings.client_id, proof)
+        })
+        .await
+    };
+    for proof in [account(AD_FS_PASSWORD), ClientProof::Secret(SECRET.into())] {
+        let bench = bench(proof).await;
+        let token = bench.source.token().await.unwrap();
+        assert!(bench.service.accepts(token.expose()));
+    }
+    let refused = bench(account("wr0ng+password")).await;
+    let error = refused.source.token().await.unwrap_err();
+    assert_eq!(error.fault, F::Refused);
+    assert!(error.message.contains("MSIS9659"), "{error}");
+    assert!(!format!("{error} {error:?} {:?}", refused.source).contains("wr0ng"), "{error:?}");
+    // Entra ID takes no such user, and no password is sent there
+    let settings = OAuthSettings::new(Cloud::Public, TENANT_DOMAIN, "app", account(AD_FS_PASSWORD));
+    assert!(settings.token_endpoint().unwrap_err().message.contains("user"));
 }

@@ -1,4 +1,4 @@
-//! A token service that behaves as that of Microsoft Entra ID, version 2.0, does for client credentials.
+//! A token service that behaves as that of Microsoft Entra ID, version 2.0, does for client credentials; and, at `/adfs/oauth2/token`, as AD FS does.
 //!
 //! MSAL for Python and azure-identity get their tokens from it (`scripts/peers/oauth-clients.py`), so it is not only our own idea of the real one.
 
@@ -32,6 +32,11 @@ pub const TENANT: &str = "0f0f0f0f-1111-2222-3333-444444444444";
 pub const TENANT_DOMAIN: &str = "contoso.test";
 /// The one application that there is.
 pub const CLIENT_ID: &str = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee";
+
+/// The one user of the service's AD FS.
+pub const AD_FS_USER: &str = "CONTOSO\\router";
+/// Its password.
+pub const AD_FS_PASSWORD: &str = "pass+w&rd";
 
 /// How the service behaves; changed by tests while it runs.
 #[derive(Debug, Clone)]
@@ -175,6 +180,13 @@ fn respond(state: &mut State, seen: &Seen, tls: bool, now: i64) -> Answer {
             }
             token(state, seen, tenant, now)
         }
+        ("POST", "adfs/oauth2/token") => {
+            state.asked += 1;
+            if !state.behaviour.next.is_empty() {
+                return state.behaviour.next.remove(0);
+            }
+            ad_fs(state, seen, now)
+        }
         ("GET", path) if path.ends_with("/v2.0/.well-known/openid-configuration") => json(json!({
             "issuer": format!("{base}/{tenant}/v2.0"),
             "token_endpoint": format!("{base}/{tenant}/oauth2/v2.0/token"),
@@ -264,6 +276,39 @@ fn token(state: &mut State, seen: &Seen, tenant: &str, now: i64) -> Answer {
     Answer::new(200)
         .header("Cache-Control", "no-store")
         .body("application/json; charset=utf-8", body.to_string())
+}
+
+/// The token of Active Directory Federation Services, for a user or an application; what it is for is called resource.
+fn ad_fs(state: &mut State, seen: &Seen, now: i64) -> Answer {
+    let form = form(&seen.text());
+    let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
+    let refused = |error: &str, words: &str| {
+        let body = json!({ "error": error, "error_description": words });
+        Answer::new(400).body("application/json;charset=UTF-8", body.to_string())
+    };
+    if field("client_id") != CLIENT_ID {
+        return refused("invalid_client", "MSIS9607: The 'client_id' parameter in the request is invalid.");
+    }
+    match field("grant_type") {
+        "password" if field("username") != AD_FS_USER || field("password") != AD_FS_PASSWORD => {
+            return refused("invalid_grant", "MSIS9659: Invalid 'username' or 'password'.");
+        }
+        "client_credentials" if field("client_secret") != state.behaviour.secret => {
+            return refused("invalid_client", "MSIS9623: Received invalid Client credentials.");
+        }
+        "password" | "client_credentials" => {}
+        _ => return refused("unsupported_grant_type", "MSIS9611: The grant type is not supported."),
+    }
+    if !field("resource").starts_with("https://") {
+        return refused("invalid_resource", "MSIS9602: The received 'resource' parameter is invalid.");
+    }
+    let token = BASE64.encode(format!("adfs {} {} {}", field("resource"), field("username"), state.asked));
+    let lifetime = state.behaviour.lifetime;
+    state.tokens.insert(token.clone(), now + lifetime.cast_signed());
+    let body = json!({ "access_token": token, "token_type": "bearer", "expires_in": lifetime });
+    Answer::new(200)
+        .header("Cache-Control", "no-store")
+        .body("application/json;charset=UTF-8", body.to_string())
 }
 
 /// Whether a client assertion (RFC 7523 section 3) is that of the application.

@@ -5,6 +5,8 @@ pub(crate) mod crm;
 pub(crate) mod explain;
 pub(crate) mod history;
 pub(crate) mod import;
+pub(crate) mod load_data;
+pub(crate) mod mirror;
 pub(crate) mod quarantine;
 pub(crate) mod quickstart;
 pub(crate) mod run;

@@ -92,7 +92,7 @@ fn not_connected(status: &DeploymentStatus) -> String {
 }
 
 /// A mailbox that is not served, as a line.
-pub(crate) fn not_served(Unserved { mailbox, direction, reason }: &Unserved) -> String {
+pub(crate) fn not_served(Unserved { mailbox, direction, reason, .. }: &Unserved) -> String {
     let direction = direction.map(|d| format!(" {d}")).unwrap_or_default();
     format!("NOT SERVED {mailbox}{direction}: {reason}")
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use crate::SecretRef;
 use crate::finding::Code;
 use crate::settings::location::{checked_url, extra_ca_files};
 use crate::settings::options::{authority, one_word, proof, proxy};
@@ -13,7 +14,8 @@ use crate::settings::{Deployment, DeploymentTarget, ServerApplication, ServerCre
 use crate::tree::shorten;
 use crate::wire;
 use crate::words::{
-    AccessCredentials as Who, AuthenticationType as Auth, Cloud, DeploymentType, EmailProcessing, Word, list,
+    AccessCredentials as Who, AuthenticationType as Auth, Cloud, CrmEndpoint, DeploymentType,
+    EmailProcessing, Word, list,
 };
 
 /// The longest name of a deployment that becomes part of the name of a file, as it is written there.
@@ -54,6 +56,7 @@ fn embedded(cx: &mut Context<'_>, wire: &wire::Deployment, s: &Section) -> Optio
         ("AuthenticationType", &wire.authentication_type),
         ("Cloud", &wire.cloud),
         ("EmailProcessing", &wire.email_processing),
+        ("CrmEndpoint", &wire.crm_endpoint),
         ("ApiVersion", &wire.api_version),
         ("NoteColumn", &wire.note_column),
         ("MirrorFile", &wire.mirror_file),
@@ -107,6 +110,13 @@ fn server(
     let mirror_file = mirror_file(cx, wire, s, name, state_file);
     // all are read before one may be missing, so that every finding is reported at once
     let email_processing = cx.word(s, "EmailProcessing", &wire.email_processing, EmailProcessing::ALL);
+    let crm_endpoint = cx.word(s, "CrmEndpoint", &wire.crm_endpoint, CrmEndpoint::ALL);
+    if (crm_endpoint, email_processing)
+        == (Some(CrmEndpoint::OrganizationService), Some(EmailProcessing::Router))
+    {
+        let message = "CrmEndpoint OrganizationService cannot be used with EmailProcessing Router, which needs the Web API; use Crm or Automatic";
+        cx.error(s, "CrmEndpoint", Code::InvalidCombination, message);
+    }
     let api_version = api_version(cx, wire, s);
     let note_column = note_column(cx, wire, s);
     let mirror_period = cx.millis(s, "MirrorPeriod", &wire.mirror_period, 1_000..=86_400_000);
@@ -125,6 +135,7 @@ fn server(
         allow_http,
         cloud,
         email_processing: email_processing.unwrap_or(EmailProcessing::Automatic),
+        crm_endpoint: crm_endpoint.unwrap_or(CrmEndpoint::Automatic),
         api_version,
         note_column,
         mirror_file: mirror_file?,
@@ -271,8 +282,16 @@ fn credentials(
         return Some(ServerCredentials::LocalSystem);
     }
     match &wire.application {
+        // a token service of one's own without a tenant is an AD FS, where a service user may stand beside the application
+        Some(application) if kind != DeploymentType::CrmOnline && is_ad_fs(application) => {
+            let account = login.iter().any(|(_, value)| is_given(value)).then(|| account(cx, wire, s));
+            match account {
+                Some(account) => self::application(cx, application, s, Some(account?)),
+                None => self::application(cx, application, s, None),
+            }
+        }
         Some(_) if kind == DeploymentType::MyCompany => {
-            let message = "Application cannot be used with MyCompany; it belongs to CrmOnline and OnlineServiceProvider; give UserName and Password";
+            let message = "Application cannot be used with MyCompany unless its Authority is an AD FS (and no TenantId is given); give UserName and Password";
             cx.error(s, "Application", Code::InvalidCombination, message);
             None
         }
@@ -283,7 +302,7 @@ fn credentials(
                     cx.error(s, element, Code::InvalidCombination, message);
                 }
             }
-            self::application(cx, application, s)
+            self::application(cx, application, s, None)
         }
         // names and passwords of users went with the WS-Trust service of Microsoft's cloud
         None if kind == DeploymentType::CrmOnline => {
@@ -292,18 +311,33 @@ fn credentials(
             None
         }
         None => {
-            let user_name = cx.required(s, "UserName", &wire.user_name, "the name to log in with");
-            let password = cx.secret(&wire.password);
-            if password.is_none() && !is_refused(&wire.password) {
-                let message = "Password is missing; OtherSpecified needs it as env:NAME, file:PATH, credential:NAME or ciphertext";
-                cx.error(s, "Password", Code::MissingElement, message);
-            }
-            Some(ServerCredentials::Login { user_name: user_name?, password: password? })
+            let (user_name, password) = account(cx, wire, s)?;
+            Some(ServerCredentials::Login { user_name, password })
         }
     }
 }
 
-fn application(cx: &mut Context<'_>, given: &wire::Application, s: &Section) -> Option<ServerCredentials> {
+/// Whether an `Application` belongs to an AD FS: it has a token service of its own and no tenant.
+fn is_ad_fs(given: &wire::Application) -> bool {
+    is_given(&given.authority) && !is_given(&given.tenant_id)
+}
+
+fn account(cx: &mut Context<'_>, wire: &wire::Deployment, s: &Section) -> Option<(String, SecretRef)> {
+    let user_name = cx.required(s, "UserName", &wire.user_name, "the name to log in with");
+    let password = cx.secret(&wire.password);
+    if password.is_none() && !is_refused(&wire.password) {
+        let message = "Password is missing; OtherSpecified needs it as env:NAME, file:PATH, credential:NAME or ciphertext";
+        cx.error(s, "Password", Code::MissingElement, message);
+    }
+    Some((user_name?, password?))
+}
+
+fn application(
+    cx: &mut Context<'_>,
+    given: &wire::Application,
+    s: &Section,
+    account: Option<(String, SecretRef)>,
+) -> Option<ServerCredentials> {
     let inner = Section { path: format!("{}/Application", s.path), label: s.label.clone() };
     let tenant_id = match given.tenant_id.clone() {
         // the organization says whose it is
@@ -316,12 +350,15 @@ fn application(cx: &mut Context<'_>, given: &wire::Application, s: &Section) -> 
     }
     let client = cx.required(&inner, "ClientId", &given.client_id, "the application's (client) id");
     let client = client.and_then(|c| one_word(cx, &inner, "ClientId", c));
-    let proof = proof(cx, given, &inner);
+    let given_proof =
+        [&given.client_secret, &given.certificate_file, &given.private_key_file].into_iter().any(is_given);
+    let proof = if account.is_some() && !given_proof { None } else { Some(proof(cx, given, &inner)?) };
     let authority = authority(cx, given, &inner).ok()?;
     Some(ServerCredentials::Application(Box::new(ServerApplication {
         tenant_id,
         client_id: client?,
-        proof: proof?,
+        proof,
+        account,
         authority,
         scope: given.scope.clone(),
     })))

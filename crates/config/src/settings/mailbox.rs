@@ -105,6 +105,7 @@ fn mailbox(
         incoming_profile,
         outgoing_profile,
         disabled,
+        loaded: wire.loaded_record.is_some(),
         password,
         path,
         outgoing_path,

@@ -27,7 +27,7 @@ use url::Url;
 use crate::secret::SecretRef;
 use crate::tree::shorten;
 use crate::words::{
-    AccessCredentials, AccessType, AuthenticationType, Cloud, DecisionHistory, DeploymentType,
+    AccessCredentials, AccessType, AuthenticationType, Cloud, CrmEndpoint, DecisionHistory, DeploymentType,
     EmailProcessing, InDoubtPolicy, LogLevel, OverridePolicy, Protocol, ServerType, TlsMode, UserType,
 };
 
@@ -327,6 +327,8 @@ pub struct ServerDeployment {
     pub cloud: Cloud,
     /// Who decides which mail belongs there.
     pub email_processing: EmailProcessing,
+    /// By which protocol it is asked.
+    pub crm_endpoint: CrmEndpoint,
     /// The version of the Web API, such as `9.2`; `None`: the newest that the server has.
     pub api_version: Option<String>,
     /// The column of e-mails in which the router keeps what the CRM has no column for.
@@ -352,20 +354,26 @@ pub struct ServerDeployment {
 }
 
 impl ServerDeployment {
-    fn secrets(&self) -> [Option<&SecretRef>; 2] {
+    fn secrets(&self) -> [Option<&SecretRef>; 3] {
         let own = match &self.credentials {
             ServerCredentials::LocalSystem => None,
             ServerCredentials::Login { password, .. } => Some(password),
             ServerCredentials::Application(application) => match &application.proof {
-                ApplicationProof::Secret(secret) => Some(secret),
-                ApplicationProof::Certificate { .. } => None,
+                Some(ApplicationProof::Secret(secret)) => Some(secret),
+                Some(ApplicationProof::Certificate { .. }) | None => None,
             },
+        };
+        let account = match &self.credentials {
+            ServerCredentials::Application(application) => {
+                application.account.as_ref().map(|(_, secret)| secret)
+            }
+            _ => None,
         };
         let proxy = match &self.proxy {
             Proxy::Url { login: Some((_, password)), .. } => Some(password),
             _ => None,
         };
-        [own, proxy]
+        [own, account, proxy]
     }
 }
 
@@ -392,9 +400,11 @@ pub struct ServerApplication {
     pub tenant_id: Option<String>,
     /// The application's (client) id.
     pub client_id: String,
-    /// What proves that it is the application.
-    pub proof: ApplicationProof,
-    /// The token service, where it is not the cloud's own.
+    /// What proves that it is the application; always there without [`Self::account`].
+    pub proof: Option<ApplicationProof>,
+    /// Name and password of the service user at AD FS, in whose name the application asks.
+    pub account: Option<(String, SecretRef)>,
+    /// The token service, where it is not the cloud's own. Without [`Self::tenant_id`] it is an AD FS.
     pub authority: Option<Url>,
     /// The scope to ask for, where it is not the organization's URL and `/.default`.
     pub scope: Option<String>,
@@ -424,6 +434,8 @@ pub struct MailboxSettings {
     pub outgoing_profile: Option<String>,
     /// Not worked on, and passed over by test access.
     pub disabled: bool,
+    /// Load Data wrote it (`LoadedRecord`).
+    pub loaded: bool,
     /// Where its own password is, for user-specified credentials.
     pub password: Option<SecretRef>,
     /// The Maildir it is read from, in place of the profile's.
@@ -555,7 +567,7 @@ impl Settings {
             _ => None,
         });
         let servers = self.deployments.iter().flat_map(|d| match &d.target {
-            DeploymentTarget::Embedded { .. } => [None, None],
+            DeploymentTarget::Embedded { .. } => [None, None, None],
             DeploymentTarget::Server(server) => server.secrets(),
         });
         profiles
@@ -600,6 +612,7 @@ impl Settings {
                 .clone()
                 .filter(|_| kind != MailboxKind::Forward),
             disabled: false,
+            loaded: false,
             password: None,
             path: None,
             outgoing_path: None,

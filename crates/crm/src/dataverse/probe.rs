@@ -5,10 +5,12 @@ use std::collections::HashMap;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::client::negotiate;
+use super::client::{negotiate, try_negotiate};
+use super::decides::service::OrganizationService as _;
 use super::organization::{Organization, OrganizationReader};
 use super::records::directory;
-use super::settings::{DataverseSettings, EmailProcessing};
+use super::settings::{DataverseSettings, EmailProcessing, Endpoint};
+use super::soap;
 use super::tables::Tables;
 use super::web_api::{Session, place};
 use crate::{Approval, CrmMailbox, DeliveryMethod, Error};
@@ -87,8 +89,17 @@ const NEEDED: &[(&str, &[&str])] = &[
 pub(super) async fn probe(settings: &DataverseSettings) -> OrganizationReport {
     let mut report =
         OrganizationReport { place: place(&settings.url), checks: Vec::new(), mailboxes: Vec::new() };
-    let session = match negotiate(settings).await {
-        Ok(session) => session,
+    let session = match settings.endpoint {
+        Endpoint::OrganizationService => Ok(None),
+        Endpoint::WebApi => negotiate(settings).await.map(Some),
+        Endpoint::Automatic => try_negotiate(settings).await,
+    };
+    let session = match session {
+        Ok(Some(session)) => session,
+        Ok(None) => {
+            by_organization_service(&mut report, settings).await;
+            return report;
+        }
         Err(error) => {
             report.failed("connection", &error);
             return report;
@@ -146,6 +157,62 @@ pub(super) async fn probe(settings: &DataverseSettings) -> OrganizationReport {
         Err(error) => report.failed("mailboxes", &error),
     }
     report
+}
+
+/// What can be asked of an organization that has no Web API.
+async fn by_organization_service(report: &mut OrganizationReport, settings: &DataverseSettings) {
+    if settings.email_processing == EmailProcessing::Router {
+        report.failed("connection", &super::client::only_the_server_decides(settings));
+        return;
+    }
+    let service = match soap::connect(settings) {
+        Ok(service) => service,
+        Err(error) => return report.failed("connection", &error),
+    };
+    let who = match service.who_am_i().await {
+        Ok(who) => who,
+        Err(error) => return report.failed("connection", &error),
+    };
+    report.add("connection", CheckState::Passed, "reached and logged in; Organization Service", None);
+    let row =
+        match service.retrieve("organization", who.organization, &["name", "emailconnectionchannel"]).await {
+            Ok(row) => row,
+            Err(error) => return report.failed("organization", &error),
+        };
+    let name = row.text("name").unwrap_or_default();
+    match &settings.unique_name {
+        Some(wanted) if !wanted.eq_ignore_ascii_case(name) => {
+            let text = format!(
+                "it is called {:?}, and the deployment names {wanted:?}",
+                super::web_api::fault::one_line(name)
+            );
+            report.add(
+                "organization",
+                CheckState::Failed,
+                text,
+                Some("correct Url or OrganizationName of the deployment"),
+            );
+        }
+        _ => report.add("organization", CheckState::Passed, super::web_api::fault::one_line(name), None),
+    }
+    if row.int("emailconnectionchannel") == Some(0) {
+        let text = "server-side synchronization, so the CRM refuses to decide for a router";
+        report.add(
+            "e-mail channel",
+            CheckState::Failed,
+            text,
+            Some("set the organization's e-mail channel to the Email Router"),
+        );
+    } else {
+        report.add(
+            "e-mail channel",
+            CheckState::Passed,
+            "Email Router: the CRM decides which mail it takes",
+            None,
+        );
+    }
+    let text = "they are not listed over the Organization Service; what is missing is told when it is needed";
+    report.add("privileges", CheckState::Warning, text, None);
 }
 
 async fn identify(session: &Session) -> crate::Result<Organization> {

@@ -9,8 +9,8 @@ use super::writer::Done;
 use super::{EmbeddedCrm, delivery, incoming, lookup, outgoing, settings, unresolved};
 use crate::{
     Attachment, Claim, CrmClient, CrmMailbox, Delivered, DeliveryReport, EmailLookup, EmailSummary,
-    IncomingCheck, IncomingEmail, OrganizationSettings, OutgoingEmail, PendingEmail, PendingQuery, Resolution,
-    Result, SendOutcome, Verdict,
+    IncomingCheck, IncomingEmail, OrganizationSettings, OutgoingEmail, PendingEmail, PendingQuery,
+    Resolution, Result, SendOutcome, Verdict,
 };
 
 #[async_trait]

@@ -6,12 +6,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use async_trait::async_trait;
 use email_router_auth::{CredentialError, Credentials};
 use email_router_config::{
-    AuthenticationType, Deployment, EmailProcessing as Wanted, SecretStore, ServerApplication,
+    AuthenticationType, CrmEndpoint, Deployment, EmailProcessing as Wanted, SecretStore, ServerApplication,
     ServerCredentials, ServerDeployment,
 };
-use email_router_crm::dataverse::{ApiVersion, Application, DataverseSettings, EmailProcessing, LoginSource};
+use email_router_crm::dataverse::{
+    ApiVersion, Application, DataverseSettings, EmailProcessing, Endpoint, LoginSource,
+};
 use email_router_crm::{Error as CrmError, ErrorKind};
-use email_router_http::oauth::{OAuthSettings, OAuthSource};
+use email_router_http::oauth::{ClientProof, OAuthSettings, OAuthSource};
 use email_router_http::{
     HttpService, HttpSettings, Login, Method, Request, Scheme, StatusCode, challenges, header,
 };
@@ -51,6 +53,11 @@ pub(crate) async fn settings(
         Wanted::Automatic => EmailProcessing::Automatic,
         Wanted::Crm => EmailProcessing::Crm,
         Wanted::Router => EmailProcessing::Router,
+    };
+    made.endpoint = match server.crm_endpoint {
+        CrmEndpoint::Automatic => Endpoint::Automatic,
+        CrmEndpoint::WebApi => Endpoint::WebApi,
+        CrmEndpoint::OrganizationService => Endpoint::OrganizationService,
     };
     made.api_version = server.api_version.as_deref().and_then(ApiVersion::parse);
     made.mirror_period = server.mirror_period;
@@ -156,22 +163,35 @@ async fn login(
             Ok(Current { source, tokens: None, stamp: stamp.finish() })
         }
         ServerCredentials::Application(application) => {
-            let proof = client_proof(&application.proof, secrets, &mut stamp).map_err(Error::Request)?;
+            let proof = proof(application, secrets, &mut stamp)?;
             let stamp = stamp.finish();
             if let Some(before) = before.filter(|before| before.stamp == stamp) {
                 return Ok(before.clone());
             }
-            let tenant = match &application.tenant_id {
-                Some(tenant) => tenant.clone(),
-                None => discovered_tenant(server, &**http).await?,
+            let (settings, tenant, scope) = match (&application.tenant_id, &application.authority) {
+                // the resource is the root of the organization's site
+                (None, Some(authority)) => {
+                    let usual = || format!("{}/", server.url.origin().ascii_serialization());
+                    let resource = application.scope.clone().unwrap_or_else(usual);
+                    let settings =
+                        OAuthSettings::ad_fs(authority.clone(), &resource, &application.client_id, proof);
+                    (settings, authority.host_str().unwrap_or_default().to_owned(), resource)
+                }
+                (tenant, authority) => {
+                    let tenant = match tenant {
+                        Some(tenant) => tenant.clone(),
+                        None => discovered_tenant(server, &**http).await?,
+                    };
+                    let scope = scope(server, application);
+                    let cloud = super::cloud(server.cloud);
+                    let mut settings =
+                        OAuthSettings::new(cloud, &tenant, &application.client_id, proof).with_scope(&scope);
+                    if let Some(authority) = authority {
+                        settings = settings.with_authority(authority.clone());
+                    }
+                    (settings, tenant, scope)
+                }
             };
-            let scope = scope(server, application);
-            let cloud = super::cloud(server.cloud);
-            let mut settings =
-                OAuthSettings::new(cloud, &tenant, &application.client_id, proof).with_scope(&scope);
-            if let Some(authority) = &application.authority {
-                settings = settings.with_authority(authority.clone());
-            }
             let tokens = OAuthSource::new(settings, Arc::clone(http), Arc::clone(clock), Arc::clone(entropy))
                 .map_err(|e| Error::Request(explained(&e)))?;
             let source =
@@ -179,6 +199,34 @@ async fn login(
             let known = [application.client_id.clone(), tenant, scope];
             Ok(Current { source, tokens: Some((tokens, known)), stamp })
         }
+    }
+}
+
+/// What proves the application, or the service user at AD FS.
+fn proof(
+    application: &ServerApplication,
+    secrets: &SecretStore,
+    stamp: &mut DefaultHasher,
+) -> Result<ClientProof> {
+    let own =
+        application.proof.as_ref().map(|proof| client_proof(proof, secrets, stamp).map_err(Error::Request));
+    match (&application.account, own.transpose()?) {
+        (Some((user, password)), own) => {
+            let password = secrets.resolve(password).map_err(|e| Error::Request(e.to_string()))?;
+            password.expose().hash(stamp);
+            let secret = match own {
+                Some(ClientProof::Secret(secret)) => Some(secret),
+                None => None,
+                Some(_) => {
+                    let why =
+                        "a service user at AD FS goes with a ClientSecret or none, not with a certificate";
+                    return Err(Error::Request(why.to_owned()));
+                }
+            };
+            Ok(ClientProof::Account { user: user.clone(), password, secret })
+        }
+        (None, Some(own)) => Ok(own),
+        (None, None) => Err(Error::Request("the Application has neither secret nor certificate".to_owned())),
     }
 }
 

@@ -38,7 +38,8 @@ pub struct Organization {
     name: String,
     adapter: Crm,
     router: Arc<Router>,
-    listed: Vec<CrmMailbox>,
+    /// The users and queues as the CRM had them when it was asked last.
+    listed: Mutex<Arc<Vec<CrmMailbox>>>,
     assembled: Assembled,
     assembler: Assembler,
     /// What is not served now; `assembled` is what the service began with.
@@ -163,9 +164,13 @@ impl Organization {
         *self.unserved.lock().unwrap_or_else(PoisonError::into_inner) = unserved;
     }
 
-    /// The users and queues that the CRM had at the beginning.
-    pub(super) fn listed(&self) -> &[CrmMailbox] {
-        &self.listed
+    /// The users and queues as the CRM had them when it was asked last.
+    pub(super) fn listed(&self) -> Arc<Vec<CrmMailbox>> {
+        Arc::clone(&self.listed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn set_listed(&self, listed: Vec<CrmMailbox>) {
+        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(listed);
     }
 
     pub(super) fn assembled(&self) -> &Assembled {
@@ -323,7 +328,7 @@ impl Service {
             name: deployment.name.clone(),
             adapter,
             router,
-            listed,
+            listed: Mutex::new(Arc::new(listed)),
             assembled,
             assembler,
             unserved,

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::{Organization, Service, blocking};
 use crate::Result;
 use crate::assemble::Unserved;
+use crate::load_data::diff;
 
 /// How long the ledger keeps what became of a sent e-mail, for reports: 90 days after the attempt. What is open stays for ever.
 const LEDGER_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -87,7 +88,7 @@ impl Service {
             for ((slot, plan), waiting) in self.deployments.iter().zip(plans).zip(&mut waiting) {
                 // one that is not connected waits on: it may get a plan by settings that are no longer in use
                 if let (true, Some(organization)) = (*waiting, slot.organization()) {
-                    *waiting = !self.replan(&settings, organization, plan).await;
+                    *waiting = !self.replan(&settings, organization, plan, due).await;
                     all &= !*waiting;
                 }
             }
@@ -136,34 +137,45 @@ impl Service {
         changed
     }
 
-    /// Makes the plan of an organization anew; `false` when the CRM could not be asked.
+    /// Makes the plan of an organization anew; `false` when the CRM could not be asked. What is `due` (the first try of a round) counts all the same
+    /// then, with the users and queues that it had before.
     async fn replan(
         &self,
         settings: &Settings,
         organization: &Organization,
         plan: &watch::Sender<Arc<Plan>>,
+        due: bool,
     ) -> bool {
         let Some(deployment) = settings.deployment(organization.name()) else { return true };
         let secrets = SecretStore::new(settings.router.secret_key_file.clone());
         organization.renew_login(deployment, &secrets).await;
-        match organization.crm().mailboxes().await {
+        let known = organization.listed();
+        let asked = match organization.crm().mailboxes().await {
             Ok(listed) => {
+                for change in diff(&known, &listed) {
+                    tracing::info!(deployment = organization.name(), "loaded from the CRM: {change}");
+                }
+                organization.set_listed(listed);
                 organization.router().renew_view().await;
-                let assembled = organization.assembler().assemble(settings, deployment, &listed, &secrets);
-                self.announce_unserved(&assembled.unserved);
-                organization.set_unserved(assembled.unserved);
-                plan.send_replace(Arc::new(assembled.plan));
                 true
             }
             Err(error) => {
-                tracing::warn!(%error, deployment = organization.name(), "users and queues could not be read from the CRM, which is tried again soon; what was served stays served");
+                tracing::warn!(%error, deployment = organization.name(), "users and queues could not be read from the CRM, which is tried again soon; those known stay served");
                 false
             }
+        };
+        if asked || due {
+            let listed = organization.listed();
+            let assembled = organization.assembler().assemble(settings, deployment, &listed, &secrets);
+            self.announce_unserved(&assembled.unserved);
+            organization.set_unserved(assembled.unserved);
+            plan.send_replace(Arc::new(assembled.plan));
         }
+        asked
     }
 
     pub(super) fn announce_unserved(&self, unserved: &[Unserved]) {
-        for Unserved { mailbox, direction, reason } in unserved {
+        for Unserved { mailbox, direction, reason, .. } in unserved {
             tracing::warn!(%mailbox, reason, "not served");
             let both = [ProviderDirection::Incoming, ProviderDirection::Outgoing];
             let directions: &[ProviderDirection] = match direction {

@@ -90,17 +90,27 @@ impl OrganizationView {
         &self.smart
     }
 
+    /// Whether the address of a mailbox may be used: an administrator approved it, or the organization does not ask for that. A forward mailbox needs
+    /// no approval.
+    #[must_use]
+    pub fn is_approved(&self, mailbox: &CrmMailbox) -> bool {
+        let required = match mailbox.kind {
+            MailboxKind::User => self.settings.require_approval_for_user_email,
+            MailboxKind::Queue => self.settings.require_approval_for_queue_email,
+            MailboxKind::Forward => false,
+        };
+        !required || mailbox.approval == Approval::Approved
+    }
+
     /// Why the router does not process mail for this mailbox; `None` when it does.
     #[must_use]
     pub fn not_served(&self, mailbox: &CrmMailbox) -> Option<&'static str> {
-        let approval_required = match mailbox.kind {
-            MailboxKind::User => self.settings.require_approval_for_user_email,
-            MailboxKind::Queue => self.settings.require_approval_for_queue_email,
-            MailboxKind::Forward => return Some("is a forward mailbox, neither user nor queue"),
-        };
+        if mailbox.kind == MailboxKind::Forward {
+            return Some("is a forward mailbox, neither user nor queue");
+        }
         if mailbox.disabled {
             Some("is disabled")
-        } else if approval_required && mailbox.approval != Approval::Approved {
+        } else if !self.is_approved(mailbox) {
             Some("has an address that is not approved")
         } else if !matches!(mailbox.incoming, DeliveryMethod::EmailRouter | DeliveryMethod::ForwardMailbox) {
             Some("does not get its mail through the router")

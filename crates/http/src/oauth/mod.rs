@@ -19,5 +19,5 @@ mod source;
 pub use certificate::{AssertionAlgorithm, ClientCertificate};
 pub use cloud::Cloud;
 pub use error::explain;
-pub use settings::{ClientProof, OAuthSettings};
+pub use settings::{ClientProof, OAuthSettings, TokenService};
 pub use source::{OAuthSource, TokenState};

@@ -23,8 +23,10 @@ pub struct OAuthSettings {
     pub client_id: String,
     /// What proves the application.
     pub proof: ClientProof,
-    /// What the token is for; ends with `/.default`, see [`Cloud::graph_scope`] and [`Cloud::outlook_scope`].
+    /// What the token is for; ends with `/.default`, see [`Cloud::graph_scope`] and [`Cloud::outlook_scope`]. At AD FS: the resource, as it is registered there.
     pub scope: String,
+    /// Which kind of token service it is.
+    pub service: TokenService,
     /// So long before it expires a token is renewed; at most a half of its lifetime.
     pub renewal_margin: Duration,
     /// Longest time for one request to the token service.
@@ -47,8 +49,25 @@ impl OAuthSettings {
             client_id: client_id.into(),
             proof,
             scope: cloud.outlook_scope(),
+            service: TokenService::EntraId,
             renewal_margin: Duration::from_secs(300),
             patience: Duration::from_secs(30),
+        }
+    }
+
+    /// This application at an Active Directory Federation Services of one's own (`crm-contract.md` 10.2): `authority` is its root, `resource` what the token is for.
+    #[must_use]
+    pub fn ad_fs(
+        authority: Url,
+        resource: impl Into<String>,
+        client_id: impl Into<String>,
+        proof: ClientProof,
+    ) -> Self {
+        Self {
+            authority: Some(authority),
+            scope: resource.into(),
+            service: TokenService::AdFs,
+            ..Self::new(Cloud::Public, "adfs", client_id, proof)
         }
     }
 
@@ -93,6 +112,33 @@ impl OAuthSettings {
             return Err(unusable("the authority has a user, query or fragment in its URL")
                 .hinted("write it as https://login.microsoftonline.com"));
         }
+        if self.client_id.is_empty() || !self.client_id.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(unusable("the client id is empty or has spaces in it")
+                .hinted("give the application (client) id of the application's overview page"));
+        }
+        let path: &[&str] = match self.service {
+            TokenService::AdFs => {
+                if self.scope.is_empty() || !self.scope.bytes().all(|b| b.is_ascii_graphic()) {
+                    return Err(unusable("the resource is empty or has spaces in it"));
+                }
+                &["adfs", "oauth2", "token"]
+            }
+            TokenService::EntraId => {
+                self.check_entra_id()?;
+                &[self.tenant.as_str(), "oauth2", "v2.0", "token"]
+            }
+        };
+        let mut endpoint = authority;
+        endpoint
+            .path_segments_mut()
+            .map_err(|()| unusable("the authority has no path"))?
+            .pop_if_empty()
+            .extend(path);
+        Ok(endpoint)
+    }
+
+    /// What only Entra ID asks for.
+    fn check_entra_id(&self) -> Result<(), CredentialError> {
         let tenant = self.tenant.as_str();
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
         if tenant.is_empty() || tenant.starts_with('.') || !tenant.chars().all(plain) {
@@ -103,22 +149,17 @@ impl OAuthSettings {
             return Err(unusable(format!("{tenant:?} is no tenant that an application can log in to"))
                 .hinted("give the directory (tenant) id of the application's overview page"));
         }
-        if self.client_id.is_empty() || !self.client_id.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(unusable("the client id is empty or has spaces in it")
-                .hinted("give the application (client) id of the application's overview page"));
-        }
         if !self.scope.ends_with("/.default") || !self.scope.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(unusable(format!("the scope {:?} does not end with /.default", self.scope)).hinted(
                 "an application asks for all permissions it was granted: https://outlook.office365.com/.default",
             ));
         }
-        let mut endpoint = authority;
-        endpoint
-            .path_segments_mut()
-            .map_err(|()| unusable("the authority has no path"))?
-            .pop_if_empty()
-            .extend([tenant, "oauth2", "v2.0", "token"]);
-        Ok(endpoint)
+        if matches!(self.proof, ClientProof::Account { .. }) {
+            return Err(unusable(
+                "an application proves itself with a secret or certificate there, not with a user",
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -129,6 +170,26 @@ pub enum ClientProof {
     Secret(Secret),
     /// A certificate that is registered with the application, and its key.
     Certificate(ClientCertificate),
+    /// Name and password of a service user, in whose name the application asks (RFC 6749 section 4.3); AD FS alone takes that, since an application of its own is
+    /// no user of a CRM.
+    Account {
+        /// `user@contoso.example` or `CONTOSO\\user`.
+        user: String,
+        /// Its password.
+        password: Secret,
+        /// The application's secret, where it has one.
+        secret: Option<Secret>,
+    },
+}
+
+/// The kinds of token services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum TokenService {
+    /// Microsoft Entra ID, version 2.0 of its endpoint.
+    #[default]
+    EntraId,
+    /// Active Directory Federation Services, 2012 R2 and later.
+    AdFs,
 }
 
 /// A setting that cannot be used.

@@ -14,7 +14,7 @@ use url::Url;
 use url::form_urlencoded::Serializer;
 use zeroize::Zeroizing;
 
-use super::{ClientProof, OAuthSettings, error, proto};
+use super::{ClientProof, OAuthSettings, TokenService, error, proto};
 use crate::{HttpService, Method, Request, StatusCode, retry_after};
 
 /// After a passing fault the token service is asked again no sooner than this, twice as long after each further one.
@@ -305,9 +305,14 @@ impl Inner {
         let settings = &self.settings;
         let mut secrets = Redactor::default();
         let mut form = Serializer::new(String::with_capacity(4096));
-        form.append_pair("grant_type", "client_credentials")
+        let (grant, what) = match (&settings.proof, settings.service) {
+            (ClientProof::Account { .. }, _) => ("password", "resource"),
+            (_, TokenService::AdFs) => ("client_credentials", "resource"),
+            (_, TokenService::EntraId) => ("client_credentials", "scope"),
+        };
+        form.append_pair("grant_type", grant)
             .append_pair("client_id", &settings.client_id)
-            .append_pair("scope", &settings.scope);
+            .append_pair(what, &settings.scope);
         match &settings.proof {
             ClientProof::Secret(secret) if secret.is_empty() => {
                 return Err(super::settings::unusable("the client secret is empty"));
@@ -315,6 +320,14 @@ impl Inner {
             ClientProof::Secret(secret) => {
                 secrets.add(secret.expose());
                 form.append_pair("client_secret", secret.expose());
+            }
+            ClientProof::Account { user, password, secret } => {
+                secrets.add(password.expose());
+                form.append_pair("username", user).append_pair("password", password.expose());
+                if let Some(secret) = secret {
+                    secrets.add(secret.expose());
+                    form.append_pair("client_secret", secret.expose());
+                }
             }
             ClientProof::Certificate(certificate) => {
                 let (clock, entropy) = (&*self.clock, &*self.entropy);

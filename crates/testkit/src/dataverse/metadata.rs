@@ -70,7 +70,14 @@ pub(super) fn answer(store: &Store, path: &str, query: &str, untracked: &[String
     };
     match rest {
         "" => definition(table, select.as_deref(), untracked),
-        "/Attributes" => rows(table, select.as_deref(), |_| true),
+        "/Attributes" => {
+            let missing = |name: &str| name == "emailsender" && store.rules.no_email_sender;
+            let table = Table {
+                columns: table.columns.iter().filter(|column| !missing(column.name)).cloned().collect(),
+                ..table.clone()
+            };
+            rows(&table, select.as_deref(), |_| true)
+        }
         "/Attributes/Microsoft.Dynamics.CRM.StringAttributeMetadata" => {
             rows(table, select.as_deref(), |kind| matches!(kind, Kind::Text(..)))
         }

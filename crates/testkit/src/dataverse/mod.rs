@@ -427,6 +427,8 @@ impl State {
         let base = format!("{}/api/data/v{version}/", self.base);
         let answer = if path == "$batch" {
             self.batch(seen, &base)
+        } else if let Some(row) = path.strip_suffix("/body/$value") {
+            self.bare_body(row)
         } else {
             finished(&self.one(seen, &path, &base), self.store.version)
         };
@@ -530,6 +532,22 @@ impl State {
                     None => store::missing(table.name, &id),
                 }
             }
+        }
+    }
+
+    /// The content of an attachment, in base64 and nothing around it (3.5).
+    fn bare_body(&self, resource: &str) -> Answer {
+        let row = key(resource).and_then(|(set, id)| match (self.store.table(set), id) {
+            (Some(table), Some(id)) => match self.store.row(table.name, &id) {
+                Some(row) => Ok(row),
+                None => store::missing(table.name, &id),
+            },
+            _ => store::no_set(set),
+        });
+        match row {
+            Ok(row) => Answer::new(200)
+                .body("text/plain", row.values.get("body").and_then(Value::as_str).unwrap_or_default()),
+            Err(refusal) => finished(&Reply::of(Err(refusal)), self.store.version),
         }
     }
 

@@ -56,7 +56,9 @@ pub struct Rules {
     pub refused_columns: Vec<String>,
     /// There is no upload of attachments in blocks.
     pub no_blocks: bool,
-    /// `emailsender` is not kept.
+    /// Completed e-mails do not take these as `statuscode` by `PATCH`.
+    pub refused_statuses: Vec<u64>,
+    /// There is no column `emailsender`.
     pub no_email_sender: bool,
 }
 
@@ -416,6 +418,10 @@ impl Store {
                     0x8004_0233,
                     format!("{column} of a completed e-mail cannot be changed"),
                 );
+            }
+            let status = row.get("statuscode").and_then(Value::as_u64);
+            if let Some(status) = status.filter(|status| self.rules.refused_statuses.contains(status)) {
+                return refused(400, 0x8004_0233, format!("a completed e-mail cannot become {status}"));
             }
         }
         let mut values = before.values;

@@ -180,7 +180,7 @@ impl ServerDecides {
             }
         }
         for hits in found.values_mut() {
-            hits.sort_by(|a, b| (a.created_on, a.record.id).cmp(&(b.created_on, b.record.id)));
+            hits.sort_by_key(|hit| (hit.created_on, hit.record.id));
             hits.truncate(MOST_OF_AN_ADDRESS);
         }
         Ok(addresses.iter().map(|address| found.get(&address.key()).cloned().unwrap_or_default()).collect())
@@ -227,7 +227,7 @@ impl ServerDecides {
                 }
             }
         }
-        found.sort_by(|a, b| (b.created_on, b.activity_id).cmp(&(a.created_on, a.activity_id)));
+        found.sort_by_key(|email| std::cmp::Reverse((email.created_on, email.activity_id)));
         found.truncate(limit);
         let ids: Vec<Uuid> = found.iter().map(|email| *email.activity_id.as_uuid()).collect();
         let mut parties = self.parties(&ids).await?;

@@ -18,7 +18,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use self::service::{Fetch, OrganizationService, Page, Row};
-use self::web_api::WebApiService;
+pub(super) use self::web_api::WebApiService;
 use super::client::negotiate;
 use super::mirror::Mirror;
 use super::settings::{DataverseSettings, Endpoint};
@@ -154,6 +154,11 @@ impl ServerDecides {
             Ok(inner) => Self(Arc::new(Inner { unique_name: name, ..inner })),
             Err(shared) => Self(shared),
         })
+    }
+
+    /// The file with the notes.
+    pub(super) fn mirror(&self) -> &Mirror {
+        &self.0.mirror
     }
 
     /// The unique name of the organization.

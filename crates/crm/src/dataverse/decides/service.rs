@@ -129,11 +129,11 @@ pub(in crate::dataverse) struct Page {
 pub(in crate::dataverse) struct Row(pub(in crate::dataverse) Map<String, Value>);
 
 impl Row {
-    pub(super) fn text(&self, name: &str) -> Option<&str> {
+    pub(in crate::dataverse) fn text(&self, name: &str) -> Option<&str> {
         self.0.get(name)?.as_str().filter(|text| !text.is_empty())
     }
 
-    pub(super) fn int(&self, name: &str) -> Option<i64> {
+    pub(in crate::dataverse) fn int(&self, name: &str) -> Option<i64> {
         match self.0.get(name)? {
             Value::Number(number) => number.as_i64(),
             Value::String(text) => text.parse().ok(),
@@ -218,7 +218,7 @@ impl Condition {
 
     fn write(&self, out: &mut String) {
         let column = self.column;
-        let plain = |text: &str| quick_xml::escape::escape(&printable(text)).into_owned();
+        let plain = |text: &str| quick_xml::escape::escape(printable(text)).into_owned();
         match self.values.as_slice() {
             [] => {
                 out.push_str(&format!("<condition attribute=\"{column}\" operator=\"{}\"/>", self.operator))

@@ -36,6 +36,15 @@ CREATE TABLE IF NOT EXISTS note (id TEXT PRIMARY KEY, changedon INTEGER NOT NULL
 CREATE TABLE IF NOT EXISTS counter (sender TEXT PRIMARY KEY, number INTEGER UNIQUE, next INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
+/// The connection that writes: with memory for the pages of an index that a first reading fills in no order, and a write-ahead log that is copied
+/// seldom enough for them to be changed more than once before.
+pub(super) fn connect_to_write(file: &Path) -> rusqlite::Result<Connection> {
+    let conn = connect(file)?;
+    conn.pragma_update(None, "cache_size", -32_768)?;
+    conn.pragma_update(None, "wal_autocheckpoint", 8000)?;
+    Ok(conn)
+}
+
 pub(super) fn connect(file: &Path) -> rusqlite::Result<Connection> {
     own_file(file);
     let conn = Connection::open(file)?;

@@ -133,6 +133,14 @@ impl Note {
         if summary.message_id.is_none() {
             summary.message_id.clone_from(&self.message_id);
         }
+        if summary.tracking_token.is_none()
+            && let Some(token) = &self.tracking_token
+        {
+            summary.tracking_token = Some(token.clone());
+            if let Some(subject) = &self.subject {
+                summary.subject.clone_from(subject);
+            }
+        }
         if self.conversation_index.is_some() {
             summary.conversation_index.clone_from(&self.conversation_index);
         }

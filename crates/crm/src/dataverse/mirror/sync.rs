@@ -142,13 +142,18 @@ impl Mirror {
             }
         };
         let mut pages = session.pages(path, &prefer, &doing);
-        while let Some(page) = pages.next().await? {
-            let Page { rows, next_link, delta_link } = page;
+        let mut page = pages.next().await?;
+        while let Some(Page { rows, next_link, delta_link }) = page {
             let (records, _) = parse_records(table, &rows);
-            self.apply_full(name, records, next_link.clone()).await?;
-            if next_link.is_none() {
+            drop(rows);
+            let last = next_link.is_none();
+            // the server makes the next page while this one is written
+            let (written, next) = tokio::join!(self.apply_full(name, records, next_link), pages.next());
+            written?;
+            if last {
                 self.end_full(name, delta_link).await?;
             }
+            page = next?;
         }
         Ok(())
     }

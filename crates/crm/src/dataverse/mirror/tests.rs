@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use email_router_model::{ActivityId, Classified as _, EmailAddress, ManualClock, MessageId, RecordRef};
+use email_router_model::{ActivityId, EmailAddress, ManualClock, MessageId, RecordRef};
 use proptest::prelude::*;
 
 use super::*;
@@ -332,7 +332,7 @@ async fn a_note_that_is_too_long_for_its_column_loses_what_matters_least() {
         not_before: Some(at(1)),
         in_doubt: Some("the answer was lost".to_owned()),
         smart: Some(SmartHashes { words: vec![i64::MAX; 20], addresses: vec![i64::MIN; 20] }),
-        references: (0..50).map(|n| message_id(n)).collect(),
+        references: (0..50).map(message_id).collect(),
         recipients: (0..200).map(|n| notes::Recipient { last: report(n), at: at(1) }).collect(),
         ..Note::default()
     };
@@ -416,4 +416,38 @@ async fn what_it_says_is_old_once_it_could_not_ask_for_ten_periods() {
     assert!(!mirror.stale(clock.now(), period).await);
     clock.advance(Duration::from_secs(1));
     assert!(mirror.stale(clock.now(), period).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_write_at_the_same_time_share_a_transaction_and_not_their_errors() {
+    const WRITTEN: &str = "SELECT count(*) FROM meta WHERE name LIKE 'caller %'";
+    let folder = tempfile::tempdir().unwrap();
+    let mirror = open(&folder).await.unwrap();
+    // nobody gets a turn until all wait
+    let inner = Arc::clone(&mirror.0);
+    let turn = inner.writer.lock().unwrap();
+    let mut callers = tokio::task::JoinSet::new();
+    for n in 0..40_u8 {
+        let mirror = mirror.clone();
+        callers.spawn(async move {
+            let (wrong, beside) = (n % 4 == 0, Connection::open(&mirror.0.file).unwrap());
+            let done = mirror
+                .write(move |tx| {
+                    file::set_value(tx, &format!("caller {n}"), "was here")?;
+                    let durable: u32 = beside.query_row(WRITTEN, [], |row| row.get(0))?;
+                    if wrong { Err(file::bad("on purpose")) } else { Ok(durable) }
+                })
+                .await;
+            assert_eq!(done.ok(), (!wrong).then_some(0), "nobody's work was durable before that of all");
+        });
+    }
+    while inner.waiting.lock().unwrap().0.len() < 40 {
+        std::thread::yield_now();
+    }
+    drop(turn);
+    while let Some(done) = callers.join_next().await {
+        done.unwrap();
+    }
+    let kept: u32 = mirror.read(|conn| conn.query_row(WRITTEN, [], |row| row.get(0))).await.unwrap();
+    assert_eq!(kept, 30);
 }

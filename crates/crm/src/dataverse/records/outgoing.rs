@@ -40,8 +40,10 @@ impl RouterDecides {
             }
         }
         let mut found: HashMap<&RecordRef, Vec<PendingEmail>> = HashMap::new();
-        for chunk in senders.chunks(SENDERS) {
-            self.pending_of(chunk, query, &mut found).await?;
+        if senders.len() <= SENDERS || !self.pending_of_all(&senders, query, &mut found).await? {
+            for chunk in senders.chunks(SENDERS) {
+                self.pending_of(chunk, query, &mut found).await?;
+            }
         }
         let with_mail: Vec<&RecordRef> = found.keys().copied().collect();
         let served = self.served_senders(&with_mail).await?;
@@ -55,6 +57,37 @@ impl RouterDecides {
             all.append(&mut of_sender);
         }
         Ok(all)
+    }
+
+    /// One look at what waits in the whole organization, which costs one request for however many senders; `false`, and nothing found, where that is more than a
+    /// page.
+    async fn pending_of_all<'a>(
+        &self,
+        senders: &[&'a RecordRef],
+        query: &PendingQuery,
+        found: &mut HashMap<&'a RecordRef, Vec<PendingEmail>>,
+    ) -> Result<bool> {
+        let doing = "looking for mail that waits";
+        let page = self.session.pages(self.pending_path(&[], query), &[PAGE], doing).next().await?;
+        let Some(page) = page.filter(|page| page.next_link.is_none()) else { return Ok(false) };
+        self.sort_out(&page.rows, senders, query, found).await?;
+        Ok(true)
+    }
+
+    /// Adds these rows to the mail of their senders.
+    async fn sort_out<'a>(
+        &self,
+        rows: &[Value],
+        senders: &[&'a RecordRef],
+        query: &PendingQuery,
+        found: &mut HashMap<&'a RecordRef, Vec<PendingEmail>>,
+    ) -> Result<()> {
+        for row in rows {
+            if let Some((sender, email)) = self.pending_row(row, senders, query).await? {
+                found.entry(sender).or_default().push(email);
+            }
+        }
+        Ok(())
     }
 
     /// Pages until each sender has enough. A sender that has is left out from then on, so that a heavy one costs no more than the others.
@@ -73,14 +106,7 @@ impl RouterDecides {
                 self.session.pages(self.pending_path(&open, query), &[PAGE], "looking for mail that waits");
             let mut full = false;
             while let Some(page) = pages.next().await? {
-                for row in &page.rows {
-                    if let Some(email) = self.pending_row(row, &open, query).await? {
-                        let Some(sender) = open.iter().find(|sender| ***sender == email.sender) else {
-                            continue;
-                        };
-                        found.entry(sender).or_default().push(email);
-                    }
-                }
+                self.sort_out(&page.rows, &open, query, found).await?;
                 let enough = |sender: &&RecordRef| {
                     found.get(*sender).is_some_and(|list| list.len() >= query.per_sender)
                 };
@@ -97,6 +123,7 @@ impl RouterDecides {
         Ok(())
     }
 
+    /// The query for mail of these senders; of all where there are none.
     fn pending_path(&self, senders: &[&RecordRef], query: &PendingQuery) -> String {
         let any_of = |column: &str| {
             let each: Vec<_> = senders.iter().map(|sender| format!("{column} eq {}", sender.id)).collect();
@@ -110,11 +137,12 @@ impl RouterDecides {
             let by = format!("email_activity_parties/any(p:p/participationtypemask eq 1 and ({party}))");
             (by, "&$expand=email_activity_parties($select=participationtypemask,_partyid_value)")
         };
+        let by = if senders.is_empty() { String::new() } else { format!(" and ({by})") };
         // half of what a timestamp can hold; Duration::MAX would overflow the subtraction
         let patience = query.stale_after.min(Duration::from_secs(100_000_000_000));
         let stale = query.now.checked_sub(patience).unwrap_or(Timestamp::UNIX_EPOCH);
         let filter = format!(
-            "directioncode eq true and ({by}) and ((statuscode eq 6 and (delayedemailsendtime eq null or delayedemailsendtime le {})) \
+            "directioncode eq true{by} and ((statuscode eq 6 and (delayedemailsendtime eq null or delayedemailsendtime le {})) \
              or (statuscode eq 7 and modifiedon lt {}))",
             literal::iso(query.now),
             literal::iso(stale)
@@ -135,14 +163,14 @@ impl RouterDecides {
         )
     }
 
-    async fn pending_row(
+    async fn pending_row<'a>(
         &self,
         row: &Value,
-        senders: &[&RecordRef],
+        senders: &[&'a RecordRef],
         query: &PendingQuery,
-    ) -> Result<Option<PendingEmail>> {
+    ) -> Result<Option<(&'a RecordRef, PendingEmail)>> {
         let (Some(activity), Some(sender)) = (id(row, "activityid"), sender_of(row)) else { return Ok(None) };
-        let Some(sender) = senders.iter().find(|known| known.id == sender) else { return Ok(None) };
+        let Some(sender) = senders.iter().copied().find(|known| known.id == sender) else { return Ok(None) };
         let activity_id = ActivityId::from_uuid(activity);
         if let Some(theirs) = self.column_note(row) {
             self.mirror.newer_note(&activity_id, theirs).await?;
@@ -156,9 +184,9 @@ impl RouterDecides {
             return Ok(None);
         }
         let number = |name: &str| row.get(name).and_then(Value::as_u64);
-        Ok(Some(PendingEmail {
+        let email = PendingEmail {
             activity_id,
-            sender: (*sender).clone(),
+            sender: sender.clone(),
             version: version(row).unwrap_or_default(),
             delivery_attempts: number("deliveryattempts")
                 .and_then(|n| u32::try_from(n).ok())
@@ -172,7 +200,8 @@ impl RouterDecides {
                 .and_then(Value::as_str)
                 .and_then(|t| t.parse().ok())
                 .unwrap_or(query.now),
-        }))
+        };
+        Ok(Some((sender, email)))
     }
 
     /// Which of these may send through the router (6.1).
@@ -196,7 +225,7 @@ impl RouterDecides {
         }
         for (sender, part) in senders.iter().zip(parts) {
             let Some(row) = part.json().filter(|_| part.status == 200) else {
-                tracing::debug!(%sender, status = part.status, "the sender cannot be read; its mail waits");
+                tracing::warn!(%sender, status = part.status, "the sender cannot be read; its mail waits");
                 continue;
             };
             let number = |name: &str| row.get(name).and_then(Value::as_u64).unwrap_or_default();
@@ -275,8 +304,8 @@ impl RouterDecides {
             SendOutcome::Failed { .. } => EmailStatus::Failed,
             SendOutcome::InDoubt { .. } => EmailStatus::Sending,
         };
-        let path = format!("emails({id})?$select=directioncode,statuscode,trackingtoken");
-        let mut noted = false;
+        let path = format!("emails({id})?$select=directioncode,statuscode,deliveryattempts,trackingtoken");
+        let (mut noted, mut attempt) = (false, None);
         for _ in 0..RACES {
             let row = self.session.get(&path, "finishing an e-mail").await?;
             if row.get("directioncode").and_then(Value::as_bool) == Some(false) {
@@ -284,10 +313,12 @@ impl RouterDecides {
             }
             let code = row.get("statuscode").and_then(Value::as_u64).and_then(|code| u8::try_from(code).ok());
             let status = code.and_then(EmailStatus::from_code);
-            // only an e-mail in Sending can go back or be given up; that it was sent is a fact in every state
+            let attempts = row.get("deliveryattempts").cloned();
+            let is_ours = *attempt.get_or_insert_with(|| attempts.clone()) == attempts;
+            // only an e-mail in Sending can go back or be given up, and not if another router has claimed it since; that it was sent is a fact in every state
             let due = match to {
                 EmailStatus::Sent => status != Some(EmailStatus::Sent),
-                _ => status == Some(EmailStatus::Sending),
+                _ => status == Some(EmailStatus::Sending) && is_ours,
             };
             if !due {
                 return Ok(());

@@ -99,7 +99,7 @@ impl RouterDecides {
             delivery_receipt_requested: is("deliveryreceiptrequested"),
             read_receipt_requested: is("readreceiptrequested"),
             delivery_attempts: u32::try_from(number("deliveryattempts")).unwrap_or(u32::MAX),
-            attachment_bytes: self.attachment_rows(id).await?.iter().map(|row| size(row)).sum(),
+            attachment_bytes: self.attachment_rows(id).await?.iter().map(size).sum(),
             created_on: text("createdon").parse().unwrap_or_else(|_| self.now()),
         })
     }

@@ -46,7 +46,7 @@ fn envelope(operation: &'static str, caller: Option<Uuid>, inside: impl FnOnce(&
 
 /// Text between tags.
 fn text(out: &mut String, text: &str) {
-    out.push_str(&escape(&printable(text)));
+    out.push_str(&escape(printable(text)));
 }
 
 fn value(out: &mut String, tag: &str, value: &Typed<'_>) {

@@ -6,6 +6,6 @@ pub(crate) mod literal;
 mod pages;
 mod session;
 
-pub(crate) use self::batch::{Operation, Part};
-pub(crate) use self::pages::{Page, Pages};
-pub(crate) use self::session::{Answer, Ask, Session, place};
+pub(crate) use self::batch::Operation;
+pub(crate) use self::pages::Page;
+pub(crate) use self::session::{Ask, Session, place};

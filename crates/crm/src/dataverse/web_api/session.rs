@@ -85,7 +85,6 @@ impl Ask {
 /// An answer of status 2xx, or 304.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     place: Arc<str>,
@@ -269,7 +268,7 @@ impl Session {
         };
         if status.is_success() || status == StatusCode::NOT_MODIFIED {
             let place = Arc::clone(&inner.place);
-            return Ok(Outcome::Done(Answer { status, headers, body, place, doing: ask.doing.clone() }));
+            return Ok(Outcome::Done(Answer { headers, body, place, doing: ask.doing.clone() }));
         }
         let secrets = login.redactor();
         let mut fault =
