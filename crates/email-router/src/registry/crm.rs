@@ -14,6 +14,7 @@ use crate::access::{CheckState, CrmCheck, DeploymentRow};
 use crate::{Error, Result};
 
 /// What every CRM is opened with.
+#[cfg_attr(not(feature = "embedded"), allow(dead_code))] // only a file can be looked at without being made
 pub(crate) struct CrmOptions {
     /// Nothing is created.
     pub(crate) look: bool,
