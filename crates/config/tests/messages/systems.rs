@@ -372,7 +372,7 @@ fn deployments_on_servers() {
             "https://crm.example/Org",
             &format!("<AccessCredentials>OtherSpecified</AccessCredentials>{app}"),
             vec![
-                "Application cannot be used with MyCompany; it belongs to CrmOnline and OnlineServiceProvider; give UserName and Password [invalid-combination]",
+                "Application cannot be used with MyCompany unless its Authority is an AD FS (and no TenantId is given); give UserName and Password [invalid-combination]",
             ],
         ),
         (
