@@ -15,7 +15,6 @@ pub mod activity;
 pub mod contract;
 pub mod error;
 pub mod organization;
-#[cfg(any(feature = "dataverse", feature = "embedded"))]
 mod setting;
 pub mod smart;
 pub mod subject;
@@ -42,5 +41,4 @@ pub use organization::{
     Approval, AutomaticMail, DEFAULT_HASH_FILTER_KEYWORDS, FilteringMethod, HitPolicy, OrganizationSettings,
     UnknownSender,
 };
-#[cfg(any(feature = "dataverse", feature = "embedded"))]
 pub use setting::{Setting, changed_settings};

@@ -148,7 +148,8 @@ impl Mirror {
             drop(rows);
             let last = next_link.is_none();
             // the server makes the next page while this one is written
-            let (written, next) = tokio::join!(self.apply_full(name, records, next_link), pages.next());
+            let (written, next) =
+                futures_util::future::join(self.apply_full(name, records, next_link), pages.next()).await;
             written?;
             if last {
                 self.end_full(name, delta_link).await?;
