@@ -82,6 +82,11 @@ impl ElementPath {
         Self(vec![Step { name: name.to_owned(), pick: Pick::First }])
     }
 
+    /// The path to the root itself.
+    pub(crate) fn root() -> Self {
+        Self(Vec::new())
+    }
+
     /// The path to a child of what this path names.
     #[must_use]
     pub fn child(mut self, name: &str) -> Self {
@@ -234,6 +239,11 @@ impl Document {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// The root element.
+    pub(crate) fn root(&self) -> &Node {
+        &self.root
     }
 
     /// The text of an element, without surrounding white space; `None` when there is no such element.

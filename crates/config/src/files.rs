@@ -40,6 +40,15 @@ pub(crate) fn create_whole(path: &Path, content: &[u8], entropy: &dyn Entropy) -
 /// `like` where that is there (on Unix), else the file belongs to whoever runs this and nobody else may read it: an administrator
 /// who publishes must not lock the account of the service out.
 pub(crate) fn replace_like(path: &Path, content: &[u8], like: &Path) -> io::Result<()> {
+    put(path, content, like, None)
+}
+
+/// The same, but that nobody except the owner may read or write the file, whatever the permissions of `like` are.
+pub(crate) fn replace_private(path: &Path, content: &[u8], like: &Path) -> io::Result<()> {
+    put(path, content, like, Some(0o600))
+}
+
+fn put(path: &Path, content: &[u8], like: &Path, mode: Option<u32>) -> io::Result<()> {
     let path = &resolved(path)?;
     let temporary = beside(path, ".new");
     match std::fs::remove_file(&temporary) {
@@ -47,7 +56,7 @@ pub(crate) fn replace_like(path: &Path, content: &[u8], like: &Path) -> io::Resu
         _ => {} // left over from a crash; writers hold the folder's lock
     }
     create_private(&temporary, content)?;
-    let put = take_over_owner(&temporary, like).and_then(|()| std::fs::rename(&temporary, path));
+    let put = take_over_owner(&temporary, like, mode).and_then(|()| std::fs::rename(&temporary, path));
     if put.is_err() {
         let _ = std::fs::remove_file(&temporary); // the first error is what the caller has to know
         return put;
@@ -70,7 +79,7 @@ fn resolved(path: &Path) -> io::Result<PathBuf> {
 }
 
 #[cfg(unix)]
-fn take_over_owner(file: &Path, like: &Path) -> io::Result<()> {
+fn take_over_owner(file: &Path, like: &Path, mode: Option<u32>) -> io::Result<()> {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
     let wanted = match std::fs::metadata(like) {
         Ok(wanted) => wanted,
@@ -89,12 +98,12 @@ fn take_over_owner(file: &Path, like: &Path) -> io::Result<()> {
             io::Error::new(error.kind(), message)
         })?;
     }
-    file.set_permissions(std::fs::Permissions::from_mode(wanted.mode() & 0o777))?;
+    file.set_permissions(std::fs::Permissions::from_mode(mode.unwrap_or(wanted.mode() & 0o777)))?;
     file.sync_all()
 }
 
 #[cfg(not(unix))]
-fn take_over_owner(_: &Path, _: &Path) -> io::Result<()> {
+fn take_over_owner(_: &Path, _: &Path, _: Option<u32>) -> io::Result<()> {
     Ok(())
 }
 

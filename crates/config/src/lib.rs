@@ -16,10 +16,12 @@
 //! | [`wire`] | the file's shape for yaserde |
 //! | [`document`], [`mod@publish`], [`reload`] | lossless changes, atomic publishing, hot reload |
 //! | [`secret`], [`store`], [`mod@rotate`] | [`SecretRef`], [`SecretStore`]: references, encryption, keys |
+//! | [`credential_store`] | [`CredentialStore`]: passwords of mailboxes that have none in the file |
 //! | [`mod@reference_key`] | the key of references in outgoing mail |
 //! | [`system_state`] | the original's `SystemState.xml` |
 #![warn(missing_docs)]
 
+pub mod credential_store;
 pub mod document;
 mod files;
 pub mod finding;
@@ -37,6 +39,10 @@ mod tree;
 pub mod wire;
 pub mod words;
 
+pub use credential_store::{
+    CREDENTIALS_FILE, CredentialStore, CredentialStoreError, StoredCredential, credentials_file,
+    remove_credential, set_credential,
+};
 pub use document::{Document, EditError, ElementPath};
 pub use finding::{Code, Finding, Position, Severity};
 pub use load::{Generation, LoadError, LoadOutcome, check, check_bytes, previous_path};

@@ -29,10 +29,6 @@ impl Places {
             }
         }
     }
-
-    pub(crate) fn contains(&self, path: &str) -> bool {
-        self.0.contains_key(path)
-    }
 }
 
 /// What the pass found.
@@ -45,20 +41,25 @@ pub(crate) struct Linted {
 
 /// Goes over a file. `path` is for the findings only.
 pub(crate) fn lint(root: &Node, path: &Path) -> Linted {
+    lint_as(root, path, "Configuration", Configuration::ELEMENTS)
+}
+
+/// Goes over a file of another kind, whose root element is called `name`.
+pub(crate) fn lint_as(root: &Node, path: &Path, name: &str, elements: &[Element]) -> Linted {
     let mut pass = Pass {
         file: path,
         out: Linted { findings: Vec::new(), places: Places::default(), clean: String::new() },
     };
-    if root.is("Configuration") {
-        pass.attributes(root, "Configuration");
-        pass.section(root, "Configuration", "Configuration", Configuration::ELEMENTS);
+    if root.is(name) {
+        pass.attributes(root, name);
+        pass.section(root, name, name, elements);
     } else {
         pass.report(
             Severity::Error,
             Code::UnknownElement,
             root,
             &root.name,
-            format!("the root element is {}; it must be Configuration", shorten(&root.name)),
+            format!("the root element is {}; it must be {name}", shorten(&root.name)),
         );
     }
     pass.out

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use email_router_model::{Entropy, Secret};
 
+use crate::credential_store::{CredentialStoreError, Resealed};
 use crate::document::{Document, EditError, ElementPath};
 use crate::files;
 use crate::load::previous_path;
@@ -33,6 +34,9 @@ pub enum RotateError {
         "the key comes from the variable EMAIL_ROUTER_KEY, so this program cannot exchange it; use a key file"
     )]
     EnvironmentKey,
+    /// The store of credentials cannot be encrypted anew.
+    #[error(transparent)]
+    Stored(#[from] CredentialStoreError),
     /// A file operation failed.
     #[error("cannot lock the folder of {0}")]
     Lock(String),
@@ -45,6 +49,8 @@ pub struct Rotated {
     pub secrets: usize,
     /// Secrets encrypted anew in its previous generation.
     pub previous_secrets: usize,
+    /// Passwords encrypted anew in the store of credentials.
+    pub stored: usize,
     /// Id of the key in use now.
     pub key_id: String,
 }
@@ -112,16 +118,27 @@ fn key_ids(document: &Document) -> BTreeSet<String> {
     sealed.collect()
 }
 
-/// Exchanges the key: a fresh key, every ciphertext of the file and of its previous generation encrypted anew, the old key gone.
+/// Exchanges the key: a fresh key, every ciphertext of the file, of the store of credentials beside it, and of their previous generations
+/// encrypted anew, the old key gone.
 ///
 /// The steps are ordered so that a crash between any two leaves every ciphertext with its key: both keys into the key file (the new
-/// one first), then the file, then the previous generation, then the old key out. Running it again completes it. A previous
-/// generation that is damaged or cannot be decrypted could not be used anyway; the file's own content takes its place. Keys that neither file
+/// one first), then the files and their previous generations, then the old key out. Running it again completes it. A previous
+/// generation that is damaged or cannot be decrypted could not be used anyway; the file's own content takes its place. Keys that no file
 /// uses and that are not the one in use, which rotations that failed left behind, are dropped first, so that the key file does not grow.
 ///
 /// # Errors
-/// [`RotateError`]. When the file itself could not be written, both keys stay in the key file.
+/// [`RotateError`]. When a file could not be written, both keys stay in the key file.
 pub fn rotate(path: &Path, store: &SecretStore, entropy: &dyn Entropy) -> Result<Rotated, RotateError> {
+    rotate_in_steps(path, store, entropy, &mut || Ok(()))
+}
+
+/// The same, asking before each file that is written; an error ends it there, as a crash would.
+fn rotate_in_steps(
+    path: &Path,
+    store: &SecretStore,
+    entropy: &dyn Entropy,
+    step: &mut dyn FnMut() -> Result<(), RotateError>,
+) -> Result<Rotated, RotateError> {
     if store.key_is_from_environment() {
         return Err(RotateError::EnvironmentKey);
     }
@@ -140,12 +157,15 @@ pub fn rotate(path: &Path, store: &SecretStore, entropy: &dyn Entropy) -> Result
     let mut used = key_ids(&document);
     let new = Key::generate(entropy);
     let secrets = reseal(&mut document, store, &new, entropy)?;
+    let stored = Resealed::of(path, store, &new, entropy)?;
+    used.extend(stored.used.iter().cloned());
     let previous = previous_path(path);
     if let Ok(older) = Document::load(&previous) {
         used.extend(key_ids(&older));
     }
     let kept = old.iter().enumerate().filter(|(n, key)| *n == 0 || used.contains(key.id()));
     let keys: Vec<&Key> = std::iter::once(&new).chain(kept.map(|(_, key)| key)).collect();
+    step()?;
     write_key_file(key_file, &keys)?;
 
     let mut previous_secrets = 0;
@@ -156,13 +176,20 @@ pub fn rotate(path: &Path, store: &SecretStore, entropy: &dyn Entropy) -> Result
         previous_secrets = count;
         resealed_previous = Some(older);
     }
+    step()?;
     publish_locked(path, document.as_str().as_bytes())?;
+    step()?;
     // publishing has kept the file with the old ciphertext as the previous generation; what was before it goes back there
     match resealed_previous {
         Some(older) => files::replace_like(&previous, older.as_str().as_bytes(), path),
         None => files::replace_like(&previous, document.as_str().as_bytes(), path),
     }
     .map_err(|source| PublishError::Io { what: format!("write {}", previous.display()), source })?;
+    step()?;
+    stored.write_previous(path)?;
+    step()?;
+    stored.write(path)?;
+    step()?;
     write_key_file(key_file, &[&new])?;
-    Ok(Rotated { secrets, previous_secrets, key_id: new.id().to_owned() })
+    Ok(Rotated { secrets, previous_secrets, stored: stored.count, key_id: new.id().to_owned() })
 }

@@ -68,6 +68,11 @@ pub enum SecretError {
     /// The key fits, the ciphertext does not: it was changed.
     #[error("the ciphertext under the key {0} was changed or cut; set the secret again")]
     Tampered(String),
+    /// The key fits, the ciphertext does not: it was changed, or it belongs to another address or direction.
+    #[error(
+        "the ciphertext under the key {0} was changed or cut, or was made for another address or direction; set the password again"
+    )]
+    OtherEntry(String),
     /// Something that should be a key is not one.
     #[error("{0} does not hold a key of the form {KEY_PREFIX}BASE64 with 32 bytes")]
     BadKey(String),
@@ -145,21 +150,29 @@ impl Key {
     /// # Errors
     /// [`SecretError::TooLong`], [`SecretError::Empty`], [`SecretError::NotText`] for control characters.
     pub fn seal(&self, secret: &Secret, entropy: &dyn Entropy) -> Result<SecretRef, SecretError> {
+        self.seal_with(secret, &associated(&self.id), entropy).map(SecretRef::Aead)
+    }
+
+    /// The same with associated data of the caller's, which has to name the key.
+    pub(crate) fn seal_with(
+        &self,
+        secret: &Secret,
+        aad: &str,
+        entropy: &dyn Entropy,
+    ) -> Result<Sealed, SecretError> {
         let text = checked(secret.expose(), "the secret")?;
         let mut nonce = [0; 24];
         entropy.fill(&mut nonce);
-        let aad = associated(&self.id);
         let payload = Payload { msg: text.as_bytes(), aad: aad.as_bytes() };
         let sealed =
             self.cipher().encrypt(&XNonce::from(nonce), payload).map_err(|_| SecretError::TooLong)?;
-        Ok(SecretRef::Aead(Sealed { key_id: self.id.clone(), bytes: [&nonce[..], &sealed].concat() }))
+        Ok(Sealed { key_id: self.id.clone(), bytes: [&nonce[..], &sealed].concat() })
     }
 
-    fn open(&self, sealed: &Sealed) -> Result<Secret, SecretError> {
+    fn open(&self, sealed: &Sealed, aad: &str) -> Result<Secret, SecretError> {
         let tampered = || SecretError::Tampered(self.id.clone());
         let (nonce, body) = sealed.bytes.split_at_checked(24).ok_or_else(tampered)?;
         let nonce: [u8; 24] = nonce.try_into().map_err(|_| tampered())?;
-        let aad = associated(&sealed.key_id);
         let payload = Payload { msg: body, aad: aad.as_bytes() };
         let clear = self.cipher().decrypt(&XNonce::from(nonce), payload).map_err(|_| tampered())?;
         let clear = Zeroizing::new(clear);
@@ -330,14 +343,18 @@ impl SecretStore {
                     .ok_or_else(|| SecretError::NoCredentials(name.clone()))?;
                 secret_file(&PathBuf::from(folder).join(name))
             }
-            SecretRef::Aead(sealed) => {
-                let keys = self.keys()?;
-                let key = keys.iter().find(|k| k.id == sealed.key_id).ok_or_else(|| {
-                    SecretError::OtherKey { wanted: sealed.key_id.clone(), source_name: self.key_source() }
-                })?;
-                key.open(sealed)
-            }
+            SecretRef::Aead(sealed) => self.open(sealed, &associated(&sealed.key_id)),
         }
+    }
+
+    /// Decrypts with the key that the ciphertext names, and with this associated data.
+    pub(crate) fn open(&self, sealed: &Sealed, aad: &str) -> Result<Secret, SecretError> {
+        let keys = self.keys()?;
+        let key = keys.iter().find(|k| k.id == sealed.key_id).ok_or_else(|| SecretError::OtherKey {
+            wanted: sealed.key_id.clone(),
+            source_name: self.key_source(),
+        })?;
+        key.open(sealed, aad)
     }
 
     /// A number that changes when a file changes that these references read, the key file included. It looks at the files' metadata and

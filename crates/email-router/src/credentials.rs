@@ -7,9 +7,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use email_router_auth::{CredentialError, CredentialSource, Credentials};
 use email_router_config::{
-    AuthenticationType, Credentials as Whose, MailboxSettings, Profile, SecretStore, Settings,
+    AuthenticationType, CredentialStore, Credentials as Whose, MailboxSettings, Profile, SecretStore,
+    Settings,
 };
-use email_router_model::{Direction, Mailbox, MailboxId};
+use email_router_model::{Direction, Mailbox, MailboxId, Secret};
 
 use crate::assemble::Kept;
 
@@ -27,6 +28,8 @@ pub(crate) struct Source {
 pub(crate) struct Sources<'a> {
     settings: &'a Settings,
     secrets: &'a SecretStore,
+    /// Passwords of mailboxes without one in the configuration, or why the file cannot be read.
+    stored: Result<CredentialStore, String>,
     /// Of the assembly before.
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
     kept: &'a Kept,
@@ -47,6 +50,13 @@ impl<'a> Sources<'a> {
         Self {
             settings,
             secrets,
+            stored: CredentialStore::load(&settings.router.credentials_file)
+                .inspect(|store| {
+                    for finding in store.findings() {
+                        tracing::warn!(%finding, "store of credentials");
+                    }
+                })
+                .map_err(|e| e.to_string()),
             kept,
             #[cfg(feature = "http")]
             applications: HashMap::new(),
@@ -87,6 +97,19 @@ impl<'a> Sources<'a> {
     ) -> (Accounts, HashMap<MailboxId, String>) {
         let (mut known, mut missing) = (HashMap::new(), HashMap::new());
         for mailbox in mailboxes {
+            // a mailbox of UserSpecified without a Password of its own: what is stored for its address
+            let profile = self.settings.profile_of(mailbox, direction);
+            let own = profile.is_some_and(|p| p.credentials == Whose::UserSpecified);
+            if own && mailbox.password.is_none() {
+                match self.stored(mailbox, direction) {
+                    Ok((login, secret)) => {
+                        (mailbox.mailbox.id.as_str(), &login, secret.expose()).hash(stamp);
+                        known.insert(mailbox.mailbox.id.clone(), Credentials::new(login, secret));
+                    }
+                    Err(reason) => drop(missing.insert(mailbox.mailbox.id.clone(), reason)),
+                }
+                continue;
+            }
             let (Some(login), Some(reference)) =
                 (self.settings.login(mailbox, direction), self.settings.password(mailbox, direction))
             else {
@@ -107,6 +130,19 @@ impl<'a> Sources<'a> {
             }
         }
         (Accounts { known }, missing)
+    }
+
+    /// Name and password that the store of credentials has for a mailbox.
+    fn stored(&self, mailbox: &MailboxSettings, direction: Direction) -> Result<(String, Secret), String> {
+        let store = self.stored.as_ref().map_err(Clone::clone)?;
+        let address = &mailbox.mailbox.address;
+        let entry = store.find(address, direction).ok_or_else(|| {
+            format!(
+                "the mailbox has no Password, and its profile says UserSpecified; `email-router credential set {address}` stores one"
+            )
+        })?;
+        let login = entry.user_name.as_deref().unwrap_or_else(|| mailbox.mailbox.login_name());
+        Ok((login.to_owned(), store.password(entry, self.secrets)?))
     }
 
     #[cfg(not(feature = "http"))]

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::credential_store::CREDENTIALS_FILE;
 use crate::finding::{Code, Finding};
 use crate::lint::Places;
 use crate::settings::deployment::deployment;
@@ -238,6 +239,7 @@ fn router(cx: &mut Context<'_>, wire: &wire::Router) -> (RouterSettings, Allow) 
     let settings = RouterSettings {
         state_file,
         secret_key_file,
+        credentials_file: cx.folder.join(CREDENTIALS_FILE),
         reference_key_file,
         status_listener,
         override_policy: cx

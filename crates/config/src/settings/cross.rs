@@ -11,9 +11,7 @@ use crate::settings::combine::user_specified_allowed;
 use crate::settings::convert::{Allow, Named};
 use crate::settings::mailbox::names;
 use crate::settings::read::{Context, Section};
-use crate::settings::{
-    ByName, Credentials, Deployment, DeploymentTarget, MailSource, MailboxSettings, Profile, Settings,
-};
+use crate::settings::{ByName, Credentials, Deployment, DeploymentTarget, MailSource, Profile, Settings};
 use crate::tree::shorten;
 use crate::wire;
 use crate::words::{DeploymentFamily, DeploymentType, Protocol, ServerType, list};
@@ -178,7 +176,7 @@ pub(super) fn mailbox(cx: &mut Context<'_>, settings: &Settings, s: &Section) {
         }
         if profile.credentials == Credentials::UserSpecified {
             own_credentials = true;
-            user_specified(cx, s, mailbox, profile, kind);
+            user_specified(cx, s, profile, kind);
         }
         if !mailbox.disabled {
             supported(cx, s, profile);
@@ -205,13 +203,7 @@ pub(super) fn mailbox(cx: &mut Context<'_>, settings: &Settings, s: &Section) {
     }
 }
 
-fn user_specified(
-    cx: &mut Context<'_>,
-    s: &Section,
-    mailbox: &MailboxSettings,
-    profile: &Profile,
-    kind: DeploymentType,
-) {
+fn user_specified(cx: &mut Context<'_>, s: &Section, profile: &Profile, kind: DeploymentType) {
     let allowed = user_specified_allowed(profile.direction, profile.server_type);
     if !allowed.contains(&kind) {
         let message = format!(
@@ -223,17 +215,8 @@ fn user_specified(
             list(allowed)
         );
         cx.error(s, "", Code::InvalidCombination, message);
-        return;
     }
-    // elsewhere the CRM keeps the users' own passwords
-    let reported = cx.places.contains(&format!("{}/Password", s.path));
-    if kind == DeploymentType::Embedded && mailbox.password.is_none() && !mailbox.disabled && !reported {
-        let message = format!(
-            "Password is missing; profile \"{}\" has AccessCredentials UserSpecified",
-            shorten(&profile.name)
-        );
-        cx.error(s, "Password", Code::MissingElement, message);
-    }
+    // the password may be in the store of credentials, which is not looked into here: who has none in either is reported as not served
 }
 
 /// Valid, but not served: a problem only for mailboxes that are worked on. WebDAV went with Exchange 2003 and 2007, whose support ended years ago.

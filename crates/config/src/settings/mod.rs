@@ -498,6 +498,8 @@ pub struct RouterSettings {
     pub state_file: PathBuf,
     /// The key that encrypts secrets in the configuration file.
     pub secret_key_file: PathBuf,
+    /// Passwords of mailboxes that have none in the configuration file ([`CredentialStore`](crate::CredentialStore)): a fixed name beside it.
+    pub credentials_file: PathBuf,
     /// The key that signs references in outgoing mail; made by the first router that needs it.
     pub reference_key_file: PathBuf,
     /// Where metrics, health and status are served; `None`: nowhere.

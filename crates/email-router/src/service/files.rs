@@ -49,7 +49,7 @@ pub fn rotate_secrets(path: &Path) -> Result<usize> {
     let request = |e: &dyn std::error::Error| Error::Request(e.to_string());
     let store = SecretStore::new(key_file_of(path).map_err(|e| request(&e))?);
     let rotated = email_router_config::rotate(path, &store, &SystemEntropy).map_err(|e| request(&e))?;
-    Ok(rotated.secrets)
+    Ok(rotated.secrets + rotated.stored)
 }
 
 /// Errors keep all findings.

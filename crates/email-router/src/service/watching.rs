@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use email_router_config::{LoadOutcome, Reload, Reloader, SecretStore, Settings};
+use email_router_config::{LoadOutcome, Reload, Reloader, SecretRef, SecretStore, Settings};
 use email_router_engine::ports::{Event, ProviderDirection, ProviderEvent};
 use email_router_engine::router::Plan;
 use email_router_model::{Direction, Timestamp};
@@ -197,8 +197,13 @@ impl Service {
 /// [`SecretStore::stamp`] of everything that these settings read.
 pub(super) async fn secrets_stamp(settings: &Arc<Settings>) -> Result<u64> {
     let settings = Arc::clone(settings);
-    blocking(move || SecretStore::new(settings.router.secret_key_file.clone()).stamp(settings.secrets()))
-        .await
+    blocking(move || {
+        let router = &settings.router;
+        // the store of credentials is one file more, with the same key
+        let stored = [&router.credentials_file, &router.secret_key_file].map(|f| SecretRef::File(f.clone()));
+        SecretStore::new(router.secret_key_file.clone()).stamp(settings.secrets().chain(&stored))
+    })
+    .await
 }
 
 /// What a change of the settings cannot bring about while running.
