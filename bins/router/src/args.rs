@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use email_router::model::{Direction, EmailAddress};
 
 /// Moves e-mail both ways between mail systems and a CRM, and can say why.
 ///
@@ -110,6 +111,11 @@ pub(crate) enum Command {
     Secret {
         #[command(subcommand)]
         action: SecretAction,
+    },
+    /// Passwords of users and queues that have none in the configuration, such as those loaded from the CRM; kept encrypted beside it.
+    Credential {
+        #[command(subcommand)]
+        action: CredentialAction,
     },
     /// Look at and fill the embedded CRM.
     Crm {
@@ -288,6 +294,51 @@ pub(crate) enum SecretAction {
     Set,
     /// Make a new key and encrypt every password of the configuration anew.
     Rotate,
+}
+
+/// Actions of `credential`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CredentialAction {
+    /// Store a password, asked for at the terminal or read from the standard input; makes the key file when there is none. A running router takes it within ConfigRefreshPeriod.
+    Set {
+        /// The user or queue, by its address.
+        address: EmailAddress,
+        #[command(flatten)]
+        way: WhichWay,
+        /// The name to log in with, where it is not the mailbox's own.
+        #[arg(long)]
+        user_name: Option<String>,
+    },
+    /// Whose passwords are there, and which cannot be used and why; never a password.
+    List,
+    /// Remove what is stored for an address.
+    Remove {
+        /// The user or queue, by its address.
+        address: EmailAddress,
+        #[command(flatten)]
+        way: WhichWay,
+    },
+}
+
+/// For which mail; neither: both.
+#[derive(Debug, Args)]
+pub(crate) struct WhichWay {
+    /// For reading mail alone.
+    #[arg(long, conflicts_with = "outgoing")]
+    incoming: bool,
+    /// For sending mail alone.
+    #[arg(long)]
+    outgoing: bool,
+}
+
+impl WhichWay {
+    pub(crate) fn direction(&self) -> Option<Direction> {
+        match (self.incoming, self.outgoing) {
+            (true, _) => Some(Direction::Incoming),
+            (_, true) => Some(Direction::Outgoing),
+            _ => None,
+        }
+    }
 }
 
 /// Actions of `crm`.

@@ -44,6 +44,7 @@ async fn dispatch(cli: Cli) -> email_router::Result<ExitCode> {
         Command::Status => commands::status::run(&global).await,
         Command::Quarantine { action } => commands::quarantine::run(&global, action).await,
         Command::Secret { action } => commands::secret::run(&global, &action),
+        Command::Credential { action } => commands::credential::run(&global, &action),
         Command::Crm { deployment, action } => {
             commands::crm::run(&global, deployment.as_deref(), action).await
         }

@@ -38,6 +38,7 @@ pub mod quarantine;
 mod registry;
 pub mod rules;
 pub mod service;
+pub mod stored_credentials;
 
 pub use email_router_config as config;
 pub use email_router_crm as crm;

@@ -1,6 +1,7 @@
 //! What each command does.
 
 pub(crate) mod check;
+pub(crate) mod credential;
 pub(crate) mod crm;
 pub(crate) mod explain;
 pub(crate) mod history;

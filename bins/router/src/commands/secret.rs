@@ -54,6 +54,22 @@ fn set(global: &Global) -> email_router::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The same, asked for twice at the terminal: nobody sees a slip of the finger.
+pub(super) fn read_twice() -> email_router::Result<Secret> {
+    let first = read()?;
+    if io::stdin().is_terminal() {
+        let again = rpassword::prompt_password("the same again: ")
+            .map(Secret::from)
+            .map_err(io_error("the terminal"))?;
+        if again != first {
+            return Err(email_router::Error::Request(
+                "the two passwords differ; nothing was stored".to_owned(),
+            ));
+        }
+    }
+    Ok(first)
+}
+
 /// The password: asked for at the terminal, where it is not shown, else the standard input without its line end.
 fn read() -> email_router::Result<Secret> {
     if io::stdin().is_terminal() {

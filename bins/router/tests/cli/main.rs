@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod configuration;
+mod credential;
 mod crm;
 mod forward;
 mod history;
