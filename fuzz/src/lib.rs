@@ -15,7 +15,7 @@ pub use dataverse::dataverse_soap;
 pub use graph::graph_answers;
 pub use http::{challenges, retry_after, token_answer};
 pub use login::{ntlm, spnego};
-pub use mail::{configuration, mbox, message, tnef, tokens};
+pub use mail::{configuration, credentials, mbox, message, tnef, tokens};
 pub use protocol::{ews_responses, imap_answers, pop3_replies, smtp_body, smtp_replies};
 
 use email_router_model::{EmailAddress, Headers, MessageId, RawMessage};
@@ -36,6 +36,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "addresses", run: addresses, folders: &[] },
     Target { name: "challenges", run: challenges, folders: &[] },
     Target { name: "configuration", run: configuration, folders: &["crates/config/tests/data"] },
+    Target { name: "credentials", run: credentials, folders: &[] },
     Target { name: "dataverse_soap", run: dataverse_soap, folders: &["fixtures/dataverse/soap"] },
     Target { name: "ews_responses", run: ews_responses, folders: &[] },
     Target { name: "graph_answers", run: graph_answers, folders: &[] },

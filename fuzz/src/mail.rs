@@ -16,6 +16,20 @@ use email_router_model::{Classified, OrganizationId, RawMessage, Scope};
 use email_router_transport::import::mbox::{Mbox, Quoting, write_message};
 use email_router_transport::import::{ImportLimits, Imported, MessageSource};
 
+/// The store of credentials: what is read can be listed, and what an entry points to is in the file.
+pub fn credentials(data: &[u8]) {
+    let path = std::path::Path::new("email-router-credentials.xml");
+    let Ok(store) = email_router_config::CredentialStore::parse(data, path) else { return };
+    let lines = data.iter().filter(|byte| **byte == b'\n').count() + 1;
+    for entry in store.entries() {
+        assert!((1..=lines).contains(&(entry.line as usize)));
+        assert!(
+            entry.direction.is_some()
+                || store.find(&entry.address, email_router_model::Direction::Incoming).is_some()
+        );
+    }
+}
+
 /// Any text as a configuration file: every finding has a place inside the text, and errors and settings exclude each other.
 pub fn configuration(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
