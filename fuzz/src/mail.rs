@@ -20,7 +20,7 @@ use email_router_transport::import::{ImportLimits, Imported, MessageSource};
 pub fn credentials(data: &[u8]) {
     let path = std::path::Path::new("email-router-credentials.xml");
     let Ok(store) = email_router_config::CredentialStore::parse(data, path) else { return };
-    let lines = data.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let lines = data.split(|byte| matches!(byte, b'\r' | b'\n')).count();
     for entry in store.entries() {
         assert!((1..=lines).contains(&(entry.line as usize)));
         assert!(
