@@ -133,6 +133,36 @@ async fn mail_goes_from_a_maildir_into_an_organization_on_a_server_once() {
     assert!(folder.path().join("email-router-mirror-far.db").is_file());
 }
 
+/// A token service of one's own without a tenant is an AD FS (`crm-contract.md` 10.2): a service user, or the application alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn ad_fs_gives_the_token_of_an_organization() {
+    use email_router_testkit::oauth::{AD_FS_PASSWORD, AD_FS_USER};
+    for (who, secret) in [
+        (format!("<UserName>{AD_FS_USER}</UserName><Password>file:secret</Password>"), AD_FS_PASSWORD),
+        (String::new(), "s3cr3t~value"),
+    ] {
+        let crm = DataverseServer::start().await;
+        crm.let_everybody_in();
+        crm.add_queue("far", "far@example.com");
+        let tokens = OAuthService::start(Arc::new(SystemClock)).await;
+        let own = if who.is_empty() { "<ClientSecret>file:secret</ClientSecret>" } else { "" };
+        let rest = format!(
+            "<Type>OnlineServiceProvider</Type><Url>{}</Url><AllowHttp>true</AllowHttp><Proxy><Url>None</Url></Proxy>{who}\
+             <Application><ClientId>{CLIENT_ID}</ClientId>{own}<Authority>{}</Authority><Scope>https://contoso.example/</Scope></Application>",
+            crm.base(),
+            tokens.authority()
+        );
+        let (folder, file) = folder(&[("far", rest)]);
+        std::fs::write(folder.path().join("secret"), secret).unwrap();
+        mail(folder.path(), "far", 1);
+        let service = Service::open(&file, OpenOptions::default()).await.unwrap();
+        let report = service.run_once(&watch::channel(false).1).await.unwrap();
+        assert_eq!((report.failures.len(), report.incoming.delivered), (0, 1), "{report:?}");
+        assert_eq!((received(&crm), tokens.asked()), (1, 1));
+        assert!(crm.http().seen().iter().all(|seen| seen.header("authorization").is_some()));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_server_stops_no_other_deployment() {
     let dead = "http://127.0.0.1:9"; // discard: nobody listens

@@ -296,6 +296,12 @@ fn credentials(
             None
         }
         Some(application) => {
+            // CrmOnline: elsewhere it would be an AD FS
+            if is_ad_fs(application) {
+                let inner = Section { path: format!("{}/Application", s.path), label: s.label.clone() };
+                let message = "TenantId is missing; with an Authority of its own it cannot be found out";
+                cx.error(&inner, "TenantId", Code::MissingElement, message);
+            }
             for (element, value) in login {
                 if is_given(value) {
                     let message = format!("{element} and Application exclude each other; remove one of them");
@@ -344,10 +350,6 @@ fn application(
         None => None,
         Some(tenant) => Some(one_word(cx, &inner, "TenantId", tenant)?),
     };
-    if given.authority.is_some() && tenant_id.is_none() {
-        let message = "TenantId is missing; with an Authority of its own it cannot be found out";
-        cx.error(&inner, "TenantId", Code::MissingElement, message);
-    }
     let client = cx.required(&inner, "ClientId", &given.client_id, "the application's (client) id");
     let client = client.and_then(|c| one_word(cx, &inner, "ClientId", c));
     let given_proof =

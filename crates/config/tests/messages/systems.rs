@@ -226,10 +226,37 @@ fn deployments_on_servers() {
             expected.iter().map(|e| format!("E.xml:5: error: deployment \"S\": {e}")).collect();
         assert_eq!(findings(&file("", &[], &[&deployment], &[], "")), expected, "{kind} {url} {rest}");
     };
+    let adfs = "<Application><ClientId>c</ClientId><Authority>https://adfs.example/</Authority>";
     let app = "<Application><ClientId>c</ClientId><ClientSecret>env:S</ClientSecret></Application>";
     let name = "<AccessCredentials>OtherSpecified</AccessCredentials><UserName>u</UserName><Password>env:P</Password>";
     for (kind, url, rest, expected) in [
         ("MyCompany", "https://crm.example/Org", name, vec![]),
+        // an AD FS: a service user beside the application, or the application alone
+        ("MyCompany", "https://org.crm.example/Org", &format!("{name}{adfs}</Application>"), vec![]),
+        (
+            "OnlineServiceProvider",
+            "https://org.example",
+            &format!("{adfs}<ClientSecret>env:S</ClientSecret></Application>"),
+            vec![],
+        ),
+        (
+            "CrmOnline",
+            "https://org.crm4.dynamics.com",
+            &format!("{adfs}<ClientSecret>env:S</ClientSecret></Application>"),
+            vec![
+                "TenantId is missing; with an Authority of its own it cannot be found out [missing-element]",
+            ],
+        ),
+        (
+            "MyCompany",
+            "https://crm.example/Org",
+            &format!(
+                "{name}<CrmEndpoint>OrganizationService</CrmEndpoint><EmailProcessing>Router</EmailProcessing>"
+            ),
+            vec![
+                "CrmEndpoint OrganizationService cannot be used with EmailProcessing Router, which needs the Web API; use Crm or Automatic [invalid-combination]",
+            ],
+        ),
         (
             "MyCompany",
             "http://crm.example/Org",

@@ -3,9 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-#[cfg(feature = "dataverse")]
-use email_router_config::DeploymentTarget;
-use email_router_config::{Deployment, DeploymentType, SecretStore};
+use email_router_config::{Deployment, DeploymentTarget, DeploymentType, SecretStore};
 #[cfg(feature = "dataverse")]
 use email_router_crm::dataverse::DataverseCrm;
 #[cfg(feature = "embedded")]
@@ -36,6 +34,9 @@ const REFUSED_DELAY: Duration = Duration::from_secs(15 * 60);
 #[derive(Debug)]
 pub struct Organization {
     name: String,
+    /// Where it was connected; another place needs another connection.
+    #[cfg_attr(not(feature = "dataverse"), allow(dead_code))]
+    target: DeploymentTarget,
     adapter: Crm,
     router: Arc<Router>,
     /// The users and queues as the CRM had them when it was asked last.
@@ -148,10 +149,11 @@ impl Organization {
         tokens
     }
 
-    /// Reads the secrets of its login to a server anew.
+    /// Reads the secrets of its login to a server anew; those of another target are not for the server that is connected.
     pub(super) async fn renew_login(&self, deployment: &Deployment, secrets: &SecretStore) {
         #[cfg(feature = "dataverse")]
         if let (Some(login), DeploymentTarget::Server(server)) = (&self.adapter.login, &deployment.target)
+            && self.target == deployment.target
             && let Err(error) = login.renew(server, secrets).await
         {
             tracing::error!(%error, deployment = self.name, "the login to the CRM could not be read again; the one in use stays");
@@ -326,6 +328,7 @@ impl Service {
         let unserved = Mutex::new(assembled.unserved.clone());
         Ok(Organization {
             name: deployment.name.clone(),
+            target: deployment.target.clone(),
             adapter,
             router,
             listed: Mutex::new(Arc::new(listed)),
