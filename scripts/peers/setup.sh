@@ -3,7 +3,7 @@
 # OpenSSL, DavMail, swaks, GNU tnef) with apt, only what is missing, without letting any daemon start by itself; with --bench also the clients that the
 # benchmarks compare with (mpop, fdm, fetchmail). Needs root or sudo without a password where something is missing. Then put the Python packages
 # of the peers (pyspnego, MSAL, azure-identity, exchangelib, Microsoft's SDK for Dataverse, odata-query) into a virtual environment of our own: PEERS_VENV, default peers-venv in the target folder; and those
-# from npm (Microsoft's client of Graph, dynamics-web-api) into a folder of our own: PEERS_NODE, default peers-node there.
+# from npm (Microsoft's client of Graph, dynamics-web-api, SAP's fe-mockserver-core) into a folder of our own: PEERS_NODE, default peers-node there.
 # Exit code 77 = cannot be done on this machine.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd -P)
@@ -90,7 +90,7 @@ make_venv() {
 make_venv
 
 # and what comes from npm
-node_packages=(@microsoft/microsoft-graph-client@3.0.7 dynamics-web-api@2.5.0)
+node_packages=(@microsoft/microsoft-graph-client@3.0.7 dynamics-web-api@2.5.0 @sap-ux/fe-mockserver-core@1.7.16)
 node=${PEERS_NODE:-${CARGO_TARGET_DIR:-$root/target}/peers-node}
 make_node() {
   [ "$(cat "$node/installed" 2>/dev/null)" != "${node_packages[*]}" ] || return 0

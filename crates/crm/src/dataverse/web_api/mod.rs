@@ -2,6 +2,8 @@
 
 pub(crate) mod batch;
 pub(crate) mod fault;
+#[cfg(test)]
+mod foreign;
 pub(crate) mod literal;
 mod pages;
 mod session;
