@@ -251,6 +251,8 @@ section! {
         allow_http "AllowHttp",
         authentication_type "AuthenticationType",
         cloud "Cloud",
+        kerberos_principal "KerberosPrincipal",
+        keytab_file "KeytabFile",
         email_processing "EmailProcessing",
         crm_endpoint "CrmEndpoint",
         api_version "ApiVersion",

@@ -8,7 +8,7 @@ use url::Url;
 use crate::SecretRef;
 use crate::finding::Code;
 use crate::settings::location::{checked_url, extra_ca_files};
-use crate::settings::options::{authority, one_word, proof, proxy};
+use crate::settings::options::{Kerberos, authority, one_word, proof, proxy};
 use crate::settings::read::{Context, Section, is_given, is_refused};
 use crate::settings::{Deployment, DeploymentTarget, ServerApplication, ServerCredentials, ServerDeployment};
 use crate::tree::shorten;
@@ -55,6 +55,8 @@ fn embedded(cx: &mut Context<'_>, wire: &wire::Deployment, s: &Section) -> Optio
         ("AllowHttp", &wire.allow_http),
         ("AuthenticationType", &wire.authentication_type),
         ("Cloud", &wire.cloud),
+        ("KerberosPrincipal", &wire.kerberos_principal),
+        ("KeytabFile", &wire.keytab_file),
         ("EmailProcessing", &wire.email_processing),
         ("CrmEndpoint", &wire.crm_endpoint),
         ("ApiVersion", &wire.api_version),
@@ -90,6 +92,16 @@ fn server(
     let who = who(cx, wire, s, kind);
     let credentials = who.and_then(|who| credentials(cx, wire, s, kind, who));
     let authentication = authentication(cx, wire, s, credentials.as_ref());
+    let by_ticket = credentials == Some(ServerCredentials::LocalSystem);
+    if credentials.is_some() && !by_ticket {
+        let why = "tickets are for AccessCredentials LocalSystemAccount";
+        cx.no_effect(s, "KerberosPrincipal", &wire.kerberos_principal, why);
+        cx.no_effect(s, "KeytabFile", &wire.keytab_file, why);
+    }
+    let kerberos = Kerberos {
+        principal: wire.kerberos_principal.clone().filter(|_| by_ticket),
+        keytab_file: cx.path(s, "KeytabFile", &wire.keytab_file).filter(|_| by_ticket),
+    };
     if let Some(url) = &url
         && url.scheme() == "http"
         && (kind == DeploymentType::CrmOnline || !allow_http)
@@ -132,6 +144,7 @@ fn server(
         url: url?,
         credentials: credentials?,
         authentication: authentication?,
+        kerberos,
         allow_http,
         cloud,
         email_processing: email_processing.unwrap_or(EmailProcessing::Automatic),

@@ -321,6 +321,8 @@ pub struct ServerDeployment {
     pub credentials: ServerCredentials,
     /// How the router proves who it is; always one that goes with the credentials.
     pub authentication: AuthenticationType,
+    /// Where the tickets of the router's own account come from.
+    pub kerberos: Kerberos,
     /// Whether credentials may travel without encryption.
     pub allow_http: bool,
     /// Which cloud it is in.

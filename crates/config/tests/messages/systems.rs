@@ -231,6 +231,12 @@ fn deployments_on_servers() {
     let name = "<AccessCredentials>OtherSpecified</AccessCredentials><UserName>u</UserName><Password>env:P</Password>";
     for (kind, url, rest, expected) in [
         ("MyCompany", "https://crm.example/Org", name, vec![]),
+        (
+            "MyCompany",
+            "https://crm.example/Org",
+            "<AccessCredentials>LocalSystemAccount</AccessCredentials><KerberosPrincipal>R@X</KerberosPrincipal><KeytabFile>k</KeytabFile>",
+            vec![],
+        ),
         // an AD FS: a service user beside the application, or the application alone
         ("MyCompany", "https://org.crm.example/Org", &format!("{name}{adfs}</Application>"), vec![]),
         (

@@ -315,7 +315,10 @@ fn process(server: &ServerDeployment) -> Result<Arc<dyn LoginSource>> {
         }
     }
     let host = server.url.host_str().unwrap_or_default();
-    Ok(Arc::new(Tickets(KerberosSource::new(KerberosSettings::new("HTTP", host)))))
+    let mut settings = KerberosSettings::new("HTTP", host);
+    settings.principal.clone_from(&server.kerberos.principal);
+    settings.keytab.clone_from(&server.kerberos.keytab_file);
+    Ok(Arc::new(Tickets(KerberosSource::new(settings))))
 }
 
 #[cfg(not(feature = "kerberos"))]
