@@ -62,20 +62,21 @@ impl RouterDecides {
             self.mirror.delivered(&id).await?;
             return Ok(delivered);
         }
-        self.mirror.apply_emails(vec![self.mirrored(&email)], None).await?;
-        if let Some(new) = &email.new_sender {
-            self.mirror
-                .add_record(
-                    &new.record,
-                    &fault::one_line(&new.name),
-                    &new.address,
-                    new.owner.as_ref(),
-                    self.now(),
-                )
-                .await?;
-        }
-        self.mirror.delivered(&id).await?;
+        // side by side, so that they share a flush of the disk
+        let (found_again, sender_known, delivered_noted) = futures_util::future::join3(
+            self.mirror.apply_emails(vec![self.mirrored(&email)], None),
+            self.remember_sender(email.new_sender.as_ref()),
+            self.mirror.delivered(&id),
+        )
+        .await;
+        found_again.and(sender_known).and(delivered_noted)?;
         Ok(delivered)
+    }
+
+    async fn remember_sender(&self, new: Option<&NewSender>) -> Result<()> {
+        let Some(new) = new else { return Ok(()) };
+        let name = fault::one_line(&new.name);
+        self.mirror.add_record(&new.record, &name, &new.address, new.owner.as_ref(), self.now()).await
     }
 
     pub(crate) async fn exists(&self, id: &ActivityId) -> Result<bool> {

@@ -314,4 +314,40 @@ mod tests {
             assert!(parse(content_type, &Bytes::from(ANSWER), 0).is_none());
         }
     }
+
+    /// By hand: `DATAVERSE_WEB_API_RECORDED` is a folder with answers of the real service (`*.http`: status line, header, body), such as those of Microsoft's
+    /// documentation, which are not ours to keep here.
+    #[test]
+    fn recorded_answers_are_read() {
+        let Some(folder) = std::env::var_os("DATAVERSE_WEB_API_RECORDED") else { return };
+        let mut count = 0;
+        for file in std::fs::read_dir(folder).unwrap() {
+            let path = file.unwrap().path();
+            let text = email_router_model::read_file_capped(&path, 1 << 20).unwrap();
+            let text = String::from_utf8(text).unwrap().replace("\r\n", "\n").replace('\n', "\r\n");
+            let (_, body) = text.split_once("\r\n\r\n").unwrap();
+            let body = body.trim_start();
+            if let Some(first) = body.strip_prefix("--") {
+                let boundary = first.split("\r\n").next().unwrap();
+                let content_type = format!("multipart/mixed; boundary={boundary}");
+                let parts = parse(&content_type, &Bytes::from(body.to_owned()), 0);
+                let parts = parts.unwrap_or_else(|| panic!("{}", path.display()));
+                assert!(!parts.is_empty(), "{}", path.display());
+                for part in parts {
+                    assert!(part.body.is_empty() || part.json().is_some(), "{}: {part:?}", path.display());
+                    let fault = Fault::parse(part.status, &part.body);
+                    assert!(part.status < 400 || fault.code.is_some(), "{}: {fault}", path.display());
+                }
+            } else {
+                let fault = Fault::parse(400, body.as_bytes());
+                assert!(
+                    !body.contains("\"error\"") || (fault.code.is_some() && !fault.message.is_empty()),
+                    "{}",
+                    path.display()
+                );
+            }
+            count += 1;
+        }
+        assert!(count > 0, "there are no recorded answers");
+    }
 }
