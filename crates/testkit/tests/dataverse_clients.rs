@@ -100,7 +100,6 @@ async fn microsofts_sdk_understands_every_answer() {
 
 #[tokio::test]
 async fn filters_are_those_of_odata() {
-    // the other parser knows no function with named parameters, so that one is checked by the fake alone
     let wrong =
         ["statuscode eq", "subject eq 'a", "a b c", "subject like 'a'", "(statuscode eq 6", "statuscode = 6"];
     let server = DataverseServer::start().await;

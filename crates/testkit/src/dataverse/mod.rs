@@ -454,6 +454,8 @@ impl State {
             return Reply::of(refused(400, 0x8006_0888, "OData-Version must be 4.0"));
         }
         let (resource, query) = path.split_once('?').unwrap_or((path, ""));
+        // what is refused leaves nothing behind
+        self.store.begin();
         let outcome = match seen.method.as_str() {
             "GET" => self.read(seen, resource, query, base),
             "POST" => self.post(seen, resource, base),
@@ -461,6 +463,11 @@ impl State {
             "DELETE" => self.remove(resource),
             other => refused(405, 0x8006_0888, format!("method {other}")),
         };
+        if outcome.is_ok() {
+            self.store.commit();
+        } else {
+            self.store.roll_back();
+        }
         Reply::of(outcome)
     }
 

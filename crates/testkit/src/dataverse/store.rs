@@ -40,7 +40,8 @@ pub(super) struct Store {
     rows: HashMap<&'static str, Rows>,
     pub(super) version: u64,
     ids: u64,
-    undo: Option<Vec<Undo>>,
+    /// What to take back, for each transaction that is open, the innermost last.
+    undo: Vec<Vec<Undo>>,
     /// Parties and attachments by e-mail, so that expanding costs nothing.
     children: HashMap<(&'static str, String), BTreeSet<String>>,
     pub(super) now: Box<dyn Fn() -> String + Send>,
@@ -69,7 +70,7 @@ impl Store {
             rows: HashMap::new(),
             version: 1000,
             ids: 0,
-            undo: None,
+            undo: Vec::new(),
             children: HashMap::new(),
             now: Box::new(|| "2026-11-22T10:00:00Z".to_owned()),
             rules: Rules::default(),
@@ -105,20 +106,35 @@ impl Store {
 
     /// From here on everything can be taken back.
     pub(super) fn begin(&mut self) {
-        self.undo = Some(Vec::new());
+        self.undo.push(Vec::new());
     }
 
     pub(super) fn commit(&mut self) {
-        self.undo = None;
+        let done = self.undo.pop().unwrap_or_default();
+        if let Some(outer) = self.undo.last_mut() {
+            outer.extend(done);
+        }
     }
 
     pub(super) fn roll_back(&mut self) {
-        for (table, id, before) in self.undo.take().unwrap_or_default().into_iter().rev() {
-            self.put(table, &id, before);
+        for (table, id, before) in self.undo.pop().unwrap_or_default().into_iter().rev() {
+            if before.is_some() {
+                // it was not deleted after all
+                self.rows.entry(table).or_default().deleted.retain(|_, deleted| *deleted != id);
+            }
+            self.restore(table, &id, before);
         }
     }
 
     fn put(&mut self, table: &'static str, id: &str, row: Option<Versioned>) {
+        let before = self.restore(table, id, row);
+        if let Some(undo) = self.undo.last_mut() {
+            undo.push((table, id.to_owned(), before));
+        }
+    }
+
+    /// Puts a row in its place, or takes it out; gives what was there.
+    fn restore(&mut self, table: &'static str, id: &str, row: Option<Versioned>) -> Option<Versioned> {
         let rows = self.rows.entry(table).or_default();
         let before = match row.clone() {
             Some(row) => rows.rows.insert(id.to_owned(), row),
@@ -132,9 +148,7 @@ impl Store {
                 children.remove(id);
             }
         }
-        if let Some(undo) = &mut self.undo {
-            undo.push((table, id.to_owned(), before));
-        }
+        before
     }
 
     /// Puts a row in, or replaces its values.
@@ -393,6 +407,11 @@ impl Store {
             let mut values = before.values;
             values.insert("emailsender".to_owned(), sender);
             self.put("email", email, Some(Versioned { values, version: before.version }));
+        }
+        let old: Vec<String> =
+            self.children.get(&(table.name, email.to_owned())).into_iter().flatten().cloned().collect();
+        for id in old {
+            self.put(table.name, &id, None);
         }
         for mut row in rows {
             let id = self.fresh_id();
